@@ -1,0 +1,64 @@
+"""SlowVAE: Laplace transitions between frames of one molecule.
+
+Claim (Klindt et al. 2024, section 4.2.1 and Fig. 4): two frames of each molecule, a known time
+apart, make the axes identifiable, up to their order and sign.
+
+    z_1 ~ N(0, I),   (z_2 - z_1)_k ~ Laplace(0, b),   x_t ~ N(pi_phi(v(z_t)), sigma^2)
+
+Data: time-resolved pairs of images of a molecule with arms, poses known. The exact ELBO with the
+rotation layer; the paper's weights are --gamma 10 --scale 1 --rate 10. Expected (two arms, b = .5,
+8 seeds): R² .97, MCC .985, every seed within 2°.
+Takes about half a minute a seed on one core.
+"""
+
+from dataclasses import dataclass
+
+import pyrocryo as pc
+
+
+@dataclass
+class Config:
+    """Options of this model."""
+
+    arms: int = 2
+    """Arms of the simulated molecule."""
+    latents: int | None = None
+    """Size of z; as many as arms by default."""
+    n: int = 8000
+    """Molecules to simulate."""
+    scale: float = 0.5
+    """Laplace scale b of the simulated steps."""
+    rate: float | None = None
+    """Rate of the prior; 1 / scale by default."""
+    snr: float = 1.0
+    """Signal-to-noise ratio of the simulated images."""
+    data_seed: int = 0
+    """Seed of the simulated data."""
+
+
+training = {"steps": 1200, "batch_size": 64, "lr": 4e-3}
+
+
+def particles(config: Config) -> pc.Particles:
+    """The particles that are simulated where no --data is given."""
+    return pc.simulate.time_resolved(
+        pc.molecules.Arms(config.arms),
+        n=config.n,
+        seed=config.data_seed,
+        scale=config.scale,
+        snr=config.snr,
+    )
+
+
+def pair(config: Config, particles: pc.Particles) -> pc.Pair:
+    """Model and guide."""
+    return pc.Pair(
+        prior=pc.priors.LaplaceTransition(
+            config.latents or config.arms,
+            rate=config.rate or 1 / config.scale,
+            frames=particles.frames or 2,
+        ),
+        pose=pc.poses.Known(),
+        volume=pc.volumes.Grid(dim=2),
+        box=particles.box,
+    )

@@ -1,0 +1,274 @@
+"""The command line: ``pyrocryo fit | simulate | report | compare``."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.util
+import inspect
+import logging
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from pyrocryo.errors import InputError
+
+__all__ = ["main"]
+
+log = logging.getLogger("pyrocryo")
+
+
+@dataclass
+class Fit:
+    """Train a model file on simulated particles or on yours, and write a run folder.
+
+    A model file (see models/) adds its own options: `pyrocryo fit models/slowvae.py --help`.
+    """
+
+    model: tyro.conf.Positional[Path]
+    """Model file."""
+    out: Path | None = None
+    """Run folder to make (default: runs/ and the name of the model file)."""
+    data: Path | None = None
+    """Particles: a RELION .star file or an .mrcs stack (default: the model simulates its own)."""
+    poses: Path | None = None
+    """Poses in cryoDRGN's form (.pkl), for particles that come without."""
+    pixel_size: float | None = None
+    """Å per pixel, for particles that do not say."""
+    seeds: int = 1
+    """How many seeds to train, one after another."""
+    steps: int | None = None
+    """Optimiser steps."""
+    batch_size: int | None = None
+    """Particles a step."""
+    lr: float | None = None
+    """Peak learning rate."""
+    beta: float | None = None
+    """Weight of the KL; 1 is the ELBO."""
+    gamma: float | None = None
+    """Further weight of transition terms; 1 is the ELBO."""
+    kl_warmup: int | None = None
+    """Steps over which the KL comes in."""
+    draws: int = 50
+    """Posterior draws a held-out particle."""
+    held_out: int = 800
+    """Largest number of held-out particles in the posterior."""
+    device: str = "cpu"
+    """Where to train: cpu, cuda, cuda:1, ..."""
+    resume: bool = False
+    """Go on from the checkpoint in the run folder."""
+
+    def run(self) -> None:
+        from pyrocryo import draws, io, metrics, report, svi
+
+        model = _load_model(self.model)
+        config = getattr(self, "config", None) or _config_type(model)()
+        particles = self._particles(model, config)
+        pair = model.pair(config, particles)
+        settings = dict(getattr(model, "training", {}))
+        for name in svi.Settings.__dataclass_fields__:
+            if getattr(self, name, None) is not None:
+                settings[name] = getattr(self, name)
+        device = _device(self.device)
+        pair.check(particles)  # before the run folder is made
+        particles.statistics()
+        out = io.new_folder(self.out or Path("runs") / self.model.stem, resume=self.resume)
+        log.info("%r", particles)
+        fit = svi.fit(
+            pair,
+            particles,
+            seeds=self.seeds,
+            device=device,
+            checkpoint=out / "checkpoint.pt",
+            resume=self.resume,
+            **settings,
+        )
+        held_out = particles.test if particles.has_test else particles
+        held_out = held_out.take(range(min(self.held_out, len(held_out))))
+        post = draws.posterior(fit, held_out, draws=self.draws)
+        about = {
+            "name": self.model.stem,
+            "model": str(self.model),
+            "options": dataclasses.asdict(config),
+            "source": str(self.data) if self.data else "simulated by the model file",
+        }
+        verdict = io.export(fit, post, out, particles=particles, config=about)
+        if hasattr(model, "scores"):
+            extra = model.scores(config, fit, held_out, out)
+            verdict["metrics"] |= {name: metrics.row(values) for name, values in extra.items()}
+            io.write_json(out / "metrics.json", verdict["metrics"])
+        page = report.write(out)
+        print(report.compare([out]))
+        print(verdict["identify"]["sentence"])
+        print(f"report: {page}")
+
+    def _particles(self, model: ModuleType, config: Any) -> Any:
+        from pyrocryo import io
+
+        if self.data is not None:
+            return io.load(self.data, poses=self.poses, pixel_size=self.pixel_size).standardised()
+        if not hasattr(model, "particles"):
+            raise InputError(
+                f"data: {self.model} simulates nothing; give it --data PARTICLES.star"
+            )
+        if self.poses is not None or self.pixel_size is not None:
+            raise InputError("poses and pixel-size go with --data; the model simulates its own")
+        return model.particles(config)
+
+
+@dataclass
+class Simulate:
+    """Simulate particles of the paper's molecule with arms, and write them as .star and .mrcs.
+
+    The truth goes into extra columns of the star file.
+    """
+
+    kind: tyro.conf.Positional[Literal["poses", "time-resolved", "temperature"]]
+    """Independent particles, pairs of frames in time, or samples at three temperatures."""
+    out: Path
+    """Star file to write; the images go beside it as .mrcs."""
+    n: int = 8000
+    """Number of particles (molecules, where they have frames)."""
+    arms: int = 2
+    """Arms of the molecule: the number of its motions."""
+    seed: int = 0
+    """Seed of everything drawn."""
+    snr: float = 1.0
+    """Variance of the clean images over that of the noise."""
+    box: int = 32
+    """Pixels along an edge."""
+    pixel_size: float = 3.0
+    """Å per pixel."""
+    scale: float = 0.5
+    """Laplace scale of the steps of time-resolved particles, in standard deviations of z."""
+
+    def run(self) -> None:
+        from pyrocryo import io, molecules, simulate
+
+        imaging = {"snr": self.snr, "box": self.box, "pixel_size": self.pixel_size}
+        if self.kind == "time-resolved":
+            imaging["scale"] = self.scale
+        draw = getattr(simulate, self.kind.replace("-", "_"))
+        particles = draw(molecules.Arms(self.arms), self.n, self.seed, **imaging)
+        io.save(particles, self.out)
+        print(f"{particles!r} written to {self.out}")
+
+
+@dataclass
+class Report:
+    """Write report.html again, from the files of a run folder."""
+
+    run_folder: tyro.conf.Positional[Path]
+    """Run folder."""
+
+    def run(self) -> None:
+        from pyrocryo import report
+
+        print(report.write(self.run_folder))
+
+
+@dataclass
+class Compare:
+    """Print one table over several run folders."""
+
+    run_folders: tyro.conf.Positional[tuple[Path, ...]]
+    """Run folders."""
+
+    def run(self) -> None:
+        from pyrocryo import report
+
+        if not self.run_folders:
+            raise InputError("compare: name at least one run folder")
+        print(report.compare(self.run_folders))
+
+
+COMMANDS = {"fit": Fit, "simulate": Simulate, "report": Report, "compare": Compare}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Returns:
+        0; 2 for bad input, said in one line; 1 where training broke down.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    log.setLevel(logging.INFO)
+    # ArviZ 0.23 announces 1.0 at each import
+    warnings.filterwarnings("ignore", message="\\s*ArviZ is undergoing", category=FutureWarning)
+    try:
+        _parse(argv).run()
+    except (InputError, OSError) as error:
+        print(f"pyrocryo: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except FloatingPointError as error:
+        print(f"pyrocryo: training stopped: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("pyrocryo: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parse(argv: list[str]) -> Any:
+    commands = dict(COMMANDS)
+    files = [word for word in argv[1:] if word.endswith(".py")]
+    if argv[:1] == ["fit"] and files:  # the model file's own options become options of the command
+        config = _config_type(_load_model(Path(files[0])))
+        commands["fit"] = dataclasses.make_dataclass(
+            "Fit",
+            [
+                (
+                    "config",
+                    tyro.conf.OmitArgPrefixes[config],
+                    dataclasses.field(default_factory=config),
+                )
+            ],
+            bases=(Fit,),
+        )
+        commands["fit"].__doc__ = Fit.__doc__
+    union = Any
+    for n, (name, command) in enumerate(commands.items()):
+        member = Annotated[command, tyro.conf.subcommand(name, prefix_name=False)]
+        union = member if n == 0 else union | member
+    return tyro.cli(union, prog="pyrocryo", description=__doc__, args=argv)
+
+
+def _load_model(path: Path) -> ModuleType:
+    """Runs a model file and returns it as a module."""
+    if not path.is_file():
+        raise InputError(f"model: there is no file {path}")
+    spec = importlib.util.spec_from_file_location(f"pyrocryo_model_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their annotations up there
+    spec.loader.exec_module(module)
+    for name, kind in (("pair", inspect.isfunction), ("Config", dataclasses.is_dataclass)):
+        if not kind(getattr(module, name, None)):
+            raise InputError(
+                f"model: {path} defines no {name}; a model file has a dataclass Config and a "
+                "function pair(config, particles)"
+            )
+    return module
+
+
+def _config_type(model: ModuleType) -> Any:
+    return model.Config
+
+
+def _device(name: str) -> str:
+    import torch
+
+    with contextlib.suppress(RuntimeError, AssertionError):
+        torch.empty(0, device=name)
+        return name
+    raise InputError(f"device: {name!r} is not to be had on this machine")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,117 @@
+"""``posterior``: draws from trained guides, weighed by the model, as an ArviZ object."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from pyro import poutine
+
+from pyrocryo.errors import InputError
+from pyrocryo.pair import Pair
+from pyrocryo.particles import Particles
+from pyrocryo.svi import Fit
+from pyrocryo.to_arviz import to_arviz
+
+__all__ = ["posterior"]
+
+MOST_PIXELS = 20_000_000  # decoded at once
+CONSTANT = ("truth", "temperature", "time")
+
+
+def posterior(
+    fit: Fit, particles: Particles, *, draws: int = 50, predictive: int = 1, seed: int = 0
+) -> Any:
+    """Posterior draws for particles that need not have been trained on.
+
+    One chain a seed. These are independent draws from guides: R-hat within a seed says nothing,
+    between seeds it compares models, which agree on the axes of `z` only if the prior identifies
+    them.
+
+    Args:
+        fit: A fit.
+        particles: For example ``particles.test``.
+        draws: Draws of `z` a particle.
+        predictive: Of these, how many are decoded into replicated images.
+        seed: Seed of the draws.
+
+    Returns:
+        An ArviZ object with groups ``posterior`` (``z``: chain, draw, particle, [frame,] latent),
+        ``posterior_predictive`` (``x``, and ``clean`` without noise: ..., row, column),
+        ``log_likelihood`` (``x``: one number a particle), ``sample_stats`` (``log_prior``,
+        ``log_q``, neither weighted), ``observed_data`` (``x``) and ``constant_data`` (``truth``,
+        ``temperature``, ``time``, where known).
+    """
+    if draws < 1 or not 0 <= predictive <= draws:
+        raise InputError(
+            f"draws: expected at least 1, and predictive between 0 and draws, got {draws} and "
+            f"{predictive}"
+        )
+    fit.pairs[0].check(particles)
+    pixels = draws * int(np.prod(particles.images.shape[1:]))
+    size = max(1, MOST_PIXELS // pixels)
+    chains: dict[str, list[np.ndarray]] = {}
+    for chain, pair in enumerate(fit.pairs):
+        parts: dict[str, list[np.ndarray]] = {}
+        with torch.random.fork_rng(), torch.no_grad():
+            torch.manual_seed(seed + chain)
+            for rows in particles.chunks(size):
+                for name, value in _draw(pair, particles.batch(rows), draws, predictive).items():
+                    parts.setdefault(name, []).append(value)
+        for name, values in parts.items():
+            chains.setdefault(name, []).append(np.concatenate(values, axis=1))
+    stacked = {name: np.stack(values) for name, values in chains.items()}
+    return _converted(fit, particles, stacked)
+
+
+def _draw(pair: Pair, batch: Any, draws: int, predictive: int) -> dict[str, np.ndarray]:
+    """Draws `(draws, B, ...)` of one pair for one batch, and their log-densities `(draws, B)`."""
+    device = next(pair.parameters()).device
+    batch = batch._make(field.to(device) for field in batch)
+    outer = pyro.plate("draw", draws, dim=-2)
+    guide = poutine.trace(outer(pair.guide)).get_trace(batch)
+    model = poutine.trace(poutine.replay(outer(pair.model), guide)).get_trace(batch)
+    guide.compute_log_prob()
+    model.compute_log_prob()
+    clean = model.nodes["_RETURN"]["value"][:predictive]
+    result = {
+        "z": model.nodes["z"]["value"],
+        "log_likelihood": model.nodes["x"]["unscaled_log_prob"],
+        "log_prior": model.nodes["z"]["unscaled_log_prob"],
+        "log_q": guide.nodes["z"]["unscaled_log_prob"],
+        "clean": clean,
+        "replicate": clean + pair.noise * torch.randn_like(clean),
+    }
+    return {name: value.cpu().numpy() for name, value in result.items()}
+
+
+def _converted(fit: Fit, particles: Particles, arrays: dict[str, np.ndarray]) -> Any:
+    frame = [] if particles.frames is None else ["frame"]
+    image = ["particle", *frame, "row", "column"]
+    dims = {
+        "z": ["particle", *frame, "latent"],
+        "x": image,
+        "clean": image,
+        "log_prior": ["particle"],
+        "log_q": ["particle"],
+        "truth": ["particle", *frame, "factor"],
+        "temperature": ["particle"],
+        "time": ["particle", *frame],
+    }
+    observed = np.concatenate(
+        [particles.batch(rows).images.numpy() for rows in particles.chunks()], axis=0
+    )
+    groups = {
+        "posterior": {"z": arrays["z"]},
+        "posterior_predictive": (
+            {"x": arrays["replicate"], "clean": arrays["clean"]} if arrays["clean"].size else {}
+        ),
+        "log_likelihood": {"x": arrays["log_likelihood"]},
+        "sample_stats": {"log_prior": arrays["log_prior"], "log_q": arrays["log_q"]},
+        "observed_data": {"x": observed},
+        "constant_data": {n: particles.fields[n] for n in CONSTANT if n in particles.fields},
+    }
+    coords = {"particle": particles.index, "chain": list(fit.seeds)}
+    return to_arviz(groups, dims=dims, coords=coords, attrs={"seeds": list(fit.seeds)})

@@ -1,0 +1,76 @@
+"""The amortised encoder: one network gives every particle's Gaussian posterior."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d, softplus
+
+from pyrocryo.imaging import resample
+
+__all__ = ["Amortised"]
+
+SMALLEST_SD = 1e-4
+
+
+class Amortised(nn.Module):
+    r"""A multilayer perceptron from an image of known pose to :math:`N(\mu, L L^\top)` of `u`.
+
+    A flat particle is turned upright before it is read, so the network need not learn what the
+    pose already says; in three dimensions the nine entries of the rotation are read beside the
+    image.
+
+    Args:
+        hidden: Widths of the hidden layers.
+        side: Images wider than this are averaged down to it before they are read: enough for
+            conformations, and the first layer keeps a size that trains at one learning rate.
+    """
+
+    def __init__(self, hidden: tuple[int, ...] = (256, 128), *, side: int = 48) -> None:
+        super().__init__()
+        self.hidden = tuple(hidden)
+        self.side = side
+
+    def build(self, latent: int, box: int, spatial: int) -> Amortised:
+        """Makes the network for K = ``latent``, ``box`` pixels and ``spatial`` dimensions."""
+        self.latent = latent
+        self.spatial = spatial
+        self.side = min(self.side, box)
+        width = self.side**2 + (9 if spatial == 3 else 0)
+        layers: list[nn.Module] = []
+        for size in self.hidden:
+            layers += [nn.Linear(width, size), nn.SiLU()]
+            width = size
+        self.network = nn.Sequential(
+            *layers, nn.Linear(width, latent + latent * (latent + 1) // 2)
+        )
+        below = torch.tril_indices(latent, latent, offset=-1)
+        self.register_buffer("_below", below, persistent=False)
+        return self
+
+    def forward(self, images: Tensor, rotation: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean `(..., K)` and Cholesky factor `(..., K, K)` of each image's posterior.
+
+        Args:
+            images: `(..., D, D)`.
+            rotation: `(..., 3, 3)`.
+            shift: `(..., 2)` in pixels.
+        """
+        lead, box = images.shape[:-2], images.shape[-1]
+        images = images.reshape(-1, box, box)
+        rotation, shift = rotation.reshape(-1, 3, 3), shift.reshape(-1, 2)
+        if self.spatial == 2:
+            back = rotation.transpose(-1, -2)
+            undo = -(back[..., :2, :2] @ shift.unsqueeze(-1)).squeeze(-1)
+            images = resample(images, back, undo, box=box)
+        if self.side < box:
+            images = adaptive_avg_pool2d(images.unsqueeze(1), self.side).squeeze(1)
+        features = images.flatten(1)
+        if self.spatial == 3:
+            features = torch.cat([features, rotation.flatten(1)], dim=-1)
+        loc, diagonal, below = self.network(features).split(
+            [self.latent, self.latent, self._below.shape[1]], dim=-1
+        )
+        scale = torch.diag_embed(softplus(diagonal) + SMALLEST_SD)
+        scale[:, self._below[0], self._below[1]] = below
+        return loc.unflatten(0, lead), scale.unflatten(0, lead)

@@ -1,0 +1,85 @@
+"""Do seeds find the same latents, and up to which map?"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pyrocryo.errors import InputError
+from pyrocryo.metrics.mcc import matched
+from pyrocryo.metrics.r2 import held_out
+
+__all__ = ["Consistency", "consistency"]
+
+LARGEST_TURN_DEG = 12.0  # axes closer than this are called the same
+FOUND = 0.5  # R² between seeds below which they share nothing worth naming
+CURVED = 0.1  # nonlinear R² above affine R² by more than this: a curved map is left
+
+
+@dataclass(frozen=True)
+class Consistency:
+    """Agreement between the latents of several seeds, averaged over pairs of seeds.
+
+    Attributes:
+        permutation: Mean |correlation| of latents matched one to one.
+        affine: R² of one seed's latents from another's by least squares, on a held-out half.
+        nonlinear: The same by nearest neighbours.
+        worst_turn_deg: Largest angle between matched axes of two seeds that the shortfall of
+            ``permutation`` against ``affine`` speaks for.
+        agree: Whether all seeds have the same axes, up to order and sign.
+        reading: The three-way reading, in words.
+    """
+
+    permutation: float
+    affine: float
+    nonlinear: float
+    worst_turn_deg: float
+    agree: bool
+    reading: str
+
+
+def consistency(latents: Sequence[np.ndarray], *, seed: int = 0) -> Consistency:
+    """Compares the latents that several runs give to the same particles.
+
+    All three scores near 1: the axes are the same up to order and sign. Permutation below affine:
+    a rotation is left. Affine below nonlinear: a curved map is left. All low: the runs found
+    different things, or none. Agreement is necessary for identifiability, not sufficient: seeds
+    may share a bias.
+
+    Args:
+        latents: `(N, K)` arrays, at least two, over the same particles.
+        seed: Draws the halves.
+    """
+    latents = [np.asarray(z, dtype=np.float64) for z in latents]
+    if len(latents) < 2:
+        raise InputError(f"latents: agreement needs at least two runs, got {len(latents)}")
+    shapes = {z.shape for z in latents}
+    if len(shapes) != 1 or latents[0].ndim != 2 or len(latents[0]) < 8:
+        raise InputError(
+            f"latents: expected arrays (N, K) of one shape with N >= 8, got {sorted(shapes)}"
+        )
+    order = np.random.default_rng(seed).permutation(len(latents[0]))
+    halves = order[: len(order) // 2], order[len(order) // 2 :]
+    rows = []
+    for a, b in itertools.permutations(latents, 2):
+        same, affine = matched(a, b)[0], held_out(a, b, halves, "linear")
+        rows.append((same, affine, held_out(a, b, halves, "knn")))
+    scores = np.array(rows)
+    permutation, affine, nonlinear = scores.mean(axis=0)
+    # a turn by θ leaves cos θ of the correlation that the best linear map reaches
+    reached = np.sqrt(np.clip(scores[:, 1], 1e-12, 1))
+    turn = float(np.rad2deg(np.arccos(np.clip(scores[:, 0] / reached, 0, 1))).max())
+    agree = False
+    if max(affine, nonlinear) < FOUND:
+        reading = "the seeds found different things, or nothing: training failed"
+    elif nonlinear - affine > CURVED:
+        reading = "the seeds agree up to a curved map of the latents"
+    elif turn <= LARGEST_TURN_DEG:
+        agree = True
+        reading = "the seeds agree on every axis, up to order and sign"
+    else:
+        reading = "the seeds agree up to a rotation of the axes"
+    return Consistency(float(permutation), float(affine), float(nonlinear), turn, agree, reading)

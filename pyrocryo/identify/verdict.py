@@ -1,0 +1,93 @@
+"""The verdict on a fit, before anyone looks at an axis."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+
+from pyrocryo.identify.consistency import consistency
+from pyrocryo.pair import Pair
+from pyrocryo.svi import Fit
+
+__all__ = ["report", "rotation_gap"]
+
+BLIND_NATS = 1e-4
+DRAWS = 4000
+
+
+def rotation_gap(pair: Pair, batch: Any, *, draws: int = DRAWS, seed: int = 0) -> float:
+    r"""Nats a particle that turning `z` by 45° costs under the prior; the cheapest plane counts.
+
+    .. math:: \min_{i < j} E_{p(z | c)} [\ln p(z | c) - \ln p(R_{ij}(45°) z | c)]
+
+    from samples and ``log_prob`` alone, averaged over the contexts in ``batch``. 0 means that the
+    prior cannot see such a rotation, so no axis of `z` has a meaning of its own. More than 0 is
+    necessary for identified axes, not sufficient: it says nothing of curved maps, or of rotations
+    of whitened `z`.
+    """
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed)
+        prior = pair.prior_of(batch)
+        count = max(1, math.ceil(draws / max(1, prior.batch_shape.numel())))
+        z = prior.sample((count,))
+        here = prior.log_prob(z)
+        gaps = []
+        for i, j in itertools.combinations(range(pair.dim), 2):
+            turned = z.clone()
+            turned[..., i] = (z[..., i] - z[..., j]) * math.sqrt(0.5)
+            turned[..., j] = (z[..., i] + z[..., j]) * math.sqrt(0.5)
+            gaps.append((here - prior.log_prob(turned)).mean().item())
+    return min(gaps, default=math.inf)
+
+
+def report(fit: Fit, post: Any) -> dict[str, Any]:
+    """Verdicts on prior and seeds, the numbers behind them, and one sentence.
+
+    Args:
+        fit: A fit.
+        post: Its posterior over some particles.
+
+    Returns:
+        ``prior`` (name, ``rotation_gap_nats``, ``sees_rotations``), ``seeds`` (the numbers of
+        :class:`Consistency`, or None for one seed) and ``sentence``.
+    """
+    z = np.asarray(post["posterior"]["z"]).mean(axis=1)
+    z = z.reshape(len(z), -1, z.shape[-1])
+    pair = fit.pairs[0]
+    gap = rotation_gap(pair, fit.example)
+    seeds = asdict(consistency(list(z))) if len(z) > 1 else None
+    name = type(pair.prior).__name__
+    return {
+        "prior": {
+            "name": name,
+            "rotation_gap_nats": gap if math.isfinite(gap) else None,
+            "sees_rotations": gap > BLIND_NATS,
+        },
+        "seeds": seeds,
+        "sentence": _sentence(name, gap, seeds, len(z)),
+    }
+
+
+def _sentence(name: str, gap: float, seeds: dict[str, Any] | None, n: int) -> str:
+    if not math.isfinite(gap):
+        return "There is one latent, so no rotation of axes to worry about."
+    if gap <= BLIND_NATS:
+        tail = "" if seeds is None else f" ({n} seeds: {seeds['reading']})"
+        return (
+            f"Not identified: the prior {name} gives every rotation of z the same probability, so "
+            f"no axis has a meaning of its own, however well z describes the particles{tail}."
+        )
+    costs = f"the prior {name} charges {gap:.2g} nats a particle for a turn by 45°"
+    if seeds is None:
+        return f"Undecided: {costs}, but with one seed nobody can tell whether training used it."
+    if seeds["agree"]:
+        return (
+            f"Consistent with identified axes: {costs}, and in {n} seeds {seeds['reading']}. Each "
+            "axis can be read as one motion; agreement is necessary, not a proof."
+        )
+    return f"Not identified by this fit: {costs}, but in {n} seeds {seeds['reading']}."

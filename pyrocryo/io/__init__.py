@@ -1,0 +1,38 @@
+"""Files in and out: what the field reads and writes, and the run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pyrocryo.errors import InputError
+from pyrocryo.io import relion
+from pyrocryo.io.mrc import read_map, write_map
+from pyrocryo.io.save import save
+from pyrocryo.particles import Particles
+
+__all__ = ["export", "load", "new_folder", "read_map", "save", "write_map"]
+
+
+def load(path: str | Path, **options: Any) -> Particles:
+    """Loads particles from a star file, or from a bare stack (``.mrcs``, ``.mrc``).
+
+    Options: see :func:`pyrocryo.io.relion.load` and :func:`pyrocryo.io.relion.load_stack`.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix == ".star":
+        return relion.load(path, **options)
+    if suffix in (".mrc", ".mrcs"):
+        return relion.load_stack(path, **options)
+    if suffix == ".cs":
+        raise InputError(f"{path}: cryoSPARC's .cs files are not read yet; export a star file")
+    raise InputError(f"{path}: expected a file that ends in .star, .mrcs or .mrc")
+
+
+def __getattr__(name: str) -> Any:
+    """The run folder needs torch and matplotlib; readers and writers do not."""
+    if name in ("export", "new_folder", "write_json"):
+        from pyrocryo.io import run_folder
+
+        return getattr(run_folder, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

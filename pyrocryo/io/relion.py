@@ -1,0 +1,333 @@
+"""Particles in RELION's star files (3.0, 3.1 and later) and bare stacks."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+
+from pyrocryo.errors import InputError
+from pyrocryo.io import star
+from pyrocryo.io.cryodrgn import read_poses
+from pyrocryo.io.mrc import Stacks, read_header
+from pyrocryo.particles import Particles
+from pyrocryo.rotations import matrix_from_euler
+
+__all__ = ["load", "load_stack"]
+
+log = logging.getLogger("pyrocryo")
+
+ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
+ORIGINS = ("rlnOriginXAngst", "rlnOriginYAngst")  # Å, since RELION 3.1
+ORIGINS_IN_PIXELS = ("rlnOriginX", "rlnOriginY")
+DEFOCUS = ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle")
+MICROSCOPE = ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")
+MOLECULE, FRAME = "pyrocryoMolecule", "pyrocryoFrame"
+TEMPERATURES = ("pyrocryoTemperature", "rlnTemperature")
+TIME, TRUTH = "pyrocryoTime", "pyrocryoTruth"
+REQUIRED = {  # columns that would make the images mean something else
+    "rlnCtfDataAreCtfPremultiplied": (0, "images multiplied by their CTF are not supported"),
+    "rlnImageDimensionality": (2, "only 2-D images are supported"),
+    "rlnIsFlip": (0, "mirrored particles are not supported"),
+    "rlnMagMat00": (1, "anisotropic magnification is not supported"),
+    "rlnMagMat01": (0, "anisotropic magnification is not supported"),
+    "rlnMagMat10": (0, "anisotropic magnification is not supported"),
+    "rlnMagMat11": (1, "anisotropic magnification is not supported"),
+}
+
+
+def load(
+    path: str | Path,
+    *,
+    poses: str | Path | None = None,
+    pixel_size: float | None = None,
+    folder: str | Path | None = None,
+    test_fraction: float = 0.1,
+    split_seed: int = 0,
+) -> Particles:
+    """Loads the particles of a star file; images stay on disk until they are needed.
+
+    RELION's origins are what must be added to centre an image, so ``shift`` is minus the origins.
+    Rows that carry ``pyrocryoMolecule`` and ``pyrocryoFrame`` are grouped into molecules of T
+    frames.
+
+    Args:
+        path: RELION 3.1 (``data_optics`` and ``data_particles``) or 3.0 (one block).
+        poses: Pickle of cryoDRGN's to take rotations and shifts from, in place of the star's.
+        pixel_size: Å per pixel, where the star does not say.
+        folder: Where the image paths of the star start; by default the folder of the star file,
+            then the current one.
+        test_fraction: Share held out, as for :class:`~pyrocryo.particles.Particles`.
+        split_seed: Seed that draws it.
+
+    Returns:
+        Particles with ``rotation``, ``shift`` (Å), ``ctf`` `(N, 7)` (defocus U and V in Å, angle
+        in degrees, kV, Cs in mm, amplitude contrast, phase shift in degrees), ``temperature``
+        (K), ``time`` (s) and ``truth``, each if the file has it.
+
+    Raises:
+        InputError: If anything is missing, inconsistent or would be silently ignored.
+    """
+    path = Path(path)
+    rows = _Rows(path)
+    for name, (value, reason) in REQUIRED.items():
+        if name in rows.columns:
+            ok = np.abs(rows.numbers(name) - value) < 1e-6
+            rows.check(name, ok, f"{value}: {reason}")
+    found = _pixel_size(rows)
+    size = _agreed(rows, "rlnImageSize") if "rlnImageSize" in rows.columns else None
+    images = Stacks(_image_rows(rows, folder), source=path.name)
+    box = images.shape[-1]
+    if size is not None and size != box:
+        raise InputError(f"{path}: rlnImageSize is {size:g}, but the images are {box} pixels wide")
+    angstrom = _chosen(path, found, pixel_size, images)
+    fields = _poses(rows, angstrom) if poses is None else _others(poses, rows.size, box, angstrom)
+    fields |= {"ctf": _ctf(rows)}
+    for name in TEMPERATURES:
+        if name in rows.columns:
+            kelvin = fields["temperature"] = rows.numbers(name)
+            rows.check(name, kelvin > 0, "kelvin, more than 0")
+            break
+    if TIME in rows.columns:
+        fields["time"] = rows.numbers(TIME)
+    components = sum(name.startswith(TRUTH) for name in rows.columns)
+    if components:
+        fields["truth"] = rows.table(*(f"{TRUTH}{k + 1}" for k in range(components)))
+    fields = {name: value for name, value in fields.items() if value is not None}
+    order = _frames(rows)
+    if order is not None:
+        images = images.arranged(order)
+        fields = {name: value[order] for name, value in fields.items()}
+        if "temperature" in fields:
+            kelvin = fields["temperature"]
+            if (kelvin != kelvin[:, :1]).any():
+                raise InputError(f"{path}: frames of one molecule differ in temperature")
+            fields["temperature"] = kelvin[:, 0]
+    return Particles(
+        images, pixel_size=angstrom, test_fraction=test_fraction, split_seed=split_seed, **fields
+    )
+
+
+def load_stack(
+    path: str | Path,
+    *,
+    poses: str | Path | None = None,
+    pixel_size: float | None = None,
+    test_fraction: float = 0.1,
+    split_seed: int = 0,
+) -> Particles:
+    """Loads all images of one MRC stack, with poses of cryoDRGN's if given.
+
+    Arguments as for :func:`load`.
+    """
+    path = Path(path)
+    n = read_header(path).shape[0]
+    images = Stacks([(path, i) for i in range(n)], source=path.name)
+    angstrom = _chosen(path, None, pixel_size, images)
+    fields = {} if poses is None else _others(poses, n, images.shape[-1], angstrom)
+    return Particles(
+        images, pixel_size=angstrom, test_fraction=test_fraction, split_seed=split_seed, **fields
+    )
+
+
+class _Rows:
+    """The particles' table, with the columns of their optics groups joined to it."""
+
+    def __init__(self, path: Path) -> None:
+        blocks = star.read(path)
+        optics = blocks.pop("optics", {})
+        named = {k: block for k, block in blocks.items() if "rlnImageName" in block}
+        table = named.get("particles") or next(iter(named.values()), None)
+        if table is None:
+            found = ", ".join(f"data_{name}" for name in blocks) or "no block of particles"
+            raise InputError(f"{path}: no column rlnImageName ({found})")
+        if "particles" not in named and len(named) > 1:
+            raise InputError(f"{path}: {len(named)} blocks have a column rlnImageName")
+        self.path = path
+        self.columns = table
+        self.size = len(table["rlnImageName"])
+        if not self.size:
+            raise InputError(f"{path}: holds no particles")
+        if optics:
+            self._join(optics)
+
+    def _join(self, optics: star.Table) -> None:
+        group = "rlnOpticsGroup"
+        for name, table in (("optics", optics), ("particles", self.columns)):
+            if group not in table:
+                raise InputError(f"{self.path}: no column {group} in data_{name}")
+        place = {label: i for i, label in enumerate(optics[group])}
+        known = [label in place for label in self.columns[group]]
+        self.check(group, np.array(known), f"one of data_optics: {', '.join(place)}")
+        which = [place[label] for label in self.columns[group]]
+        joined = {name: [values[i] for i in which] for name, values in optics.items()}
+        self.columns = joined | self.columns
+
+    def numbers(self, name: str) -> np.ndarray:
+        """A column as finite numbers, `(N,)` float64."""
+        if name not in self.columns:
+            raise InputError(f"{self.path}: no column {name}")
+        try:
+            values = np.array(self.columns[name], dtype=np.float64)
+        except ValueError:
+            values = np.array([_number(value) for value in self.columns[name]])
+        self.check(name, np.isfinite(values), "a finite number")
+        return values
+
+    def table(self, *names: str) -> np.ndarray:
+        """Columns side by side, `(N, K)` float64."""
+        return np.stack([self.numbers(name) for name in names], axis=1)
+
+    def check(self, name: str, good: np.ndarray, expected: str) -> None:
+        """Raises InputError for the first row of column ``name`` that is not good."""
+        if not good.all():
+            i = int(np.flatnonzero(~good)[0])
+            raise InputError(
+                f"row {i + 1} of {self.path}: {name} is {self.columns[name][i]!r}, "
+                f"expected {expected}"
+            )
+
+
+def _number(value: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        return np.nan
+
+
+def _agreed(rows: _Rows, name: str) -> float:
+    """The value of a column that all optics groups must share."""
+    values = rows.numbers(name)
+    if np.allclose(values, values[0], rtol=1e-4, atol=0):
+        return float(values[0])
+    label = next((x for x in ("rlnOpticsGroupName", "rlnOpticsGroup") if x in rows.columns), None)
+    if label is None:
+        raise InputError(f"{rows.path}: {name} differs: {values.min():g} to {values.max():g}")
+    groups = dict(zip(rows.columns[label], values, strict=True))
+    text = ", ".join(f"{group} ({value:g})" for group, value in groups.items())
+    raise InputError(f"{rows.path}: optics groups differ in {name}: {text}; bring them to one")
+
+
+def _pixel_size(rows: _Rows) -> float | None:
+    """Å per pixel by the star file."""
+    if "rlnImagePixelSize" in rows.columns:
+        value = _agreed(rows, "rlnImagePixelSize")
+    elif {"rlnDetectorPixelSize", "rlnMagnification"} <= rows.columns.keys():
+        magnification = _agreed(rows, "rlnMagnification")
+        value = 1e4 * _agreed(rows, "rlnDetectorPixelSize") / (magnification or np.nan)  # from µm
+    else:
+        return None
+    if not value > 0:
+        raise InputError(f"{rows.path}: pixel size of {value:g} Å, expected more than 0")
+    return value
+
+
+def _chosen(path: Path, found: float | None, given: float | None, images: Stacks) -> float:
+    """Å per pixel: what the star file says, else the argument, else the stack's header, else 1."""
+    if found is not None:
+        if given is not None and not np.isclose(given, found, rtol=1e-3):
+            log.warning("%s: says %g Å/px; pixel_size=%g is not used", path, found, given)
+        return found
+    if given is not None:
+        return given
+    if images.voxel_size > 0:
+        log.warning("%s: no pixel size; %g Å/px by the stack's header", path, images.voxel_size)
+        return images.voxel_size
+    log.warning("%s: no pixel size, nor in the stack's header; taken to be 1 Å/px", path)
+    return 1.0
+
+
+def _image_rows(rows: _Rows, folder: str | Path | None) -> list[tuple[Path, int]]:
+    """File and 0-based section of each image."""
+    folders = [rows.path.parent, Path()] if folder is None else [Path(folder)]
+    places: dict[str, Path] = {}
+    result = []
+    for i, name in enumerate(rows.columns["rlnImageName"]):
+        number, at, file = name.partition("@")
+        if not (at and file and number.isdecimal() and int(number) > 0):
+            rows.check("rlnImageName", np.arange(rows.size) != i, "NUMBER@FILE, numbered from 1")
+        if file not in places:
+            found = [f / file for f in folders if (f / file).exists()]
+            if not found:
+                where = " nor in ".join(str(f.resolve()) for f in dict.fromkeys(folders))
+                raise InputError(
+                    f"row {i + 1} of {rows.path}: image stack {file} is not in {where}; "
+                    "say with folder= where the image paths start"
+                )
+            places[file] = found[0]
+        result.append((places[file], int(number) - 1))
+    return result
+
+
+def _poses(rows: _Rows, angstrom: float) -> dict[str, np.ndarray]:
+    """Rotations and shifts (Å) by the star file's own columns."""
+    fields = {}
+    if _complete(rows, ANGLES):
+        fields["rotation"] = matrix_from_euler(rows.table(*ANGLES))
+    for names, unit in ((ORIGINS, 1.0), (ORIGINS_IN_PIXELS, angstrom)):
+        if _complete(rows, names):
+            fields["shift"] = -unit * rows.table(*names)
+            break
+    return fields
+
+
+def _complete(rows: _Rows, names: tuple[str, ...]) -> bool:
+    """Whether columns that only make sense together are there."""
+    missing = [name for name in names if name not in rows.columns]
+    if missing and len(missing) < len(names):
+        there = ", ".join(name for name in names if name not in missing)
+        raise InputError(f"{rows.path}: has {there} but no column {', '.join(missing)}")
+    return not missing
+
+
+def _others(poses: str | Path, n: int, box: int, angstrom: float) -> dict[str, np.ndarray]:
+    """Rotations and shifts (Å) by cryoDRGN's poses."""
+    rotation, trans = read_poses(poses)
+    if len(rotation) != n:
+        raise InputError(f"{poses}: holds {len(rotation)} poses for {n} images")
+    return {"rotation": rotation, "shift": -trans * box * angstrom}
+
+
+def _ctf(rows: _Rows) -> np.ndarray | None:
+    """CTF parameters, `(N, 7)`."""
+    if DEFOCUS[0] not in rows.columns:
+        return None
+    missing = [name for name in (*DEFOCUS, *MICROSCOPE) if name not in rows.columns]
+    if missing:
+        log.warning("%s: CTF not read, no column %s", rows.path, ", ".join(missing))
+        return None
+    phase = rows.table("rlnPhaseShift") if "rlnPhaseShift" in rows.columns else 0.0
+    return np.hstack([rows.table(*DEFOCUS, *MICROSCOPE), np.zeros((rows.size, 1)) + phase])
+
+
+def _frames(rows: _Rows) -> np.ndarray | None:
+    """Rows of the frames of each molecule, `(N, T)`, molecules in order of appearance."""
+    if not _complete(rows, (MOLECULE, FRAME)):
+        return None
+    molecule, frame = rows.numbers(MOLECULE), rows.numbers(FRAME)
+    ids, first, inverse, counts = np.unique(
+        molecule, return_index=True, return_inverse=True, return_counts=True
+    )
+    n_frames = int(counts[0])
+    other = np.flatnonzero(counts != n_frames)
+    if other.size:
+        raise InputError(
+            f"{rows.path}: molecule {ids[0]:g} has {n_frames} frames, but molecule "
+            f"{ids[other[0]]:g} has {counts[other[0]]}; expected as many of each"
+        )
+    if n_frames == 1:
+        raise InputError(
+            f"{rows.path}: one frame of each molecule, expected at least two; without the columns "
+            f"{MOLECULE} and {FRAME} each image is a particle of its own"
+        )
+    appearance = np.argsort(np.argsort(first))[inverse]
+    order = np.lexsort((frame, appearance)).reshape(-1, n_frames)
+    wrong = (frame[order] != np.arange(n_frames)).any(axis=1)
+    if wrong.any():
+        row = order[wrong][0]
+        raise InputError(
+            f"{rows.path}: molecule {molecule[row[0]]:g} has frames "
+            f"{', '.join(f'{f:g}' for f in frame[row])}, expected 0 to {n_frames - 1}"
+        )
+    return order

@@ -1,0 +1,222 @@
+"""A fit on disk: the run folder, every file of it whole or absent."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pyrocryo import identify, metrics, plots
+from pyrocryo.errors import InputError
+from pyrocryo.files import replacing
+from pyrocryo.io.mrc import write_map, write_stack
+from pyrocryo.metrics.mcc import correlation
+from pyrocryo.particles import Particles
+from pyrocryo.svi import Fit, checkpoints
+from pyrocryo.to_arviz import to_netcdf
+
+__all__ = ["export", "new_folder", "write_json"]
+
+PACKAGES = ("torch", "pyro-ppl", "numpy", "scipy", "scikit-learn", "arviz")
+STEPS = 7  # maps along an axis
+PICTURES = 8  # images shown beside their reconstructions
+
+
+def new_folder(path: str | Path, *, resume: bool = False) -> Path:
+    """Makes a run folder, or checks one to be resumed.
+
+    Raises:
+        InputError: If it cannot be made or written to, or holds something already.
+    """
+    path = Path(path)
+    try:
+        if path.exists() and not path.is_dir():
+            raise InputError(f"out: {path} is a file, not a folder")
+        if path.exists() and any(path.iterdir()) and not resume:
+            raise InputError(f"out: {path} is not empty; name a new folder, or --resume this one")
+        path.mkdir(parents=True, exist_ok=True)
+        with replacing(path / "config.json.test") as temporary:
+            temporary.touch()
+        (path / "config.json.test").unlink()
+    except OSError as error:
+        raise InputError(f"out: cannot write to {path} ({error.strerror})") from None
+    return path
+
+
+def export(
+    fit: Fit,
+    post: Any,
+    out: str | Path,
+    *,
+    particles: Particles | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Writes a fit and its posterior to a run folder.
+
+    ``config.json`` (settings, versions, seeds, data), ``history.csv``, ``checkpoint.pt`` (state
+    dicts), ``posterior.nc`` (ArviZ), ``metrics.json``, ``identify.json``, ``volumes/*.mrc`` and
+    ``figures/*.png``.
+
+    Args:
+        fit: A fit.
+        post: Its posterior.
+        out: The folder; existing files of these names are replaced.
+        particles: What was fitted: its description and a hash of it go into ``config.json``, its
+            pixel size into the maps.
+        config: Further entries of ``config.json``.
+
+    Returns:
+        What ``metrics.json`` and ``identify.json`` hold, as ``{"metrics": ..., "identify": ...}``.
+    """
+    out = Path(out)
+    for folder in (out, out / "volumes", out / "figures"):
+        folder.mkdir(parents=True, exist_ok=True)
+    table, verdict = metrics.report(post), identify.report(fit, post)
+    write_json(out / "config.json", _config(fit, particles) | dict(config or {}))
+    _write_history(out / "history.csv", fit)
+    checkpoints.write(fit, out / "checkpoint.pt")
+    with replacing(out / "posterior.nc") as temporary:
+        to_netcdf(post, temporary)
+    write_json(out / "metrics.json", table)
+    write_json(out / "identify.json", verdict)
+    paths = _write_volumes(out / "volumes", fit, post, particles)
+    _write_figures(out / "figures", fit, post, table, paths)
+    return {"metrics": table, "identify": verdict}
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes JSON; numbers that JSON has no name for (NaN, infinity) become null."""
+    with replacing(path) as temporary:
+        text = json.dumps(_plain(content), indent=1, ensure_ascii=False, allow_nan=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+
+
+def _config(fit: Fit, particles: Particles | None) -> dict[str, Any]:
+    from pyrocryo import __version__
+
+    pair = fit.pairs[0]
+    versions = {"pyrocryo": __version__, "python": platform.python_version()}
+    content = {
+        "seeds": list(fit.seeds),
+        "settings": asdict(fit.settings),
+        "prior": type(pair.prior).__name__,
+        "volume": type(pair.volume).__name__,
+        "latents": pair.dim,
+        "exact_kl": fit.exact_kl,
+        "noise": [pair.noise.item() for pair in fit.pairs],
+        "seconds": round(fit.seconds, 1),
+        "versions": versions | {name: version(name) for name in PACKAGES},
+    }
+    if particles is not None:
+        content["data"] = {
+            "particles": len(particles),
+            "frames": particles.frames,
+            "box": particles.box,
+            "pixel_size_in_angstroms": particles.pixel_size,
+            "fields": list(particles.fields),
+            "sha256": particles.digest(),
+        }
+    return content
+
+
+def _write_history(path: Path, fit: Fit) -> None:
+    names = list(fit.history)
+    with replacing(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["seed", "step", *names])
+        for n, seed in enumerate(fit.seeds):
+            for step, row in enumerate(
+                zip(*(fit.history[name][n] for name in names), strict=True)
+            ):
+                writer.writerow([seed, step, *(f"{value:.6g}" for value in row)])
+
+
+def _write_volumes(
+    folder: Path, fit: Fit, post: Any, particles: Particles | None
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Maps at the median of `z` and along each axis through it, seed by seed.
+
+    Returns:
+        For each seed the maps `(K, steps, D, D)` (projected along the beam where they are 3-D)
+        and the latent values `(K, steps)`.
+    """
+    import torch
+
+    z = np.asarray(post["posterior"]["z"])
+    shown = []
+    for n, (seed, pair) in enumerate(zip(fit.seeds, fit.pairs, strict=True)):
+        codes = z[n].reshape(-1, pair.dim)
+        low, middle, high = np.quantile(codes, [0.02, 0.5, 0.98], axis=0)
+        points = np.broadcast_to(middle, (pair.dim, STEPS, pair.dim)).copy()
+        for k in range(pair.dim):
+            points[k, :, k] = np.linspace(low[k], high[k], STEPS)
+        maps = pair.density(torch.as_tensor(points)).cpu().numpy()
+        centre = pair.density(torch.as_tensor(middle)).cpu().numpy()
+        box_angstrom = pair.box * (particles.pixel_size if particles else 1.0)
+        voxel = box_angstrom / maps.shape[-1]
+        write_map(folder / f"seed{seed}_median.mrc", centre, voxel)
+        for k in range(pair.dim):
+            stem = f"seed{seed}_z{k + 1}"
+            if pair.volume.dim == 2:
+                write_stack(folder / f"{stem}.mrcs", maps[k], voxel)
+            else:
+                for step, volume in enumerate(maps[k]):
+                    write_map(folder / f"{stem}_{step}.mrc", volume, voxel)
+        flat = maps if pair.volume.dim == 2 else maps.sum(axis=2)
+        shown.append((flat, points[np.arange(pair.dim), :, np.arange(pair.dim)]))
+    return shown
+
+
+def _write_figures(
+    folder: Path,
+    fit: Fit,
+    post: Any,
+    table: Mapping[str, Any],
+    paths: list[tuple[np.ndarray, np.ndarray]],
+) -> None:
+    figures = {"loss": plots.loss(fit.history["loss"], fit.seeds)}
+    truth = post["constant_data"]["truth"] if "mcc_pearson" in table else None
+    means = np.asarray(post["posterior"]["z"]).mean(axis=1)
+    observed = np.asarray(post["observed_data"]["x"])
+    clean = np.asarray(post["posterior_predictive"]["clean"])[:, 0]
+    box = observed.shape[-1]
+    for n, seed in enumerate(fit.seeds):
+        codes = means[n].reshape(-1, means.shape[-1])
+        if truth is not None:
+            factors = np.asarray(truth).reshape(len(codes), -1)
+            figures[f"latents_seed{seed}"] = plots.latents(
+                factors, codes, correlation(factors, codes), f"held-out particles, seed {seed}"
+            )
+        figures[f"images_seed{seed}"] = plots.images(
+            observed.reshape(-1, box, box)[:PICTURES],
+            clean[n].reshape(-1, box, box)[:PICTURES],
+            f"held-out particles, seed {seed}",
+        )
+        figures[f"traversal_seed{seed}"] = plots.traversal(
+            *paths[n], f"along each axis (2 % to 98 % of z), seed {seed}"
+        )
+    if truth is not None:
+        figures["metrics"] = plots.scores(table)
+    for name, figure in figures.items():
+        with replacing(folder / f"{name}.png") as temporary:
+            figure.savefig(temporary, dpi=110)

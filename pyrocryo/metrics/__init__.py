@@ -1,0 +1,19 @@
+"""How well latents match true factors: plain functions of arrays, each beside its floor."""
+
+from pyrocryo.metrics.maps import fsc, image_correlation, resolution
+from pyrocryo.metrics.mcc import mcc, rotation_angle
+from pyrocryo.metrics.r2 import r2
+from pyrocryo.metrics.score import Score
+from pyrocryo.metrics.table import report, row
+
+__all__ = [
+    "Score",
+    "fsc",
+    "image_correlation",
+    "mcc",
+    "r2",
+    "report",
+    "resolution",
+    "rotation_angle",
+    "row",
+]

@@ -1,0 +1,100 @@
+"""All metrics of a posterior at once, seed by seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from pyrocryo.errors import InputError
+from pyrocryo.metrics.maps import image_correlation
+from pyrocryo.metrics.mcc import mcc, rotation_angle
+from pyrocryo.metrics.r2 import r2
+from pyrocryo.metrics.score import Score
+
+__all__ = ["report", "row"]
+
+METRICS: dict[str, Callable[[np.ndarray, np.ndarray], Score]] = {
+    "mcc_pearson": lambda f, z: mcc(f, z),
+    "mcc_spearman": lambda f, z: mcc(f, z, kind="spearman"),
+    "r2_linear": lambda f, z: r2(f, z),
+    "r2_knn": lambda f, z: r2(f, z, kind="knn"),
+    "angle_deg": rotation_angle,
+}
+
+
+def report(post: Any) -> dict[str, dict[str, Any]]:
+    """Scores the posterior of every seed.
+
+    The ELBO and the correlation of decoded with observed images need no truth. Where the particles
+    carry ``truth``, posterior means are scored against it; particles at several temperatures are
+    scored at the warmest, where every component moves.
+
+    Args:
+        post: What :func:`pyrocryo.posterior` gives.
+
+    Returns:
+        Metric → ``{mean, sd, per_seed, floor}``; MCC and the angle also have ``rotation_floor``.
+        The ELBO (nats a particle, unweighted) has no floor. A metric that is not defined for a
+        seed (a dead latent, other numbers of latents than of factors) is NaN there.
+    """
+    constant = post["constant_data"] if "constant_data" in _groups(post) else {}
+    stats = post["sample_stats"]
+    elbo = np.asarray(post["log_likelihood"]["x"] + stats["log_prior"] - stats["log_q"])
+    table = {"elbo": row(elbo.mean(axis=(1, 2)))}
+    if "posterior_predictive" in _groups(post):
+        table["image_correlation"] = _reconstruction(post)
+    if "truth" not in constant:
+        return table
+    truth, z = np.asarray(constant["truth"]), np.asarray(post["posterior"]["z"]).mean(axis=1)
+    if "temperature" in constant:
+        kelvin = np.asarray(constant["temperature"])
+        warmest = kelvin == kelvin.max()
+        truth, z = truth[warmest], z[:, warmest]
+    factors = truth.reshape(-1, truth.shape[-1])
+    codes = z.reshape(len(z), -1, z.shape[-1])
+    return table | {name: _over_seeds(metric, factors, codes) for name, metric in METRICS.items()}
+
+
+def _over_seeds(
+    metric: Callable[[np.ndarray, np.ndarray], Score], factors: np.ndarray, codes: np.ndarray
+) -> dict[str, Any]:
+    scores = []
+    for z in codes:
+        try:
+            scores.append(metric(factors, z))
+        except InputError:
+            scores.append(Score(np.nan, np.nan, np.nan))
+    result = row([score.value for score in scores], float(np.mean([s.floor for s in scores])))
+    if all(score.rotation_floor is not None for score in scores):
+        result["rotation_floor"] = float(np.mean([score.rotation_floor for score in scores]))
+    return result
+
+
+def _reconstruction(post: Any) -> dict[str, Any]:
+    """Correlation of decoded with observed images; the floor is with another particle's."""
+    observed = np.asarray(post["observed_data"]["x"])
+    decoded = np.asarray(post["posterior_predictive"]["clean"])[:, 0]
+    box = observed.shape[-1]
+    flat = observed.reshape(-1, box, box)
+    values = [image_correlation(clean.reshape(flat.shape), flat) for clean in decoded]
+    other = image_correlation(decoded[0].reshape(flat.shape), np.roll(flat, 1, axis=0))
+    return row(values, other)
+
+
+def row(values: Sequence[float] | np.ndarray, floor: float | None = None) -> dict[str, Any]:
+    """A line of ``metrics.json``: ``{mean, sd, per_seed, floor}``."""
+    values = np.asarray(values, dtype=np.float64)
+    return {
+        "mean": float(values.mean()),
+        "sd": float(values.std(ddof=1)) if len(values) > 1 else 0.0,
+        "per_seed": values.tolist(),
+        "floor": None if floor is None else float(floor),
+    }
+
+
+def _groups(post: Any) -> set[str]:
+    """Names of the groups, in ArviZ 0.23 and 1.x."""
+    groups = post.groups() if callable(post.groups) else post.groups
+    return {name.strip("/") for name in groups}

@@ -1,0 +1,211 @@
+"""The generative model and its guide: the only file with ``pyro.sample``."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import itertools
+from typing import Any
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from pyrocryo.errors import InputError
+from pyrocryo.guides import Amortised
+from pyrocryo.particles import Particles
+from pyrocryo.poses import Known
+from pyrocryo.rotated_normal import RotatedNormal, RotationLayer
+
+__all__ = ["Pair"]
+
+NOISE_SPEED = 5.0  # ln σ moves this much faster than the networks' weights
+
+_numbers = itertools.count()
+
+
+class Pair(nn.Module):
+    r"""A Pyro model of particle images and the amortised guide that inverts it.
+
+    .. math:: z \sim p(z \mid c), \quad x \sim N(\pi_\phi(v(R^\top z)), \sigma^2)
+
+    with `c` the particle's context (temperature, ...), φ its pose, `v` the volume and `R` the
+    rotation layer (:mod:`pyrocryo.rotated_normal`); the guide is :math:`z = R u`,
+    :math:`u \sim N(\mu(x), L(x) L(x)^\top)`, independent across frames (Klindt et al. 2024,
+    Eq. 1).
+    ``pair.model`` and ``pair.guide`` are ordinary Pyro callables of a batch
+    (``particles.batch(index)``); sites: ``z`` and, observed, ``x``.
+
+    Args:
+        prior: A Pyro distribution with event shape `(K,)` or `(T, K)`, or a function or module
+            that returns one and whose parameters are named as the particle fields it wants. An
+            event shape `(K,)` on particles with frames makes the frames independent.
+        volume: A volume such as :class:`pyrocryo.volumes.Grid`.
+        box: Pixels along an edge of the images.
+        pose: Where poses come from.
+        guide: The encoder; :class:`pyrocryo.guides.Amortised` by default.
+        noise: Standard deviation σ of the pixels' noise, or None to learn it (from 1).
+        rotate: Whether to put the rotation layer between posterior and prior.
+        dim: Size K of `z`; only needed when the prior is a plain function.
+    """
+
+    def __init__(
+        self,
+        prior: Any,
+        volume: nn.Module,
+        box: int,
+        *,
+        pose: nn.Module | None = None,
+        guide: nn.Module | None = None,
+        noise: float | None = None,
+        rotate: bool = True,
+        dim: int | None = None,
+    ) -> None:
+        super().__init__()
+        if noise is not None and not noise > 0:
+            raise InputError(f"noise: expected a positive standard deviation or None, got {noise}")
+        self.dim = _latent_size(prior, dim)
+        self.box = int(box)
+        self.prior = prior
+        self.pose = pose if pose is not None else Known()
+        self.volume = volume.build(self.dim, self.box)
+        guide = guide if guide is not None else Amortised()
+        self.encoder = guide.build(self.dim, self.box, self.volume.dim)
+        self.rotation = RotationLayer(self.dim)
+        if not rotate:
+            self.rotation.angle.requires_grad_(False)
+        self.register_buffer("first_noise", torch.tensor(float(noise or 1.0)))
+        self.noise_steps = nn.Parameter(torch.tensor(0.0), requires_grad=noise is None)
+        self._name = f"pair{next(_numbers)}"
+
+    def __deepcopy__(self, memo: dict) -> Pair:
+        """A copy under a name of its own, so that Pyro's parameter store keeps the two apart."""
+        new = object.__new__(type(self))
+        memo[id(self)] = new
+        new.__dict__ = copy.deepcopy(self.__dict__, memo)
+        new._name = f"pair{next(_numbers)}"
+        return new
+
+    def reset_parameters(self) -> None:
+        """The noise level back to where it started (each part resets its own parameters)."""
+        nn.init.zeros_(self.noise_steps)
+
+    @property
+    def noise(self) -> Tensor:
+        """Standard deviation σ of the pixels' noise."""
+        return self.first_noise * (NOISE_SPEED * self.noise_steps).exp()
+
+    def prior_of(self, batch: Any) -> Any:
+        """The prior over `z` given the context of each particle in ``batch``."""
+        lead = batch.images.shape[:-2]
+        context = {name: getattr(batch, name) for name in _context(self.prior)}
+        prior = self._prior(context)
+        if len(lead) == 1 or len(prior.event_shape) == 2:
+            return prior
+        # one law for each frame: what is known of a molecule holds for all its frames
+        context = {
+            name: value if value.shape[:2] == lead else _for_each_frame(value, lead)
+            for name, value in context.items()
+        }
+        return self._prior(context).expand(lead).to_event(1)
+
+    def _prior(self, context: dict[str, Tensor]) -> Any:
+        # Pyro distributions are callable themselves, so they are told apart first
+        return self.prior if isinstance(self.prior, dist.Distribution) else self.prior(**context)
+
+    def model(self, batch: Any) -> Tensor:
+        """The generative model of a batch; returns the clean images."""
+        pyro.module(self._name, self)
+        prior = self.prior_of(batch)
+        rotation, shift = self.pose(batch)
+        with pyro.plate("particle", len(batch.images), dim=-1):
+            z = pyro.sample("z", prior)
+            clean = self.volume(z @ self.rotation(), rotation, shift)  # R^T z
+            event = batch.images.dim() - 1
+            pyro.sample("x", dist.Normal(clean, self.noise).to_event(event), obs=batch.images)
+        return clean
+
+    def guide(self, batch: Any) -> Tensor:
+        """The amortised posterior of a batch; returns a draw of `z`."""
+        posterior = self.posterior_of(batch)
+        with pyro.plate("particle", len(batch.images), dim=-1):
+            return pyro.sample("z", posterior)
+
+    def posterior_of(self, batch: Any) -> Any:
+        """The distribution q(z | x) of each particle, event shape `(K,)` or `(T, K)`."""
+        rotation, shift = self.pose(batch)
+        loc, scale_tril = self.encoder(batch.images, rotation, shift)
+        posterior = RotatedNormal(loc, scale_tril, self.rotation())
+        return posterior.to_event(1) if batch.images.dim() == 4 else posterior
+
+    def density(self, z: Tensor) -> Tensor:
+        """Density maps `(..., side, side[, side])` of conformations `z` `(..., K)`."""
+        with torch.no_grad():
+            return self.volume.density(z.to(self.noise_steps) @ self.rotation())
+
+    def check(self, particles: Particles) -> None:
+        """Checks that this pair fits these particles, before anything is computed.
+
+        Raises:
+            InputError: If the box differs, a field that the prior or the pose needs is missing, or
+                the prior's event shape is neither `(K,)` nor `(T, K)`.
+        """
+        if particles.box != self.box:
+            raise InputError(
+                f"box: the particles are {particles.box} pixels wide, the pair was made for "
+                f"{self.box}"
+            )
+        self.pose.check(particles)
+        self.volume.check(particles)
+        for name in _context(self.prior):
+            if name not in particles.fields:
+                held = ", ".join(particles.fields) or "no fields"
+                raise InputError(
+                    f"{name}: the prior {type(self.prior).__name__} needs the {name} of each "
+                    f"particle, and these particles carry only {held}"
+                )
+        batch = particles.batch(np.arange(min(2, len(particles))))
+        with torch.no_grad():
+            event = tuple(self.prior_of(batch).event_shape)
+        expected = {(self.dim,)} if particles.frames is None else {(particles.frames, self.dim)}
+        if event not in expected:
+            raise InputError(
+                f"prior: {type(self.prior).__name__} has event shape {event}, but these particles "
+                f"need {' or '.join(map(str, expected))}"
+            )
+        if hasattr(self.prior, "check"):
+            self.prior.check(**{name: particles.fields[name] for name in _context(self.prior)})
+
+
+def _context(prior: Any) -> list[str]:
+    """Names of the particle fields that ``prior`` wants: those of its parameters."""
+    if isinstance(prior, dist.Distribution):
+        return []
+    call = prior.forward if isinstance(prior, nn.Module) else prior
+    return list(inspect.signature(call).parameters)
+
+
+def _for_each_frame(value: Tensor, lead: torch.Size) -> Tensor:
+    return value.unsqueeze(1).expand(*lead, *value.shape[1:])
+
+
+def _latent_size(prior: Any, dim: int | None) -> int:
+    """Size K of `z`, from the prior or as given."""
+    if isinstance(prior, dist.Distribution):
+        if not 1 <= len(prior.event_shape) <= 2:
+            raise InputError(
+                f"prior: {type(prior).__name__} has event shape {tuple(prior.event_shape)}; "
+                "expected (K,) or (T, K); .to_event(1) turns a batch of K into an event"
+            )
+        found = prior.event_shape[-1]
+    elif callable(prior):
+        found = getattr(prior, "dim", dim)
+    else:
+        raise InputError(f"prior: expected a distribution or a function, got {prior!r}")
+    if found is None:
+        raise InputError("dim: a prior given as a function needs the size of z, Pair(..., dim=K)")
+    if dim is not None and dim != found:
+        raise InputError(f"dim: {dim} was given, but the prior is over {found} latents")
+    return int(found)

@@ -1,0 +1,274 @@
+"""The data: particle images and whatever is known of each of them."""
+
+from __future__ import annotations
+
+import hashlib
+import keyword
+from collections import namedtuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from pyrocryo.errors import InputError
+
+__all__ = ["ImageSource", "Particles", "Statistics"]
+
+CHUNK = 1024  # particles read at once when the whole stack is scanned
+
+
+class ImageSource(Protocol):
+    """What images must offer: an array, a memory map, or a lazy list of stacks."""
+
+    shape: tuple[int, ...]
+
+    def __getitem__(self, index: np.ndarray) -> np.ndarray: ...
+
+
+class Statistics(NamedTuple):
+    """Mean and standard deviation over all pixels of all particles."""
+
+    mean: float
+    sd: float
+
+
+class Particles:
+    r"""Images and the per-particle fields that describe them.
+
+    Conventions. The image of a molecule with density `v` is
+
+    .. math:: x(r) = \int v(A^\top ((r - t), s)) \, ds + \epsilon
+
+    with `A` = ``rotation`` (a point `p` of the molecule is seen at `A p`; RELION's
+    :math:`R_z(\psi) R_y(\theta) R_z(\phi)`) and `t` = ``shift``, the displacement of the molecule
+    from the box centre, which is pixel ``box // 2`` on both axes. Images are indexed `[y, x]`.
+
+    Args:
+        images: `(N, D, D)`, or `(N, T, D, D)` for T frames of each molecule; an array or
+            anything with `shape` and integer-array indexing (memory maps stay on disk).
+        pixel_size: Å per pixel.
+        test_fraction: Share of the particles held out as ``test``; the frames of one molecule
+            are never parted.
+        split_seed: Seed that draws the held-out particles.
+        offset: Subtracted from every pixel when a batch is made.
+        scale: Divides every pixel after that.
+        **fields: Arrays with one entry a particle. Known names are checked:
+            ``rotation`` `(N, [T,] 3, 3)`, ``shift`` `(N, [T,] 2)` in Å, ``temperature`` `(N,)` in
+            K, ``time`` `(N, [T])` in s, ``truth`` `(N, [T,] K)` (true conformation of simulated
+            particles). Any other name is kept and handed to priors that ask for it.
+
+    Raises:
+        InputError: If a shape, a range or a name is wrong.
+    """
+
+    def __init__(
+        self,
+        images: ImageSource,
+        *,
+        pixel_size: float = 1.0,
+        test_fraction: float = 0.1,
+        split_seed: int = 0,
+        offset: float = 0.0,
+        scale: float = 1.0,
+        **fields: Any,
+    ) -> None:
+        shape = tuple(images.shape)
+        if len(shape) not in (3, 4) or shape[-1] != shape[-2] or 0 in shape:
+            raise InputError(
+                f"images: expected shape (N, D, D) or (N, T, D, D) with square images, got {shape}"
+            )
+        if not (np.isfinite(pixel_size) and pixel_size > 0):
+            raise InputError(f"pixel_size: expected a positive number of Å, got {pixel_size}")
+        if not 0 <= test_fraction < 1:
+            raise InputError(f"test_fraction: expected a number in [0, 1), got {test_fraction}")
+        if not (np.isfinite(scale) and scale > 0):
+            raise InputError(f"scale: expected a positive number, got {scale}")
+        self.images = images
+        self.pixel_size = float(pixel_size)
+        self.offset = float(offset)
+        self.scale = float(scale)
+        index = fields.pop("index", None)
+        self.index = np.arange(shape[0]) if index is None else np.asarray(index)
+        if self.index.shape != shape[:1]:
+            raise InputError(f"index: expected shape {shape[:1]}, got {self.index.shape}")
+        self.fields = {
+            name: _checked(name, np.asarray(value), shape)
+            for name, value in fields.items()
+            if value is not None
+        }
+        self._batch = namedtuple("Batch", ("images", "index", "pixel_size", *self.fields))
+        self._rows = np.arange(shape[0])
+        n_test = round(test_fraction * shape[0])
+        held_out = np.random.default_rng(split_seed).permutation(shape[0])[:n_test]
+        self._test = np.isin(self._rows, held_out) if n_test else None
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getattr__(self, name: str) -> np.ndarray:
+        fields = self.__dict__.get("fields", {})
+        if name in fields:
+            return fields[name]
+        raise AttributeError(f"these particles have no field {name!r}, only {sorted(fields)}")
+
+    def __repr__(self) -> str:
+        frames = f" x {self.frames} frames" if self.frames else ""
+        return (
+            f"Particles({len(self)}{frames}, box {self.box}, {self.pixel_size:g} Å/px, "
+            f"fields {', '.join(self.fields) or 'none'})"
+        )
+
+    @property
+    def box(self) -> int:
+        """Pixels along one edge of an image."""
+        return int(self.images.shape[-1])
+
+    @property
+    def frames(self) -> int | None:
+        """Frames of each molecule, or None when each particle is one image."""
+        return int(self.images.shape[1]) if len(self.images.shape) == 4 else None
+
+    @property
+    def has_test(self) -> bool:
+        """Whether any particles are held out."""
+        return self._test is not None
+
+    @property
+    def train(self) -> Particles:
+        """The particles to learn from (all of them, when none is held out)."""
+        return self if self._test is None else self._subset(~self._test)
+
+    @property
+    def test(self) -> Particles:
+        """The held-out particles."""
+        if self._test is None:
+            raise InputError("test: no particle is held out of these (test_fraction is 0)")
+        return self._subset(self._test)
+
+    def take(self, index: np.ndarray) -> Particles:
+        """The particles at positions ``index``, none of them held out."""
+        return self._subset(np.asarray(index))
+
+    def raw(self, index: np.ndarray) -> np.ndarray:
+        """Images at positions ``index`` as stored, before offset and scale."""
+        return np.asarray(self.images[self._rows[index]])
+
+    def batch(self, index: np.ndarray) -> Any:
+        """Reads the particles at positions ``index`` into a named tuple of tensors.
+
+        Returns:
+            A named tuple with ``images`` `(B, [T,] D, D)` float32, ``index`` `(B,)` (row in the
+            stack the particles came from), ``pixel_size`` (scalar, Å) and one tensor for each
+            field.
+        """
+        import torch
+
+        index = np.asarray(index)
+        images = self.raw(index).astype(np.float32)
+        if self.offset != 0.0 or self.scale != 1.0:
+            images = (images - np.float32(self.offset)) / np.float32(self.scale)
+        fields = {
+            name: torch.as_tensor(
+                value[index].astype(np.float32) if value.dtype.kind == "f" else value[index]
+            )
+            for name, value in self.fields.items()
+        }
+        return self._batch(
+            images=torch.as_tensor(images),
+            index=torch.as_tensor(self.index[index]),
+            pixel_size=torch.tensor(self.pixel_size),
+            **fields,
+        )
+
+    def chunks(self, size: int = CHUNK) -> Iterator[np.ndarray]:
+        """Positions of all particles, ``size`` at a time, in order."""
+        for start in range(0, len(self), size):
+            yield np.arange(start, min(start + size, len(self)))
+
+    def statistics(self) -> Statistics:
+        """Reads every pixel once, in chunks.
+
+        Raises:
+            InputError: If a pixel is not a finite number (the particle is named).
+        """
+        count, total, squares = 0, 0.0, 0.0
+        for rows in self.chunks():
+            images = self.raw(rows).astype(np.float64)
+            finite = np.isfinite(images).reshape(len(rows), -1).all(axis=1)
+            if not finite.all():
+                raise InputError(
+                    f"images: particle {self.index[rows[~finite][0]]} has pixels that are not "
+                    "finite numbers (NaN or infinity)"
+                )
+            count += images.size
+            total += images.sum()
+            squares += np.square(images).sum()
+        mean = total / count
+        return Statistics(float(mean), float(np.sqrt(max(squares / count - mean**2, 0.0))))
+
+    def standardised(self) -> Particles:
+        """The same particles, scaled to zero mean and unit standard deviation over all pixels."""
+        mean, sd = self.statistics()
+        if sd == 0:
+            raise InputError(f"images: every pixel has the same value {mean:g}")
+        new = self._copy()
+        new.offset, new.scale = mean, sd
+        return new
+
+    def digest(self) -> str:
+        """SHA-256 over all pixels (as read) and fields, to tell whether two fits saw the same."""
+        sha = hashlib.sha256()
+        for rows in self.chunks():
+            sha.update(np.ascontiguousarray(self.raw(rows), dtype="<f4").tobytes())
+        for name in sorted(self.fields):
+            sha.update(name.encode() + np.ascontiguousarray(self.fields[name]).tobytes())
+        return sha.hexdigest()
+
+    def _copy(self) -> Particles:
+        new = object.__new__(Particles)
+        new.__dict__.update(self.__dict__)
+        return new
+
+    def _subset(self, chosen: np.ndarray) -> Particles:
+        new = self._copy()
+        new._rows = self._rows[chosen]
+        new.index = self.index[chosen]
+        new.fields = {name: value[chosen] for name, value in self.fields.items()}
+        new._test = None
+        return new
+
+
+def _checked(name: str, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Returns the field ``name`` if it fits images of ``shape``."""
+    if name.startswith("_") or keyword.iskeyword(name) or hasattr(Particles, name):
+        raise InputError(f"{name!r} cannot be the name of a field")
+    if value.dtype.kind not in "biuf":
+        raise InputError(f"{name}: expected numbers, got an array of {value.dtype}")
+    views = shape[:-2]  # one entry an image: (N,) or (N, T)
+    expected = {
+        "rotation": (*views, 3, 3),
+        "shift": (*views, 2),
+        "temperature": (shape[0],),
+        "time": views,
+        "truth": (*views, *value.shape[len(views) :][:1]),
+    }.get(name, (shape[0], *value.shape[1:]))
+    if value.shape != expected or (name == "truth" and value.ndim != len(views) + 1):
+        raise InputError(
+            f"{name}: expected shape {expected} to go with the images, got {value.shape}"
+        )
+    if value.dtype.kind == "f" and not np.isfinite(value).all():
+        raise InputError(
+            f"{name}: particle {np.argwhere(~np.isfinite(value))[0][0]} has a value that is not "
+            "a finite number"
+        )
+    if name == "temperature" and (value <= 0).any():
+        raise InputError(f"temperature: expected kelvin, all positive, got {value.min():g}")
+    if name == "rotation":
+        error = np.abs(value @ np.swapaxes(value, -1, -2) - np.eye(3)).max(axis=(-1, -2))
+        bad = (error > 1e-3) | (np.linalg.det(value) < 0)
+        if bad.any():
+            raise InputError(
+                f"rotation: particle {np.argwhere(bad)[0][0]} has a matrix that is not a rotation "
+                f"(A A^T differs from 1 by {error[bad].max():.2g}, or its determinant is negative)"
+            )
+    return value

@@ -1,0 +1,112 @@
+"""Figures, from arrays; each function returns a matplotlib ``Figure``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+__all__ = ["images", "latents", "loss", "scores", "traversal"]
+
+SHOWN = 1500  # points in a scatter plot
+
+
+def loss(history: np.ndarray, seeds: Sequence[int]) -> Figure:
+    """Negative ELBO a particle by step, `(seeds, steps)`, smoothed over 2 % of the steps."""
+    figure = Figure(figsize=(6, 3.2), layout="constrained")
+    axes = figure.subplots()
+    width = max(1, history.shape[1] // 50)
+    kernel = np.ones(width) / width
+    for seed, curve in zip(seeds, history, strict=True):
+        smooth = np.convolve(curve, kernel, mode="valid")
+        axes.plot(np.arange(len(smooth)) + width, smooth, lw=1, label=f"seed {seed}")
+    late = history[:, history.shape[1] // 10 :]
+    low, high = late.min(), np.quantile(late, 0.98)
+    axes.set_ylim(low - 0.05 * (high - low) - 1e-6, high + 0.25 * (high - low) + 1e-6)
+    axes.set(xlabel="step", ylabel="−ELBO (nats a particle)")
+    axes.legend(fontsize=8, ncols=2, frameon=False)
+    return figure
+
+
+def latents(truth: np.ndarray, z: np.ndarray, correlation: np.ndarray, title: str) -> Figure:
+    """Every latent against every true factor.
+
+    Args:
+        truth: `(N, factors)`.
+        z: `(N, latents)` posterior means of one seed.
+        correlation: `(factors, latents)`, printed in each panel.
+        title: Title.
+    """
+    rows, columns = truth.shape[1], z.shape[1]
+    figure = Figure(figsize=(1.9 * columns + 0.6, 1.9 * rows + 0.5), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False, sharex="col", sharey="row")
+    step = max(1, len(z) // SHOWN)
+    for i in range(rows):
+        for k in range(columns):
+            axes = panels[i, k]
+            axes.plot(z[::step, k], truth[::step, i], ".", ms=2, alpha=0.4, rasterized=True)
+            axes.set_title(f"r = {correlation[i, k]:.2f}", fontsize=9)
+            if k == 0:
+                axes.set_ylabel(f"true {i + 1}")
+            if i == rows - 1:
+                axes.set_xlabel(f"inferred z{k + 1}")
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def images(observed: np.ndarray, clean: np.ndarray, title: str) -> Figure:
+    """Held-out images, what the model decodes for them, and the residual; `(n, D, D)` each."""
+    n = len(observed)
+    figure = Figure(figsize=(1.3 * n, 4.2), layout="constrained")
+    panels = figure.subplots(3, n, squeeze=False)
+    limit = float(np.quantile(np.abs(observed), 0.995))
+    rows = (("image", observed), ("decoded", clean), ("residual", observed - clean))
+    for axes_row, (name, stack) in zip(panels, rows, strict=True):
+        for axes, picture in zip(axes_row, stack, strict=True):
+            axes.imshow(picture, cmap="gray", vmin=-limit, vmax=limit, origin="lower")
+            axes.set(xticks=[], yticks=[])
+        axes_row[0].set_ylabel(name)
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def traversal(maps: np.ndarray, values: np.ndarray, title: str) -> Figure:
+    """What moving along each latent does to the molecule.
+
+    Args:
+        maps: `(K, steps, D, D)`: densities, or their projections.
+        values: `(K, steps)` latent values.
+        title: Title.
+    """
+    rows, columns = maps.shape[:2]
+    figure = Figure(figsize=(1.2 * columns + 0.4, 1.35 * rows + 0.4), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False)
+    low, high = float(maps.min()), float(maps.max())
+    for k in range(rows):
+        for n in range(columns):
+            axes = panels[k, n]
+            axes.imshow(maps[k, n], cmap="magma", vmin=low, vmax=high, origin="lower")
+            axes.set(xticks=[], yticks=[])
+            axes.set_title(f"{values[k, n]:+.1f}", fontsize=8)
+        panels[k, 0].set_ylabel(f"z{k + 1}")
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def scores(metrics: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """Metrics of every seed beside their floors (those on a 0-1 scale)."""
+    names = [name for name in metrics if name.startswith(("mcc", "r2"))]
+    figure = Figure(figsize=(6, 0.5 * len(names) + 1.2), layout="constrained")
+    axes = figure.subplots()
+    for n, name in enumerate(names):
+        row = metrics[name]
+        axes.plot(row["per_seed"], [n] * len(row["per_seed"]), "o", color="C0", alpha=0.7)
+        axes.plot(row["floor"], n, "|", color="0.5", ms=14, mew=2)
+        if row.get("rotation_floor") is not None:
+            axes.plot(row["rotation_floor"], n, "|", color="C3", ms=14, mew=2)
+    axes.set(yticks=range(len(names)), yticklabels=names, xlim=(-0.1, 1.05))
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_xlabel("each seed (dots); permuted latents (grey), random rotation (red)")
+    return figure

@@ -1,0 +1,79 @@
+"""One table over several runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pyrocryo.report.page import read_run
+
+__all__ = ["compare"]
+
+COLUMNS = {
+    "elbo": "ELBO",
+    "image_correlation": "images r",
+    "map_correlation": "map r",
+    "r2_linear": "R² linear",
+    "r2_knn": "R² kNN",
+    "mcc_pearson": "MCC",
+    "angle_deg": "angle left °",
+}
+
+
+def compare(folders: Sequence[str | Path]) -> str:
+    """A table of runs: metrics as mean ± sd over seeds, their floors, agreement between seeds.
+
+    Args:
+        folders: Run folders.
+
+    Returns:
+        Plain text, one line a run and two for the floors. Floors are means over the runs:
+        "permuted" for latents whose columns are shuffled, "rotated" for perfect latents after a
+        random rotation.
+    """
+    runs = {str(config_name(run, folder)): run for folder in folders for run in [read_run(folder)]}
+    shown = [key for key in COLUMNS if any(key in run["metrics"] for run in runs.values())]
+    header = ["run", "seeds", *(COLUMNS[key] for key in shown), "seeds agree on the axes"]
+    lines = [header]
+    for name, run in runs.items():
+        seeds = run["identify"]["seeds"]
+        agree = "one seed" if seeds is None else _agreement(seeds)
+        cells = [_cell(run["metrics"].get(key), key) for key in shown]
+        lines.append([name, str(len(run["config"]["seeds"])), *cells, agree])
+    for label, entry in (("floor: permuted", "floor"), ("floor: rotated", "rotation_floor")):
+        cells = [_mean_cell([run["metrics"].get(key, {}) for run in runs.values()], entry, key)
+                 for key in shown]  # fmt: skip
+        if any(cells):
+            lines.append([label, "", *cells, ""])
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    text = ["  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip()
+            for line in lines]  # fmt: skip
+    text.insert(1, "-" * max(map(len, text)))
+    return "\n".join(text)
+
+
+def config_name(run: dict[str, Any], folder: str | Path) -> str:
+    """The run's own name, or its folder's."""
+    return run["config"].get("name", Path(folder).name)
+
+
+def _agreement(seeds: dict[str, Any]) -> str:
+    word = "yes" if seeds["agree"] else "no"
+    return (
+        f"{word} (correlation {seeds['permutation']:.3f}, turned ≤ {seeds['worst_turn_deg']:.0f}°)"
+    )
+
+
+def _cell(row: dict[str, Any] | None, key: str) -> str:
+    if row is None or row["mean"] is None:
+        return "–"
+    digits = 1 if key in ("elbo", "angle_deg") else 3
+    return f"{row['mean']:.{digits}f} ± {row['sd']:.{digits}f}"
+
+
+def _mean_cell(rows: list[dict[str, Any]], entry: str, key: str) -> str:
+    values = [row[entry] for row in rows if row.get(entry) is not None]
+    if not values:
+        return ""
+    return f"{sum(values) / len(values):.{1 if key == 'angle_deg' else 3}f}"

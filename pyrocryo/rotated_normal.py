@@ -1,0 +1,149 @@
+r"""The rotation layer: a Gaussian posterior whose axes are turned only for the prior.
+
+The decoder sees `u`, the prior sees :math:`z = R u`. The likelihood does not depend on `R`, so `R`
+gets a clean gradient from the prior alone; without it encoder and decoder would have to turn
+together, and the axes freeze wherever they happen to be (mean angle left in `z` 24° after 2000 or
+after 8000 steps; with the layer under 1°).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+from torch.distributions import constraints
+from torch.distributions.kl import register_kl
+
+__all__ = ["RotatedNormal", "RotationLayer"]
+
+
+class RotationLayer(nn.Module):
+    """An orthogonal matrix `R` as a product of Givens rotations, starting at the identity.
+
+    Angles are ``speed`` times the parameters, so that a shared learning rate turns `R` faster
+    than it moves the networks.
+
+    Args:
+        dim: Size K of `z`; K (K - 1) / 2 angles.
+        speed: Radians per unit of the parameters.
+    """
+
+    def __init__(self, dim: int, *, speed: float = 5.0) -> None:
+        super().__init__()
+        self.dim = dim
+        self.speed = speed
+        self.planes = list(itertools.combinations(range(dim), 2))
+        self.angle = nn.Parameter(torch.zeros(len(self.planes)))
+
+    def reset_parameters(self) -> None:
+        """Back to the identity."""
+        nn.init.zeros_(self.angle)
+
+    def forward(self) -> Tensor:
+        """The matrix `R`, `(K, K)`."""
+        matrix = torch.eye(self.dim, dtype=self.angle.dtype, device=self.angle.device)
+        cosine, sine = (self.speed * self.angle).cos(), (self.speed * self.angle).sin()
+        for n, (i, j) in enumerate(self.planes):
+            turned = list(matrix.unbind(0))
+            turned[i] = cosine[n] * matrix[i] - sine[n] * matrix[j]
+            turned[j] = sine[n] * matrix[i] + cosine[n] * matrix[j]
+            matrix = torch.stack(turned)
+        return matrix
+
+
+class RotatedNormal(dist.TorchDistribution):
+    r"""The law of :math:`z = R u`, :math:`u \sim N(\mu, L L^\top)`.
+
+    .. math:: \log q(z) = \log N(R^\top z; \mu, L L^\top)
+
+    Args:
+        loc: `(..., K)` mean of `u`.
+        scale_tril: `(..., K, K)` lower triangular `L` with positive diagonal.
+        rotation: `(K, K)` orthogonal `R`.
+    """
+
+    arg_constraints = {
+        "loc": constraints.real_vector,
+        "scale_tril": constraints.lower_cholesky,
+    }
+    support = constraints.real_vector
+    has_rsample = True
+
+    def __init__(
+        self,
+        loc: Tensor,
+        scale_tril: Tensor,
+        rotation: Tensor,
+        *,
+        validate_args: bool | None = None,
+    ) -> None:
+        batch_shape = torch.broadcast_shapes(loc.shape[:-1], scale_tril.shape[:-2])
+        self.loc = loc.expand(*batch_shape, -1)
+        self.scale_tril = scale_tril.expand(*batch_shape, -1, -1)
+        self.rotation = rotation
+        super().__init__(batch_shape, loc.shape[-1:], validate_args=validate_args)
+
+    def expand(self, batch_shape: torch.Size, _instance: object = None) -> RotatedNormal:
+        new = self._get_checked_instance(RotatedNormal, _instance)
+        batch_shape = torch.Size(batch_shape)
+        new.loc = self.loc.expand(batch_shape + self.event_shape)
+        new.scale_tril = self.scale_tril.expand(batch_shape + self.scale_tril.shape[-2:])
+        new.rotation = self.rotation
+        super(RotatedNormal, new).__init__(batch_shape, self.event_shape, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
+        noise = torch.randn(
+            self._extended_shape(sample_shape), dtype=self.loc.dtype, device=self.loc.device
+        )
+        u = self.loc + (self.scale_tril @ noise.unsqueeze(-1)).squeeze(-1)
+        return u @ self.rotation.T
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        offset = (value @ self.rotation - self.loc).unsqueeze(-1)
+        scale = self.scale_tril.expand(*offset.shape[:-2], -1, -1)
+        white = torch.linalg.solve_triangular(scale, offset, upper=False).squeeze(-1)
+        return -0.5 * white.square().sum(-1) - self._log_volume()
+
+    def entropy(self) -> Tensor:
+        """Differential entropy in nats; `R` does not change it."""
+        return self._log_volume() + 0.5 * self.event_shape[0]
+
+    @property
+    def mean(self) -> Tensor:
+        return self.loc @ self.rotation.T
+
+    @property
+    def variance(self) -> Tensor:
+        r"""Marginal variances, the diagonal of :math:`R L L^\top R^\top`."""
+        return (self.rotation @ self.scale_tril).square().sum(-1)
+
+    @property
+    def total_square(self) -> Tensor:
+        """E|z|², from `u` alone: `R` cannot enter it."""
+        return self.loc.square().sum(-1) + self.scale_tril.square().sum((-1, -2))
+
+    def _log_volume(self) -> Tensor:
+        half_log_det = self.scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        return half_log_det + 0.5 * self.event_shape[0] * math.log(2 * math.pi)
+
+
+@register_kl(RotatedNormal, dist.Independent)
+def _kl_to_independent_normal(q: RotatedNormal, p: dist.Independent) -> Tensor:
+    """So that a prior written as ``dist.Normal(loc, scale).to_event(1)`` is exact too."""
+    if not isinstance(p.base_dist, dist.Normal) or p.reinterpreted_batch_ndims != 1:
+        raise NotImplementedError
+    return kl_to_normal(q, p.base_dist.loc, p.base_dist.scale)
+
+
+def kl_to_normal(q: RotatedNormal, loc: Tensor, scale: Tensor) -> Tensor:
+    r""":math:`KL(q \| \prod_k N(m_k, s_k^2))` for `loc` and `scale` `(..., K)`."""
+    square = (q.variance + (q.mean - loc).square()) / scale.square()
+    cross_entropy = 0.5 * (square + math.log(2 * math.pi)).sum(-1) + scale.log().sum(-1)
+    return cross_entropy - q.entropy()

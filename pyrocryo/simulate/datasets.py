@@ -1,0 +1,186 @@
+r"""Particles simulated as :math:`x = g^*(z^*, \phi^*) + \epsilon`, :math:`\epsilon \sim N(0, 1)`.
+
+Images are in units of the noise, as normalised stacks are: the clean images are scaled so that
+their variance over the pixels of the box is the signal-to-noise ratio, SNR = var(clean image) /
+σ², σ = 1. Every number is drawn from ``seed``, so the same call gives the same particles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from pyrocryo.errors import InputError
+from pyrocryo.particles import Particles
+from pyrocryo.rotations import random_in_plane
+
+__all__ = ["default_scales", "poses", "temperature", "time_resolved"]
+
+EDGE = 3.0  # z is reflected here, so that no arm swings past 3 standard deviations
+CHUNK = 2048  # images rendered at once
+
+TEMPERATURES: Mapping[float, Sequence[float]] = {
+    300.0: (1.0, 1.0, 1.0, 1.0),
+    240.0: (0.9, 0.7, 0.5, 0.35),
+    180.0: (0.8, 0.5, 0.25, 0.12),
+}
+
+
+def poses(molecule: Any, n: int, seed: int = 0, **imaging: Any) -> Particles:
+    """Independent particles: `z` standard normal (reflected at ± 3), poses uniform in the plane.
+
+    Args:
+        molecule: A molecule with `dim` and `render`, such as :class:`pyrocryo.molecules.Arms`.
+        n: Number of particles.
+        seed: Seed of everything drawn.
+        **imaging: ``snr`` (1), ``box`` (32 px), ``pixel_size`` (3 Å), ``max_shift`` (3 Å; shifts
+            are uniform within ± that on both axes).
+
+    Returns:
+        Particles with ``rotation``, ``shift`` and ``truth`` `(n, K)`.
+    """
+    rng = np.random.default_rng(seed)
+    z = _reflected(rng.standard_normal((_count(n), molecule.dim)))
+    return _particles(molecule, z, rng, **imaging)
+
+
+def time_resolved(
+    molecule: Any,
+    n: int,
+    seed: int = 0,
+    *,
+    scale: float = 0.5,
+    frames: int = 2,
+    interval: float = 1.0,
+    **imaging: Any,
+) -> Particles:
+    r"""Frames of molecules that move by Laplace steps, each frame in a pose of its own.
+
+    :math:`z_1 \sim N(0, I)`, :math:`z_{t+1} = z_t + \Delta`,
+    :math:`\Delta_k \sim Laplace(0, b)` independently, all reflected at ± 3.
+
+    Args:
+        molecule: As for :func:`poses`.
+        n: Number of molecules.
+        seed: Seed of everything drawn.
+        scale: Laplace scale `b` of a step, in units of the standard deviation of `z`.
+        frames: Frames T of each molecule.
+        interval: Seconds between frames.
+        **imaging: As for :func:`poses`.
+
+    Returns:
+        Particles with images `(n, T, D, D)`, ``time`` `(n, T)` in s, ``truth`` `(n, T, K)`.
+    """
+    if not scale > 0:
+        raise InputError(f"scale: expected a positive Laplace scale, got {scale}")
+    if frames < 2:
+        raise InputError(f"frames: time-resolved particles need at least 2 frames, got {frames}")
+    if not interval > 0:
+        raise InputError(f"interval: expected a positive number of seconds, got {interval}")
+    rng = np.random.default_rng(seed)
+    z = np.empty((_count(n), frames, molecule.dim))
+    z[:, 0] = _reflected(rng.standard_normal((n, molecule.dim)))
+    for t in range(1, frames):
+        z[:, t] = _reflected(z[:, t - 1] + rng.laplace(scale=scale, size=(n, molecule.dim)))
+    time = np.broadcast_to(interval * np.arange(frames), (n, frames))
+    return _particles(molecule, z, rng, time=time.copy(), **imaging)
+
+
+def temperature(
+    molecule: Any,
+    n: int,
+    seed: int = 0,
+    *,
+    scales: Mapping[float, Sequence[float]] | None = None,
+    **imaging: Any,
+) -> Particles:
+    r"""Particles kept at several temperatures, :math:`z_k \sim N(0, \sigma_k^2(\tau))`.
+
+    Args:
+        molecule: As for :func:`poses`.
+        n: Number of particles, shared evenly by the temperatures.
+        seed: Seed of everything drawn.
+        scales: :math:`\sigma_k` `(K,)` by temperature in K. By default three temperatures whose
+            rows are not proportional, (1, 1, 1, 1), (.9, .7, .5, .35), (.8, .5, .25, .12) for up
+            to four arms (for two: (1, 1), (.8, .5), (.6, .25)).
+        **imaging: As for :func:`poses`.
+
+    Returns:
+        Particles with ``temperature`` `(n,)` in K and ``truth`` `(n, K)`.
+    """
+    scales = default_scales(molecule.dim) if scales is None else scales
+    for tau, row in scales.items():
+        if len(row) != molecule.dim or not min(row) > 0 or not tau > 0:
+            raise InputError(
+                f"scales: expected {molecule.dim} positive numbers at a positive temperature, got "
+                f"{tuple(row)} at {tau} K"
+            )
+    rng = np.random.default_rng(seed)
+    kelvin = np.array(list(scales))
+    which = rng.permutation(np.arange(_count(n)) % len(kelvin))
+    sd = np.array([scales[tau] for tau in scales])[which]
+    z = sd * _reflected(rng.standard_normal((n, molecule.dim)))
+    return _particles(molecule, z, rng, temperature=kelvin[which], **imaging)
+
+
+def default_scales(dim: int) -> dict[float, tuple[float, ...]]:
+    """Three non-proportional rows of standard deviations for ``dim`` components."""
+    if dim == 2:
+        return {300.0: (1.0, 1.0), 240.0: (0.8, 0.5), 180.0: (0.6, 0.25)}
+    if dim > 4:
+        raise InputError(f"scales: give the standard deviations of all {dim} components")
+    return {tau: tuple(row[:dim]) for tau, row in TEMPERATURES.items()}
+
+
+def _count(n: int) -> int:
+    if n < 1:
+        raise InputError(f"n: expected at least one particle, got {n}")
+    return n
+
+
+def _reflected(z: np.ndarray) -> np.ndarray:
+    """Folds `z` back into [-3, 3]."""
+    folded = np.mod(z + EDGE, 4 * EDGE)
+    return np.where(folded > 2 * EDGE, 4 * EDGE - folded, folded) - EDGE
+
+
+def _particles(
+    molecule: Any,
+    z: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    snr: float = 1.0,
+    box: int = 32,
+    pixel_size: float = 3.0,
+    max_shift: float = 3.0,
+    **fields: np.ndarray,
+) -> Particles:
+    """Draws poses and noise, and renders `z` `(..., K)`."""
+    if not snr > 0:
+        raise InputError(f"snr: expected a positive ratio of variances, got {snr}")
+    if box < 2:
+        raise InputError(f"box: expected at least 2 pixels, got {box}")
+    if max_shift < 0:
+        raise InputError(f"max_shift: expected a length in Å, got {max_shift}")
+    views = z.shape[:-1]
+    rotation = random_in_plane(views, rng)
+    shift = rng.uniform(-max_shift, max_shift, size=(*views, 2))
+    flat = [torch.as_tensor(a.reshape(-1, *a.shape[len(views) :])) for a in (z, rotation, shift)]
+    clean = np.empty((len(flat[0]), box, box), dtype=np.float32)
+    for start in range(0, len(clean), CHUNK):
+        part = slice(start, start + CHUNK)
+        images = molecule.render(*(a[part] for a in flat), box=box, pixel_size=pixel_size)
+        clean[part] = images.numpy()
+    clean *= np.sqrt(snr / clean.var(axis=(-1, -2)).mean())
+    images = clean + rng.standard_normal(clean.shape, dtype=np.float32)
+    return Particles(
+        images.reshape(*views, box, box),
+        pixel_size=pixel_size,
+        rotation=rotation,
+        shift=shift,
+        truth=z,
+        **fields,
+    )

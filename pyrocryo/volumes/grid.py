@@ -1,0 +1,84 @@
+"""A volume on a grid: a network writes all voxels, interpolation turns and projects them."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from pyrocryo.errors import InputError
+from pyrocryo.imaging import resample, resample_projection
+from pyrocryo.particles import Particles
+
+__all__ = ["Grid"]
+
+MOST_VOXELS_A_SIDE = {2: 128, 3: 48}
+
+
+class Grid(nn.Module):
+    r"""The density as :math:`v(z) = b + W h(z)` on a grid of voxels, `h` a small network.
+
+    The last bias `b` is the consensus map. In two dimensions the map is the image, turned in the
+    plane; in three it is turned by interpolation and summed along the beam. Trains about ten times
+    faster than a coordinate network of the same quality.
+
+    Args:
+        dim: 2 for flat molecules whose rotations are in the plane, 3 for maps.
+        side: Voxels along an edge; by default the box, but at most 128 (2-D) or 48 (3-D).
+        hidden: Widths of the hidden layers of `h`.
+    """
+
+    def __init__(
+        self, dim: int = 2, *, side: int | None = None, hidden: tuple[int, ...] = (64, 64)
+    ) -> None:
+        super().__init__()
+        if dim not in (2, 3):
+            raise InputError(f"dim: a grid has 2 or 3 dimensions, got {dim}")
+        if side is not None and side < 2:
+            raise InputError(f"side: expected at least 2 voxels, got {side}")
+        self.dim = dim
+        self.side = side
+        self.hidden = tuple(hidden)
+
+    def build(self, latent: int, box: int) -> Grid:
+        """Makes the network for `z` of ``latent`` numbers and images of ``box`` pixels."""
+        self.box = box
+        self.side = self.side or min(box, MOST_VOXELS_A_SIDE[self.dim])
+        layers: list[nn.Module] = []
+        width = latent
+        for size in self.hidden:
+            layers += [nn.Linear(width, size), nn.SiLU()]
+            width = size
+        self.network = nn.Sequential(*layers, nn.Linear(width, self.side**self.dim))
+        return self
+
+    def density(self, z: Tensor) -> Tensor:
+        """Density maps `(..., side, side[, side])`, indexed `[(z,) y, x]`, of `z` `(..., K)`."""
+        return self.network(z).unflatten(-1, (self.side,) * self.dim)
+
+    def forward(self, z: Tensor, rotation: Tensor, shift: Tensor) -> Tensor:
+        """Clean images of conformations `z` in given poses.
+
+        Args:
+            z: `(..., K)`.
+            rotation: `(..., 3, 3)`, broadcast against `z`.
+            shift: `(..., 2)` in pixels, broadcast against `z`.
+
+        Returns:
+            `(..., box, box)`.
+        """
+        lead = z.shape[:-1]
+        maps = self.density(z.flatten(0, -2))
+        rotation = rotation.expand(*lead, 3, 3).reshape(-1, 3, 3)
+        shift = shift.expand(*lead, 2).reshape(-1, 2)
+        project = resample if self.dim == 2 else resample_projection
+        return project(maps, rotation, shift, box=self.box).unflatten(0, lead)
+
+    def check(self, particles: Particles) -> None:
+        """Raises InputError if a 2-D grid is given rotations out of the plane."""
+        if self.dim == 3:
+            return
+        tilted = particles.rotation.reshape(-1, 3, 3)[:, 2, 2] < 1 - 1e-4
+        if tilted.any():
+            raise InputError(
+                f"rotation: {tilted.sum()} images are tilted out of the plane, which a 2-D grid "
+                "cannot show (use Grid(dim=3))"
+            )

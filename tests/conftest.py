@@ -1,0 +1,50 @@
+import importlib.util
+
+import numpy as np
+import pytest
+
+HAS_TORCH = importlib.util.find_spec("torch") is not None
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def _same_seed_same_validation():
+    """Seeds every test; fails one that leaves Pyro's validation or parameter store changed."""
+    if not HAS_TORCH:  # the ArviZ bridge is tested without
+        yield
+        return
+    import pyro
+    import torch
+
+    torch.manual_seed(0)
+    before = torch.distributions.Distribution._validate_args
+    yield
+    assert torch.distributions.Distribution._validate_args == before
+    pyro.clear_param_store()
+
+
+@pytest.fixture(scope="session")
+def pairs_in_time():
+    import pyrocryo as pc
+
+    return pc.simulate.time_resolved(pc.molecules.TwoArms(), n=240, seed=0)
+
+
+@pytest.fixture(scope="session")
+def at_temperatures():
+    import pyrocryo as pc
+
+    return pc.simulate.temperature(pc.molecules.TwoArms(), n=240, seed=0)
+
+
+@pytest.fixture
+def slowvae(pairs_in_time):
+    import pyrocryo as pc
+
+    return pc.Pair(
+        pc.priors.LaplaceTransition(2, 2.0), volume=pc.volumes.Grid(), box=pairs_in_time.box
+    )

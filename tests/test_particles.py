@@ -1,0 +1,125 @@
+import numpy as np
+import pytest
+
+import pyrocryo as pc
+
+
+@pytest.fixture
+def images(rng):
+    return rng.standard_normal((40, 8, 8)).astype(np.float32)
+
+
+def test_a_batch_holds_images_and_fields_of_the_right_rows(images, rng):
+    temperature = rng.uniform(100, 300, 40)
+    particles = pc.Particles(images, pixel_size=2.5, temperature=temperature)
+    batch = particles.batch(np.array([3, 17]))
+    np.testing.assert_array_equal(batch.images, images[[3, 17]])
+    np.testing.assert_allclose(batch.temperature, temperature[[3, 17]], rtol=1e-6)
+    assert batch.index.tolist() == [3, 17]
+    assert batch.pixel_size == 2.5
+    assert batch.images.dtype == batch.temperature.dtype
+
+
+def test_split_is_drawn_by_seed_and_parts_nothing(images):
+    particles = pc.Particles(images, test_fraction=0.25, split_seed=1)
+    same = pc.Particles(images, test_fraction=0.25, split_seed=1)
+    other = pc.Particles(images, test_fraction=0.25, split_seed=2)
+    assert len(particles.test) == 10
+    assert len(particles.train) == 30
+    assert set(particles.test.index) | set(particles.train.index) == set(range(40))
+    np.testing.assert_array_equal(particles.test.index, same.test.index)
+    assert set(particles.test.index) != set(other.test.index)
+    assert particles.train.train is not None
+    assert not particles.train.has_test
+    row = particles.test.batch(np.array([4]))
+    np.testing.assert_array_equal(row.images[0], images[particles.test.index[4]])
+
+
+def test_frames_of_a_molecule_stay_together(pairs_in_time):
+    assert pairs_in_time.frames == 2
+    assert pairs_in_time.test.batch(np.arange(3)).images.shape == (3, 2, 32, 32)
+
+
+def test_images_are_read_only_where_asked(images):
+    class Source:
+        shape = images.shape
+        read = []
+
+        def __getitem__(self, index):
+            self.read.append(np.array(index))
+            return images[index]
+
+    source = Source()
+    particles = pc.Particles(source)
+    assert not source.read
+    particles.test.batch(np.array([0, 1]))
+    assert len(source.read) == 1
+    assert len(source.read[0]) == 2
+
+
+def test_memory_mapped_images_stay_on_disk(images, tmp_path):
+    np.save(tmp_path / "x.npy", images)
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    particles = pc.Particles(mapped)
+    assert isinstance(particles.images, np.memmap)
+    assert isinstance(particles.train.images, np.memmap)
+    np.testing.assert_array_equal(particles.batch(np.array([5])).images[0], images[5])
+
+
+def test_statistics_and_standardised(images):
+    particles = pc.Particles(3 + 7 * images)
+    mean, sd = particles.statistics()
+    assert mean == pytest.approx(3 + 7 * images.mean(), rel=1e-5)
+    assert sd == pytest.approx(7 * images.std(), rel=1e-5)
+    batch = particles.standardised().batch(np.arange(40))
+    assert float(batch.images.mean()) == pytest.approx(0, abs=1e-5)
+    assert float(batch.images.std(correction=0)) == pytest.approx(1, rel=1e-4)
+
+
+def test_pixels_that_are_no_numbers_are_found(images):
+    images[23, 1, 1] = np.nan
+    with pytest.raises(pc.InputError, match="images: particle 23 has pixels that are not"):
+        pc.Particles(images).statistics()
+
+
+def test_digest_tells_data_apart(images):
+    digest = pc.Particles(images).digest()
+    assert digest == pc.Particles(images.copy()).digest()
+    assert digest != pc.Particles(images[::-1]).digest()
+    assert digest != pc.Particles(images, temperature=np.full(40, 300.0)).digest()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"rotation": np.eye(3)}, r"rotation: expected shape \(40, 3, 3\)"),
+        ({"rotation": np.tile(2 * np.eye(3), (40, 1, 1))}, "rotation: particle 0 .* not a rot"),
+        ({"rotation": np.tile(-np.eye(3), (40, 1, 1))}, "determinant is negative"),
+        ({"shift": np.zeros((40, 3))}, r"shift: expected shape \(40, 2\)"),
+        ({"temperature": np.full(40, -3.0)}, "temperature: expected kelvin"),
+        ({"temperature": np.full(39, 3.0)}, r"temperature: expected shape \(40,\)"),
+        ({"truth": np.zeros(40)}, "truth: expected shape"),
+        ({"time": np.full(40, np.inf)}, "time: particle 0 .* not a finite"),
+        ({"pixel_size": -1.0}, "pixel_size: expected a positive"),
+        ({"index": np.arange(3)}, r"index: expected shape \(40,\)"),
+        ({"train": np.zeros(40)}, "'train' cannot be the name of a field"),
+        ({"class": np.zeros(40)}, "'class' cannot be the name of a field"),
+        ({"label": np.array(["a"] * 40)}, "label: expected numbers"),
+        ({"test_fraction": 1.0}, "test_fraction: expected a number in"),
+    ],
+)
+def test_wrong_fields_are_named(images, fields, message):
+    with pytest.raises(pc.InputError, match=message):
+        pc.Particles(images, **fields)
+
+
+@pytest.mark.parametrize("shape", [(4, 8), (4, 8, 9), (0, 8, 8)])
+def test_wrong_images_are_named(shape):
+    with pytest.raises(pc.InputError, match=r"images: expected shape \(N, D, D\)"):
+        pc.Particles(np.zeros(shape))
+
+
+def test_unknown_field_lists_what_there_is(images):
+    particles = pc.Particles(images, shift=np.zeros((40, 2)))
+    with pytest.raises(AttributeError, match=r"no field 'temperature', only \['shift'\]"):
+        _ = particles.temperature
