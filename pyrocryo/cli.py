@@ -76,19 +76,21 @@ class Fit:
             if getattr(self, name, None) is not None:
                 settings[name] = getattr(self, name)
         device = _device(self.device)
-        pair.check(particles)  # before the run folder is made
-        particles.statistics()
         out = io.new_folder(self.out or Path("runs") / self.model.stem, resume=self.resume)
-        log.info("%r", particles)
-        fit = svi.fit(
-            pair,
-            particles,
-            seeds=self.seeds,
-            device=device,
-            checkpoint=out / "checkpoint.pt",
-            resume=self.resume,
-            **settings,
-        )
+        try:
+            fit = svi.fit(
+                pair,
+                particles,
+                seeds=self.seeds,
+                device=device,
+                checkpoint=out / "checkpoint.pt",
+                resume=self.resume,
+                **settings,
+            )
+        except InputError:  # found before anything was trained
+            if not any(out.iterdir()):
+                out.rmdir()
+            raise
         held_out = particles.test if particles.has_test else particles
         held_out = held_out.take(range(min(self.held_out, len(held_out))))
         post = draws.posterior(fit, held_out, draws=self.draws)
@@ -131,7 +133,7 @@ class Simulate:
 
     kind: tyro.conf.Positional[Literal["poses", "time-resolved", "temperature"]]
     """Independent particles, pairs of frames in time, or samples at three temperatures."""
-    out: Path
+    out: tyro.conf.Positional[Path]
     """Star file to write; the images go beside it as .mrcs."""
     n: int = 8000
     """Number of particles (molecules, where they have frames)."""

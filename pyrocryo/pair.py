@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import itertools
+import weakref
 from typing import Any
 
 import numpy as np
@@ -78,15 +79,20 @@ class Pair(nn.Module):
             self.rotation.angle.requires_grad_(False)
         self.register_buffer("first_noise", torch.tensor(float(noise or 1.0)))
         self.noise_steps = nn.Parameter(torch.tensor(0.0), requires_grad=noise is None)
-        self._name = f"pair{next(_numbers)}"
+        self._take_name()
 
     def __deepcopy__(self, memo: dict) -> Pair:
         """A copy under a name of its own, so that Pyro's parameter store keeps the two apart."""
         new = object.__new__(type(self))
         memo[id(self)] = new
         new.__dict__ = copy.deepcopy(self.__dict__, memo)
-        new._name = f"pair{next(_numbers)}"
+        new._take_name()
         return new
+
+    def _take_name(self) -> None:
+        """A prefix of its own in Pyro's global parameter store, given up with the pair."""
+        self._name = f"pair{next(_numbers)}"
+        weakref.finalize(self, _forget, self._name).atexit = False
 
     def reset_parameters(self) -> None:
         """The noise level back to where it started (each part resets its own parameters)."""
@@ -117,7 +123,9 @@ class Pair(nn.Module):
 
     def model(self, batch: Any) -> Tensor:
         """The generative model of a batch; returns the clean images."""
-        pyro.module(self._name, self)
+        for name, parameter in self.named_parameters():  # for pyro.infer.SVI, which looks there
+            if parameter.requires_grad:
+                pyro.param(f"{self._name}.{name}", parameter)
         prior = self.prior_of(batch)
         rotation, shift = self.pose(batch)
         with pyro.plate("particle", len(batch.images), dim=-1):
@@ -177,6 +185,12 @@ class Pair(nn.Module):
             )
         if hasattr(self.prior, "check"):
             self.prior.check(**{name: particles.fields[name] for name in _context(self.prior)})
+
+
+def _forget(name: str) -> None:
+    store = pyro.get_param_store()
+    for key in [key for key in store if key.startswith(f"{name}.")]:
+        del store[key]
 
 
 def _context(prior: Any) -> list[str]:

@@ -14,7 +14,7 @@ import math
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
-from torch.distributions import constraints
+from torch.distributions import Independent, Normal, constraints
 from torch.distributions.kl import register_kl
 
 __all__ = ["RotatedNormal", "RotationLayer"]
@@ -134,10 +134,10 @@ class RotatedNormal(dist.TorchDistribution):
         return half_log_det + 0.5 * self.event_shape[0] * math.log(2 * math.pi)
 
 
-@register_kl(RotatedNormal, dist.Independent)
-def _kl_to_independent_normal(q: RotatedNormal, p: dist.Independent) -> Tensor:
+@register_kl(RotatedNormal, Independent)
+def _kl_to_independent_normal(q: RotatedNormal, p: Independent) -> Tensor:
     """So that a prior written as ``dist.Normal(loc, scale).to_event(1)`` is exact too."""
-    if not isinstance(p.base_dist, dist.Normal) or p.reinterpreted_batch_ndims != 1:
+    if not isinstance(p.base_dist, Normal) or p.reinterpreted_batch_ndims != 1:
         raise NotImplementedError
     return kl_to_normal(q, p.base_dist.loc, p.base_dist.scale)
 

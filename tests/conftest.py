@@ -48,3 +48,12 @@ def slowvae(pairs_in_time):
     return pc.Pair(
         pc.priors.LaplaceTransition(2, 2.0), volume=pc.volumes.Grid(), box=pairs_in_time.box
     )
+
+
+@pytest.fixture(scope="session")
+def trained_vae(pairs_in_time):
+    """A VAE that knows its 240 molecules well enough to have latents worth turning."""
+    import pyrocryo as pc
+
+    pair = pc.Pair(pc.priors.IsotropicNormal(2), volume=pc.volumes.Grid(), box=pairs_in_time.box)
+    return pc.fit(pair, pairs_in_time, steps=250, batch_size=32).pairs[0]

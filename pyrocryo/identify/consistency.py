@@ -16,6 +16,7 @@ __all__ = ["Consistency", "consistency"]
 
 LARGEST_TURN_DEG = 12.0  # axes closer than this are called the same
 FOUND = 0.5  # R² between seeds below which they share nothing worth naming
+FEWEST = 8  # particles that agreement can be judged from
 CURVED = 0.1  # nonlinear R² above affine R² by more than this: a curved map is left
 
 
@@ -57,9 +58,9 @@ def consistency(latents: Sequence[np.ndarray], *, seed: int = 0) -> Consistency:
     if len(latents) < 2:
         raise InputError(f"latents: agreement needs at least two runs, got {len(latents)}")
     shapes = {z.shape for z in latents}
-    if len(shapes) != 1 or latents[0].ndim != 2 or len(latents[0]) < 8:
+    if len(shapes) != 1 or latents[0].ndim != 2 or len(latents[0]) < FEWEST:
         raise InputError(
-            f"latents: expected arrays (N, K) of one shape with N >= 8, got {sorted(shapes)}"
+            f"latents: expected arrays (N, K) of one shape, N >= {FEWEST}, got {sorted(shapes)}"
         )
     order = np.random.default_rng(seed).permutation(len(latents[0]))
     halves = order[: len(order) // 2], order[len(order) // 2 :]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pyrocryo.identify.consistency import consistency
+from pyrocryo.identify.consistency import FEWEST, consistency
 from pyrocryo.pair import Pair
 from pyrocryo.svi import Fit
 
@@ -54,13 +54,14 @@ def report(fit: Fit, post: Any) -> dict[str, Any]:
 
     Returns:
         ``prior`` (name, ``rotation_gap_nats``, ``sees_rotations``), ``seeds`` (the numbers of
-        :class:`Consistency`, or None for one seed) and ``sentence``.
+        :class:`Consistency`, or None for one seed or too few particles) and ``sentence``.
     """
     z = np.asarray(post["posterior"]["z"]).mean(axis=1)
     z = z.reshape(len(z), -1, z.shape[-1])
     pair = fit.pairs[0]
     gap = rotation_gap(pair, fit.example)
-    seeds = asdict(consistency(list(z))) if len(z) > 1 else None
+    enough = len(z) > 1 and z.shape[1] >= FEWEST
+    seeds = asdict(consistency(list(z))) if enough else None
     name = type(pair.prior).__name__
     return {
         "prior": {
@@ -84,7 +85,8 @@ def _sentence(name: str, gap: float, seeds: dict[str, Any] | None, n: int) -> st
         )
     costs = f"the prior {name} charges {gap:.2g} nats a particle for a turn by 45°"
     if seeds is None:
-        return f"Undecided: {costs}, but with one seed nobody can tell whether training used it."
+        few = "one seed" if n == 1 else "so few particles"
+        return f"Undecided: {costs}, but with {few} nobody can tell whether training used it."
     if seeds["agree"]:
         return (
             f"Consistent with identified axes: {costs}, and in {n} seeds {seeds['reading']}. Each "

@@ -8,7 +8,7 @@ import math
 import pyro.distributions as dist
 import torch
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import Independent, constraints
 from torch.distributions.kl import register_kl
 
 from pyrocryo.errors import InputError
@@ -103,8 +103,8 @@ def expected_absolute(mean: Tensor, sd: Tensor) -> Tensor:
     return density + mean * torch.erf(ratio / math.sqrt(2))
 
 
-@register_kl(dist.Independent, LaplaceTransition)
-def _kl(q: dist.Independent, p: LaplaceTransition) -> Tensor:
+@register_kl(Independent, LaplaceTransition)
+def _kl(q: Independent, p: LaplaceTransition) -> Tensor:
     r"""Exact for a Gaussian `q` that is independent across frames and correlated within each.
 
     The increment of component `k` is :math:`N(m_{t} - m_{t-1}, v_t + v_{t-1})` under `q`, with the

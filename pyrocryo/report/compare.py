@@ -32,17 +32,20 @@ def compare(folders: Sequence[str | Path]) -> str:
         "permuted" for latents whose columns are shuffled, "rotated" for perfect latents after a
         random rotation.
     """
-    runs = {str(config_name(run, folder)): run for folder in folders for run in [read_run(folder)]}
-    shown = [key for key in COLUMNS if any(key in run["metrics"] for run in runs.values())]
+    names = [Path(folder).name for folder in folders]
+    if len(set(names)) < len(names):
+        names = [str(folder) for folder in folders]
+    runs = [read_run(folder) for folder in folders]
+    shown = [key for key in COLUMNS if any(key in run["metrics"] for run in runs)]
     header = ["run", "seeds", *(COLUMNS[key] for key in shown), "seeds agree on the axes"]
     lines = [header]
-    for name, run in runs.items():
+    for name, run in zip(names, runs, strict=True):
         seeds = run["identify"]["seeds"]
-        agree = "one seed" if seeds is None else _agreement(seeds)
+        agree = "cannot tell" if seeds is None else _agreement(seeds)
         cells = [_cell(run["metrics"].get(key), key) for key in shown]
         lines.append([name, str(len(run["config"]["seeds"])), *cells, agree])
     for label, entry in (("floor: permuted", "floor"), ("floor: rotated", "rotation_floor")):
-        cells = [_mean_cell([run["metrics"].get(key, {}) for run in runs.values()], entry, key)
+        cells = [_mean_cell([run["metrics"].get(key, {}) for run in runs], entry, key)
                  for key in shown]  # fmt: skip
         if any(cells):
             lines.append([label, "", *cells, ""])
@@ -51,11 +54,6 @@ def compare(folders: Sequence[str | Path]) -> str:
             for line in lines]  # fmt: skip
     text.insert(1, "-" * max(map(len, text)))
     return "\n".join(text)
-
-
-def config_name(run: dict[str, Any], folder: str | Path) -> str:
-    """The run's own name, or its folder's."""
-    return run["config"].get("name", Path(folder).name)
 
 
 def _agreement(seeds: dict[str, Any]) -> str:

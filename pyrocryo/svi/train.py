@@ -162,6 +162,7 @@ def fit(
         key=_key(chosen, seeds, len(train)),
         resume=resume,
     )
+    log.info("%d seeds on %r", len(seeds), train)
     started = time.perf_counter()
     pairs, histories = [], []
     with _Progress(len(seeds) * chosen.steps, progress) as bar:

@@ -1,0 +1,109 @@
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import ortho_group
+
+import pyrocryo as pc
+from pyrocryo.identify import consistency, rotation_gap
+
+
+@pytest.fixture
+def z(rng):
+    return rng.standard_normal((600, 4))
+
+
+def _noisy(rng, z):
+    return z + 0.1 * rng.standard_normal(z.shape)
+
+
+def test_order_and_sign_do_not_matter(rng, z):
+    runs = [_noisy(rng, z), -_noisy(rng, z)[:, ::-1], 3 * _noisy(rng, z)[:, [1, 0, 3, 2]]]
+    result = consistency(runs)
+    assert result.agree
+    assert result.permutation > 0.98
+    assert result.worst_turn_deg < 6
+    assert "every axis" in result.reading
+
+
+def test_rotations_are_told(rng, z):
+    runs = [_noisy(rng, z @ q) for q in ortho_group.rvs(4, size=3, random_state=1)]
+    result = consistency(runs)
+    assert not result.agree
+    assert result.affine > 0.95 > result.permutation
+    assert "rotation" in result.reading
+
+
+def test_one_turned_run_among_many_is_enough(rng, z):
+    runs = [_noisy(rng, z) for _ in range(5)] + [z @ ortho_group.rvs(4, random_state=3)]
+    assert not consistency(runs).agree
+
+
+def test_curved_maps_are_told(rng):
+    z = rng.standard_normal((2000, 2))
+    angle = 0.7 * np.square(z).sum(axis=1)
+    c, s = np.cos(angle), np.sin(angle)
+    twisted = np.stack([c * z[:, 0] - s * z[:, 1], s * z[:, 0] + c * z[:, 1]], axis=-1)
+    result = consistency([z, twisted])
+    assert result.nonlinear > 0.6 > result.affine
+    assert "curved" in result.reading
+
+
+def test_unrelated_runs_are_told(rng, z):
+    result = consistency([z, rng.standard_normal(z.shape)])
+    assert not result.agree
+    assert "nothing" in result.reading
+
+
+@pytest.mark.parametrize(
+    ("latents", "message"),
+    [
+        ([np.zeros((9, 2))], "agreement needs at least two runs, got 1"),
+        ([np.zeros((9, 2)), np.zeros((9, 3))], r"arrays \(N, K\) of one shape"),
+    ],
+)
+def test_wrong_input_is_named(latents, message):
+    with pytest.raises(pc.InputError, match=message):
+        consistency(latents)
+
+
+def test_what_a_turn_costs_under_each_prior(pairs_in_time, at_temperatures):
+    def gap(prior, particles):
+        pair = pc.Pair(prior, pc.volumes.Grid(), particles.box)
+        return rotation_gap(pair, particles.batch(np.arange(100)), draws=40_000)
+
+    table = pc.priors.Boltzmann
+    equal = table(table={300: (1, 1), 240: (0.7, 0.7), 180: (0.4, 0.4)})
+    unequal = table(table=pc.simulate.default_scales(2))
+    assert gap(pc.priors.IsotropicNormal(2), pairs_in_time) == pytest.approx(0, abs=1e-5)
+    assert gap(equal, at_temperatures) == pytest.approx(0, abs=1e-5)
+    assert gap(unequal, at_temperatures) > 0.2
+    laplace = gap(pc.priors.LaplaceTransition(2, 2.0), pairs_in_time)
+    assert laplace == pytest.approx(0.1213, abs=0.02)
+    one = pc.Pair(pc.priors.IsotropicNormal(1), pc.volumes.Grid(), 32)
+    assert rotation_gap(one, pairs_in_time.batch(np.arange(4))) == math.inf
+
+
+def test_too_few_particles_to_tell(pairs_in_time):
+    pair = pc.Pair(pc.priors.LaplaceTransition(2, 2.0), pc.volumes.Grid(), pairs_in_time.box)
+    fit = pc.fit(pair, pairs_in_time, steps=2, seeds=2)
+    post = pc.posterior(fit, pairs_in_time.test.take([0, 1]), draws=4)
+    verdict = pc.identify.report(fit, post)
+    assert verdict["seeds"] is None
+    assert "so few particles" in verdict["sentence"]
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_report_says_what_the_numbers_say(pairs_in_time, seeds):
+    for prior, start in (
+        (pc.priors.IsotropicNormal(2), "Not identified: the prior IsotropicNormal gives every"),
+        (pc.priors.LaplaceTransition(2, 2.0), "Undecided" if seeds == 1 else "Not identified by"),
+    ):
+        pair = pc.Pair(prior, pc.volumes.Grid(), pairs_in_time.box)
+        fit = pc.fit(pair, pairs_in_time, steps=10, seeds=seeds)
+        post = pc.posterior(fit, pairs_in_time.test, draws=4)
+        verdict = pc.identify.report(fit, post)
+        assert verdict["sentence"].startswith(start)
+        assert (verdict["seeds"] is None) == (seeds == 1)
+        assert verdict["prior"]["name"] == type(prior).__name__
+        assert verdict["prior"]["sees_rotations"] == ("Laplace" in type(prior).__name__)

@@ -1,0 +1,135 @@
+"""Every model file runs in short form, and has a model card."""
+
+import ast
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import pyrocryo as pc
+from pyrocryo.cli import main
+from pyrocryo.imaging import splat
+from pyrocryo.imaging.splat import pixel_centres
+
+MODELS = sorted((Path(__file__).parents[1] / "models").glob("*.py"))
+SHORT = ("--steps", "4", "--draws", "3", "--batch-size", "16")
+
+
+@pytest.fixture
+def test_data():
+    folder = os.environ.get("PYROCRYO_TEST_DATA")
+    if not folder:
+        pytest.skip("PYROCRYO_TEST_DATA names no folder with other people's data")
+    return Path(folder)
+
+
+@pytest.mark.parametrize("path", MODELS, ids=lambda p: p.stem)
+def test_card(path):
+    card = ast.get_docstring(ast.parse(path.read_text()))
+    for word in ("Expected", "~ N", "core"):
+        assert word in card
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in MODELS if p.stem != "particles"], ids=lambda p: p.stem
+)
+def test_short_form(path, tmp_path):
+    out = tmp_path / "run"
+    options = ["--n", "60", "--arms", "3", "--out", str(out), "--seeds", "2"]
+    assert main(["fit", str(path), *options, *SHORT]) == 0
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert len(metrics["mcc_pearson"]["per_seed"]) == 2
+
+
+def test_control_with_equal_spreads(tmp_path):
+    model = next(p for p in MODELS if p.stem == "boltzmann")
+    out = tmp_path / "run"
+    assert main(["fit", str(model), "--equal", "--n", "60", "--out", str(out), *SHORT]) == 0
+    assert not json.loads((out / "identify.json").read_text())["prior"]["sees_rotations"]
+
+
+@pytest.fixture
+def rigid(tmp_path):
+    """A star file of 400 projections of a rigid molecule in all poses, and its map."""
+    rng = np.random.default_rng(0)
+    box, angstrom, sd = 16, 4.0, 6.0
+    points = torch.as_tensor(rng.normal(size=(7, 3)) * 11)
+    euler = np.stack([rng.uniform(-180, 180, 400), np.rad2deg(np.arccos(rng.uniform(-1, 1, 400))),
+                      rng.uniform(-180, 180, 400)], axis=-1)  # fmt: skip
+    rotation = pc.rotations.matrix_from_euler(euler)
+    shift = rng.uniform(-5, 5, (400, 2))
+    seen = points @ torch.as_tensor(rotation).transpose(-1, -2)
+    seen[..., :2] += torch.as_tensor(shift)[:, None]
+    width, weight = torch.full((7,), sd).double(), torch.ones(7).double()
+    images = splat(seen, width, weight, box=box, pixel_size=angstrom).numpy()
+    images = images + 0.1 * images.std() * rng.standard_normal(images.shape)
+    particles = pc.Particles(
+        images.astype(np.float32), pixel_size=angstrom, rotation=rotation, shift=shift
+    )
+    pc.io.save(particles, tmp_path / "rigid.star")
+    r = pixel_centres(box, angstrom, dtype=torch.double)
+    truth = sum(
+        torch.exp(-((r[:, None, None] - z) ** 2 + (r[None, :, None] - y) ** 2 + (r - x) ** 2)
+                  / (2 * sd**2))
+        for x, y, z in points
+    )  # fmt: skip
+    pc.io.write_map(tmp_path / "truth.mrc", truth.numpy().astype(np.float32), angstrom)
+    return tmp_path / "rigid.star", tmp_path / "truth.mrc"
+
+
+def test_a_map_from_particles_in_all_poses(rigid, tmp_path):
+    """Rotation, shift, axis order and handedness all have to be right for this."""
+    star, truth = rigid
+    out = tmp_path / "run"
+    model = next(p for p in MODELS if p.stem == "particles")
+    options = ["--data", str(star), "--reference", str(truth), "--out", str(out)]
+    assert main(["fit", str(model), *options, "--steps", "150", "--draws", "5"]) == 0
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["map_correlation"]["mean"] > 0.95
+    assert metrics["fsc_half_angstroms"]["mean"] <= 16
+    written, voxel = pc.io.read_map(out / "volumes" / "seed0_median.mrc")
+    reference, _ = pc.io.read_map(truth)
+    assert np.corrcoef(written.ravel(), reference.ravel())[0, 1] > 0.9
+    assert voxel == pytest.approx(4.0)
+
+
+def test_flat_particles_of_a_user(tmp_path):
+    assert main(["simulate", "poses", str(tmp_path / "p.star"), "--n", "60"]) == 0
+    model = next(p for p in MODELS if p.stem == "particles")
+    options = ["--data", str(tmp_path / "p.star"), "--dimensions", "2"]
+    assert main(["fit", str(model), *options, "--out", str(tmp_path / "run"), *SHORT]) == 0
+
+
+def test_toy_stack_of_another_group(test_data, tmp_path):
+    """Noise-free projections made by other people's software, poses in their pickle."""
+    model = next(p for p in MODELS if p.stem == "particles")
+    toy = test_data / "toy"
+    options = [
+        "--data", str(toy / "toy_projections.star"), "--poses", str(toy / "toy_rot_zerotrans.pkl"),
+        "--reference", str(toy / "toymodel_small_nocenter.mrc"), "--steps", "120", "--draws", "2",
+    ]  # fmt: skip
+    assert main(["fit", str(model), *options, "--out", str(tmp_path / "run")]) == 0
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["map_correlation"]["mean"] >= 0.9
+    assert metrics["image_correlation"]["mean"] >= 0.9
+    assert metrics["fsc_mean"]["mean"] > 0.5
+
+
+def test_without_its_poses_the_toy_stack_is_refused(test_data, tmp_path, capsys):
+    model = next(p for p in MODELS if p.stem == "particles")
+    star = test_data / "toy" / "toy_projections.star"
+    assert main(["fit", str(model), "--data", str(star), "--out", str(tmp_path / "run")]) == 2
+    assert "rlnAngleRot, rlnAngleTilt and rlnAnglePsi" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_real_particles_fit_a_few_steps(test_data, tmp_path):
+    model = next(p for p in MODELS if p.stem == "particles")
+    star = test_data / "relion31" / "relion31.star"
+    options = ["--data", str(star), "--steps", "3", "--draws", "2"]
+    assert main(["fit", str(model), *options, "--out", str(tmp_path / "run")]) == 0
+    history = np.genfromtxt(tmp_path / "run" / "history.csv", delimiter=",", names=True)
+    assert np.isfinite(history["loss"]).all()

@@ -1,0 +1,198 @@
+import copy
+import logging
+
+import numpy as np
+import pytest
+import torch
+from pyro.infer import TraceMeanField_ELBO
+
+import pyrocryo as pc
+from pyrocryo.svi import Settings, Weights, checkpoints
+
+
+def _loss(pair, batch, **weights):
+    torch.manual_seed(0)
+    with Weights(**weights), torch.no_grad():
+        return TraceMeanField_ELBO().loss(pair.model, pair.guide, batch)
+
+
+def test_weights_scale_the_kl_and_its_transitions(slowvae, pairs_in_time):
+    batch = pairs_in_time.batch(np.arange(10))
+    with torch.no_grad():
+        q, p = slowvae.posterior_of(batch), slowvae.prior_of(batch)
+        kl = torch.distributions.kl_divergence
+        whole = float(kl(q, p).sum())
+        first = float(kl(q, p.with_transition_weight(0.0)).sum())
+    plain = _loss(slowvae, batch)
+    for beta, gamma in ((1.0, 1.0), (4.0, 1.0), (0.0, 1.0), (1.0, 10.0), (2.0, 0.5)):
+        expected = plain - whole + beta * (first + gamma * (whole - first))
+        assert _loss(slowvae, batch, beta=beta, gamma=gamma) == pytest.approx(expected, rel=1e-5)
+
+
+def test_schedules():
+    settings = Settings(steps=100, lr=1.0, beta=2.0, kl_warmup=10)
+    rates = [settings.lr_at(step) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == pytest.approx(1.0)
+    assert rates[-1] == pytest.approx(0.02, abs=0.002)
+    assert settings.beta_at(0) == pytest.approx(0.2)
+    assert settings.beta_at(50) == 2.0
+    assert Settings().beta_at(0) == 1.0
+
+
+def test_fit_learns_and_leaves_the_given_pair_alone(slowvae, pairs_in_time):
+    before = copy.deepcopy(slowvae.state_dict())
+    fit = pc.fit(slowvae, pairs_in_time, steps=40, seeds=2, batch_size=32)
+    for name, value in slowvae.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert fit.history["loss"].shape == (2, 40)
+    assert (fit.history["loss"][:, -5:].mean(1) < 0.95 * fit.history["loss"][:, 0]).all()
+    assert fit.exact_kl
+    assert fit.seeds == (0, 1)
+    assert fit.trained_on == 216
+
+
+def test_a_seed_is_the_same_alone_and_in_company(slowvae, pairs_in_time):
+    together = pc.fit(slowvae, pairs_in_time, steps=8, seeds=[3, 5])
+    alone = pc.fit(slowvae, pairs_in_time, steps=8, seeds=[5])
+    np.testing.assert_array_equal(together.history["loss"][1], alone.history["loss"][0])
+    assert not np.allclose(together.history["loss"][0], alone.history["loss"][0])
+
+
+def test_the_callers_random_numbers_are_left_alone(slowvae, pairs_in_time):
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    pc.fit(slowvae, pairs_in_time, steps=2)
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_held_out_particles_are_not_looked_at(slowvae, rng):
+    particles = pc.simulate.time_resolved(pc.molecules.TwoArms(), n=60, seed=1)
+    spoilt = pc.simulate.time_resolved(pc.molecules.TwoArms(), n=60, seed=1)
+    spoilt.images[spoilt.test.index] = 1e3
+    a, b = (pc.fit(slowvae, p, steps=6, batch_size=54) for p in (particles, spoilt))
+    np.testing.assert_array_equal(a.history["loss"], b.history["loss"])
+
+
+def test_every_epoch_shows_every_particle_once(slowvae, pairs_in_time):
+    from pyrocryo.svi.train import _rows
+
+    epoch = np.concatenate([_rows(216, 54, step, seed=1) for step in range(4)])
+    assert sorted(epoch) == list(range(216))
+    assert not np.array_equal(
+        epoch, np.concatenate([_rows(216, 54, s, seed=1) for s in (4, 5, 6, 7)])
+    )
+
+
+class Wall(Exception):
+    pass
+
+
+def test_a_killed_fit_resumes_to_the_same_numbers(slowvae, pairs_in_time, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "EVERY", 5)
+    path = tmp_path / "checkpoint.pt"
+    options = {"steps": 12, "seeds": 2, "batch_size": 32}
+    whole = pc.fit(slowvae, pairs_in_time, **options)
+
+    from pyrocryo.svi import train
+
+    calls = iter(range(10**6))
+    original = train._rows
+
+    def rows(*args):
+        if next(calls) == 20:  # in the second seed, three steps after its checkpoint
+            raise Wall
+        return original(*args)
+
+    monkeypatch.setattr(train, "_rows", rows)
+    with pytest.raises(Wall):
+        pc.fit(slowvae, pairs_in_time, checkpoint=path, **options)
+    monkeypatch.setattr(train, "_rows", original)
+    resumed = pc.fit(slowvae, pairs_in_time, checkpoint=path, resume=True, **options)
+    np.testing.assert_array_equal(resumed.history["loss"], whole.history["loss"])
+    for a, b in zip(resumed.pairs, whole.pairs, strict=True):
+        for name, value in a.state_dict().items():
+            assert torch.equal(value, b.state_dict()[name]), name
+
+
+def test_checkpoints_hold_tensors_only_and_must_match(slowvae, pairs_in_time, tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    pc.fit(slowvae, pairs_in_time, steps=2, checkpoint=path)
+    content = torch.load(path, weights_only=True)
+    assert set(content["done"]) == {0}
+    with pytest.raises(pc.InputError, match="resume: .* was made with settings"):
+        pc.fit(slowvae, pairs_in_time, steps=3, checkpoint=path, resume=True)
+    with pytest.raises(pc.InputError, match="resume: there is no checkpoint"):
+        pc.fit(slowvae, pairs_in_time, checkpoint=tmp_path / "no.pt", resume=True)
+    path.write_bytes(b"nothing")
+    with pytest.raises(pc.InputError, match="is not a checkpoint of pyrocryo"):
+        pc.fit(slowvae, pairs_in_time, checkpoint=path, resume=True)
+
+
+@pytest.mark.filterwarnings("ignore:Encountered")  # Pyro says so first
+def test_nan_stops_with_step_and_site(slowvae, pairs_in_time, monkeypatch):
+    original = slowvae.volume.forward
+
+    def broken(z, *pose):
+        clean = original(z, *pose)
+        broken.calls += 1
+        return clean * float("nan") if broken.calls > 3 else clean
+
+    broken.calls = 0
+    monkeypatch.setattr(type(slowvae.volume), "forward", lambda self, *args: broken(*args))
+    with pytest.raises(FloatingPointError, match="seed 0, step 3: the loss is nan .* site 'x'"):
+        pc.fit(slowvae, pairs_in_time, steps=6)
+
+
+@pytest.mark.filterwarnings("ignore:Encountered")
+def test_an_exploding_parameter_is_named(slowvae, pairs_in_time):
+    with pytest.raises(FloatingPointError, match="step [1-9]: .*(site|parameter|gradient)"):
+        pc.fit(slowvae, pairs_in_time, steps=10, lr=1e6)
+
+
+def test_a_module_that_cannot_be_reset_is_pointed_out(pairs_in_time, caplog):
+    class Rough(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.log_scale = torch.nn.Parameter(torch.zeros(2))
+
+        def forward(self, time):
+            return pc.priors.BoltzmannNormal(
+                torch.zeros(2), self.log_scale.exp() + 0 * time[..., None]
+            )
+
+    pair = pc.Pair(Rough(), pc.volumes.Grid(), pairs_in_time.box, dim=2)
+    with caplog.at_level(logging.WARNING, logger="pyrocryo"):
+        pc.fit(pair, pairs_in_time, steps=1)
+    assert "prior (Rough) has parameters but no reset_parameters()" in caplog.text
+
+
+def test_progress_is_logged_in_ten_lines(slowvae, pairs_in_time, caplog):
+    with caplog.at_level(logging.INFO, logger="pyrocryo"):
+        pc.fit(slowvae, pairs_in_time, steps=20, progress=False)
+    lines = [r.message for r in caplog.records if "ELBO" in r.message]
+    assert len(lines) == 10
+    assert "s left" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 0}, "steps: expected a positive"),
+        ({"lr": -1}, "lr: expected a positive"),
+        ({"beta": -1}, "beta: expected 0 or more"),
+        ({"step": 3}, "unknown setting step; fit knows steps, batch_size"),
+        ({"seeds": 0}, "seeds: expected at least one"),
+        ({"seeds": [1, 1]}, "seeds: .* each different"),
+    ],
+)
+def test_wrong_settings_are_named(slowvae, pairs_in_time, options, message):
+    with pytest.raises(pc.InputError, match=message):
+        pc.fit(slowvae, pairs_in_time, **options)
+
+
+def test_gamma_needs_transitions(pairs_in_time):
+    pair = pc.Pair(pc.priors.IsotropicNormal(2), pc.volumes.Grid(), pairs_in_time.box)
+    with pytest.raises(pc.InputError, match="gamma: 10 weighs transition terms"):
+        pc.fit(pair, pairs_in_time, gamma=10.0)
