@@ -44,12 +44,20 @@ training = {"steps": 600, "batch_size": 32, "lr": 4e-3}
 
 def pair(config: Config, particles: pc.Particles) -> pc.Pair:
     """Model and guide."""
-    return pc.Pair(
+    volume = pc.volumes.Grid(dim=config.dimensions, side=config.side)
+    made = pc.Pair(
         prior=pc.priors.IsotropicNormal(config.latents),
         pose=pc.poses.Known(),
-        volume=pc.volumes.Grid(dim=config.dimensions, side=config.side),
+        volume=volume,
         box=particles.box,
     )
+    if config.reference is not None:
+        shape, expected = pc.io.read_map(config.reference)[0].shape, (volume.side,) * volume.dim
+        if shape != expected:
+            raise pc.InputError(
+                f"reference: {config.reference} has {shape} voxels, the fitted map {expected}"
+            )
+    return made
 
 
 def scores(

@@ -96,6 +96,15 @@ def test_a_map_from_particles_in_all_poses(rigid, tmp_path):
     assert voxel == pytest.approx(4.0)
 
 
+def test_a_reference_that_does_not_fit_is_told_before_training(rigid, tmp_path, capsys):
+    star, truth = rigid
+    model = next(p for p in MODELS if p.stem == "particles")
+    options = ["--data", str(star), "--reference", str(truth), "--out", str(tmp_path / "run")]
+    assert main(["fit", str(model), *options, "--side", "12"]) == 2
+    assert "has (16, 16, 16) voxels, the fitted map (12, 12, 12)" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_flat_particles_of_a_user(tmp_path):
     assert main(["simulate", "poses", str(tmp_path / "p.star"), "--n", "60"]) == 0
     model = next(p for p in MODELS if p.stem == "particles")

@@ -184,21 +184,23 @@ def _by_file(which: np.ndarray, section: np.ndarray) -> Iterator[tuple[int, Any,
 
 
 def read_map(path: str | Path) -> tuple[np.ndarray, float]:
-    """Reads a density map.
+    """Reads a density map, or a single image.
 
     Returns:
-        The map `(D, D, D)` float32, indexed `[z, y, x]`, and its voxel size in Å (0 where the
-        header does not say).
+        The map `(D, D, D)` float32, indexed `[z, y, x]`, or the image `(D, D)`, and its voxel size
+        in Å (0 where the header does not say).
 
     Raises:
-        InputError: If the file is not a cubic MRC map with axes in the usual order.
+        InputError: If the file is neither a cubic MRC map nor one square image, or its axes are
+            not in the usual order.
     """
     h = read_header(path)
-    if len(set(h.shape)) != 1:
+    shape = h.shape[1:] if h.shape[0] == 1 else h.shape
+    if len(set(shape)) != 1:
         raise InputError(f"{path}: expected a cubic map, got {' x '.join(map(str, h.shape))}")
     if h.axes not in ((1, 2, 3), (0, 0, 0)):
         raise InputError(f"{path}: axes stored in the order {h.axes}, expected (1, 2, 3): x, y, z")
-    return np.array(h.map(), dtype=np.float32), h.voxel_size
+    return np.array(h.map(), dtype=np.float32).reshape(shape), h.voxel_size
 
 
 def write_map(path: str | Path, array: np.ndarray, pixel_size: float) -> None:

@@ -1,0 +1,62 @@
+"""What the README tells people to type works."""
+
+import re
+import shlex
+from pathlib import Path
+
+from pyrocryo.cli import main
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+SHORT = {"n=8_000": "n=60", "steps=1_200": "steps=3", "seeds=3": "seeds=2"}
+
+
+def _blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_python_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    code = "\n".join(_blocks("python"))
+    for long, short in SHORT.items():
+        assert long in code
+        code = code.replace(long, short)
+    exec(compile(code, "README.md", "exec"), {})
+    assert "Not identified" in capsys.readouterr().out
+    assert (tmp_path / "runs" / "hello" / "posterior.nc").exists()
+
+
+def test_shell_commands_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lines = [
+        shlex.split(line, comments=True)[1:]
+        for line in "\n".join(_blocks("sh")).splitlines()
+        if line.startswith("pyrocryo ")
+    ]
+    assert [words[0] for words in lines] == ["simulate", "fit", "compare", "fit", "fit"]
+    for words in lines:
+        words = [str(ROOT / word) if word.startswith("models/") else word for word in words]
+        if "yours.star" in words or "stack.mrcs" in words:
+            assert main(words) == 2  # the reader's own files, which are not here
+            continue
+        if words[0] == "simulate":
+            words += ["--n", "60"]
+        if words[0] == "fit":
+            words += ["--steps", "3", "--draws", "3"]
+        assert main(words) == 0
+
+
+def test_the_makefile_has_both_commands():
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"^make (\w+)", "\n".join(_blocks("sh")), flags=re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE)
+
+
+def test_every_model_is_in_the_table():
+    for path in (ROOT / "models").glob("*.py"):
+        assert f"(models/{path.name})" in README
+
+
+def test_links_lead_somewhere():
+    for target in re.findall(r"\]\(([^)h][^)]*)\)", README):
+        assert (ROOT / target).exists(), target
