@@ -7,10 +7,12 @@ import dataclasses
 import importlib.util
 import inspect
 import logging
+import re
 import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, Literal
@@ -239,7 +241,16 @@ def _parse(argv: list[str]) -> Any:
     for n, (name, command) in enumerate(commands.items()):
         member = Annotated[command, tyro.conf.subcommand(name, prefix_name=False)]
         union = member if n == 0 else union | member
-    return tyro.cli(union, prog="pyrocryo", description=__doc__, args=argv)
+    said = StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(union, prog="pyrocryo", description=__doc__, args=argv)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        # tyro draws a box around several lines; bad input gets one
+        text = " ".join(re.sub("[─│╭╮╰╯]+", " ", said.getvalue()).split())
+        raise InputError(text) from None
 
 
 def _load_model(path: Path) -> ModuleType:

@@ -68,8 +68,7 @@ def posterior(
 
 def _draw(pair: Pair, batch: Any, draws: int, predictive: int) -> dict[str, np.ndarray]:
     """Draws `(draws, B, ...)` of one pair for one batch, and their log-densities `(draws, B)`."""
-    device = next(pair.parameters()).device
-    batch = batch._make(field.to(device) for field in batch)
+    batch = pair.moved(batch)
     outer = pyro.plate("draw", draws, dim=-2)
     guide = poutine.trace(outer(pair.guide)).get_trace(batch)
     model = poutine.trace(poutine.replay(outer(pair.model), guide)).get_trace(batch)

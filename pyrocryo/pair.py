@@ -103,6 +103,10 @@ class Pair(nn.Module):
         """Standard deviation σ of the pixels' noise."""
         return self.first_noise * (NOISE_SPEED * self.noise_steps).exp()
 
+    def moved(self, batch: Any) -> Any:
+        """The batch on the device of this pair."""
+        return batch._make(field.to(self.noise_steps.device) for field in batch)
+
     def prior_of(self, batch: Any) -> Any:
         """The prior over `z` given the context of each particle in ``batch``."""
         lead = batch.images.shape[:-2]

@@ -218,6 +218,23 @@ def test_training_that_breaks_down_exits_1(stack, tmp_path, capsys):
     assert "pyrocryo: training stopped: seed 0, step" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["fit", str(ROOT / "models" / "vae.py"), "--sedes", "3"], "--sedes"),
+        (["fit", str(ROOT / "models" / "vae.py"), "--steps", "many"], "'many'"),
+        (["fit"], "Model file"),
+        (["fitt"], "fit, simulate, report, compare"),
+        ([], "subcommand"),
+    ],
+)
+def test_mistyped_commands_get_one_line(words, message, capsys):
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert message in error
+
+
 def test_help_says_everything(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["fit", str(ROOT / "models" / "slowvae.py"), "--help"])

@@ -92,8 +92,8 @@ class LaplaceTransition(dist.TorchDistribution):
         if self._validate_args:
             self._validate_sample(value)
         first = -0.5 * (value[..., 0, :].square() + math.log(2 * math.pi)).sum(-1)
-        steps = value.diff(dim=-2).abs()
-        return first + ((self.rate / 2).log() - self.rate * steps).sum((-1, -2))
+        rate = self.rate.to(value)
+        return first + ((rate / 2).log() - rate * value.diff(dim=-2).abs()).sum((-1, -2))
 
 
 def expected_absolute(mean: Tensor, sd: Tensor) -> Tensor:
@@ -119,6 +119,7 @@ def _kl(q: Independent, p: LaplaceTransition) -> Tensor:
     first = 0.5 * (square + p.dim * math.log(2 * math.pi)) - entropy[..., 0]
     mean, variance = frame.mean, frame.variance
     sd = (variance[..., 1:, :] + variance[..., :-1, :]).sqrt()
-    cost = p.rate * expected_absolute(mean.diff(dim=-2), sd) - (p.rate / 2).log()
+    rate = p.rate.to(mean)
+    cost = rate * expected_absolute(mean.diff(dim=-2), sd) - (rate / 2).log()
     steps = cost.sum((-1, -2)) - entropy[..., 1:].sum(-1)
     return first + p.transition_weight * steps

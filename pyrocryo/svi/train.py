@@ -207,7 +207,7 @@ def _fit_one(
         bar.update(first)
         for step in range(first, settings.steps):
             rows = _rows(len(train), settings.batch_size, step, seed)
-            batch = _to(train.batch(rows), device)
+            batch = pair.moved(train.batch(rows))
             beta, lr = settings.beta_at(step), settings.lr_at(step)
             optimiser.param_groups[0]["lr"] = lr
             with pyro.validation_enabled(step == first), Weights(beta, settings.gamma):
@@ -233,10 +233,6 @@ def _rows(n: int, size: int, step: int, seed: int) -> np.ndarray:
     epoch, place = divmod(step, a_pass)
     order = np.random.default_rng([seed, epoch]).permutation(n)
     return order[place * size : (place + 1) * size]
-
-
-def _to(batch: Any, device: torch.device) -> Any:
-    return batch if device.type == "cpu" else batch._make(field.to(device) for field in batch)
 
 
 def _exact_kl(pair: Pair, particles: Particles) -> bool:
