@@ -40,19 +40,20 @@ class Config:
 
 
 training = {"steps": 600, "batch_size": 32, "lr": 4e-3}
+posterior = {"draws": 4, "held_out": 200}  # each draw is a projection of a whole map
 
 
 def pair(config: Config, particles: pc.Particles) -> pc.Pair:
     """Model and guide."""
-    volume = pc.volumes.Grid(dim=config.dimensions, side=config.side)
     made = pc.Pair(
         prior=pc.priors.IsotropicNormal(config.latents),
         pose=pc.poses.Known(),
-        volume=volume,
+        volume=pc.volumes.Grid(dim=config.dimensions, side=config.side),
         box=particles.box,
     )
     if config.reference is not None:
-        shape, expected = pc.io.read_map(config.reference)[0].shape, (volume.side,) * volume.dim
+        shape = pc.io.read_map(config.reference)[0].shape
+        expected = (made.volume.side,) * config.dimensions
         if shape != expected:
             raise pc.InputError(
                 f"reference: {config.reference} has {shape} voxels, the fitted map {expected}"
@@ -60,23 +61,21 @@ def pair(config: Config, particles: pc.Particles) -> pc.Pair:
     return made
 
 
-def scores(
-    config: Config, fit: pc.Fit, held_out: pc.Particles, out: Path
-) -> dict[str, list[float]]:
+def scores(config: Config, fit: pc.Fit, scored: pc.Particles, out: Path) -> dict[str, list[float]]:
     """The written maps against held-out images and, if there is one, the reference."""
     project = pc.imaging.resample if config.dimensions == 2 else pc.imaging.resample_projection
     result = {"map_correlation": []}
     for seed in fit.seeds:
         written, voxel = pc.io.read_map(out / "volumes" / f"seed{seed}_median.mrc")
         pairs = []
-        for rows in held_out.chunks(16):
-            batch = held_out.batch(rows)
+        for rows in scored.chunks(16):
+            batch = scored.batch(rows)
             rotation, shift = fit.pairs[0].pose(batch)
             maps = torch.as_tensor(written).expand(len(rows), *written.shape)
-            images = project(maps, rotation, shift, box=held_out.box)
+            images = project(maps, rotation, shift, box=scored.box)
             pairs.append((images.numpy(), batch.images.numpy()))
         correlations = [pc.metrics.image_correlation(a, b) * len(a) for a, b in pairs]
-        result["map_correlation"].append(sum(correlations) / len(held_out))
+        result["map_correlation"].append(sum(correlations) / len(scored))
         if config.reference is not None:
             reference, _ = pc.io.read_map(config.reference)
             curve = pc.metrics.fsc(written, reference)

@@ -52,10 +52,13 @@ def particles(config: Config) -> pc.Particles:
 
 def pair(config: Config, particles: pc.Particles) -> pc.Pair:
     """Model and guide."""
+    if not config.scale > 0:
+        raise pc.InputError(f"scale: expected a positive Laplace scale, got {config.scale}")
+    rate = 1 / config.scale if config.rate is None else config.rate
     return pc.Pair(
         prior=pc.priors.LaplaceTransition(
-            config.latents or config.arms,
-            rate=config.rate or 1 / config.scale,
+            config.arms if config.latents is None else config.latents,
+            rate=rate,
             frames=particles.frames or 2,
         ),
         pose=pc.poses.Known(),

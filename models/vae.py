@@ -51,7 +51,7 @@ def particles(config: Config) -> pc.Particles:
 def pair(config: Config, particles: pc.Particles) -> pc.Pair:
     """Model and guide."""
     return pc.Pair(
-        prior=pc.priors.IsotropicNormal(config.latents or config.arms),
+        prior=pc.priors.IsotropicNormal(config.arms if config.latents is None else config.latents),
         pose=pc.poses.Known(),
         volume=pc.volumes.Grid(dim=2),
         box=particles.box,

@@ -57,10 +57,10 @@ class Fit:
     """Further weight of transition terms; 1 is the ELBO."""
     kl_warmup: int | None = None
     """Steps over which the KL comes in."""
-    draws: int = 50
-    """Posterior draws a held-out particle."""
-    held_out: int = 800
-    """Largest number of held-out particles in the posterior."""
+    draws: int | None = None
+    """Posterior draws a held-out particle (default: 50, or what the model file says)."""
+    held_out: int | None = None
+    """Most held-out particles in the posterior (default: 800, or what the model file says)."""
     device: str = "cpu"
     """Where to train: cpu, cuda, cuda:1, ..."""
     resume: bool = False
@@ -70,7 +70,12 @@ class Fit:
         from pyrocryo import draws, io, metrics, report, svi
 
         model = _load_model(self.model)
-        config = getattr(self, "config", None) or _config_type(model)()
+        config = getattr(self, "config", None) or model.Config()
+        shown = {"draws": 50, "held_out": 800} | getattr(model, "posterior", {})
+        shown |= {name: getattr(self, name) for name in shown if getattr(self, name) is not None}
+        for name, value in shown.items():
+            if value < 1:
+                raise InputError(f"{name}: expected at least 1, got {value}")
         particles = self._particles(model, config)
         pair = model.pair(config, particles)
         settings = dict(getattr(model, "training", {}))
@@ -78,33 +83,34 @@ class Fit:
             if getattr(self, name, None) is not None:
                 settings[name] = getattr(self, name)
         device = _device(self.device)
+        svi.prepare(pair, particles, self.seeds, settings)  # before the run folder is made
         out = io.new_folder(self.out or Path("runs") / self.model.stem, resume=self.resume)
-        try:
-            fit = svi.fit(
-                pair,
-                particles,
-                seeds=self.seeds,
-                device=device,
-                checkpoint=out / "checkpoint.pt",
-                resume=self.resume,
-                **settings,
-            )
-        except InputError:  # found before anything was trained
-            if not any(out.iterdir()):
-                out.rmdir()
-            raise
-        held_out = particles.test if particles.has_test else particles
-        held_out = held_out.take(range(min(self.held_out, len(held_out))))
-        post = draws.posterior(fit, held_out, draws=self.draws)
+        fit = svi.fit(
+            pair,
+            particles,
+            seeds=self.seeds,
+            device=device,
+            checkpoint=out / "checkpoint.pt",
+            resume=self.resume,
+            **settings,
+        )
+        scored = particles.test if particles.has_test else particles
+        if not particles.has_test:
+            log.warning("too few particles to hold any out: scored on those it was trained on")
+        scored = scored.take(range(min(shown["held_out"], len(scored))))
+        post = draws.posterior(fit, scored, draws=shown["draws"])
         about = {
             "name": self.model.stem,
             "model": str(self.model),
             "options": dataclasses.asdict(config),
             "source": str(self.data) if self.data else "simulated by the model file",
+            "poses": str(self.poses) if self.poses else None,
+            "device": self.device,
+            "scored": {"particles": len(scored), "held_out": particles.has_test, **shown},
         }
         verdict = io.export(fit, post, out, particles=particles, config=about)
         if hasattr(model, "scores"):
-            extra = model.scores(config, fit, held_out, out)
+            extra = model.scores(config, fit, scored, out)
             verdict["metrics"] |= {name: metrics.row(values) for name, values in extra.items()}
             io.write_json(out / "metrics.json", verdict["metrics"])
         page = report.write(out)
@@ -224,7 +230,7 @@ def _parse(argv: list[str]) -> Any:
     commands = dict(COMMANDS)
     files = [word for word in argv[1:] if word.endswith(".py")]
     if argv[:1] == ["fit"] and files:  # the model file's own options become options of the command
-        config = _config_type(_load_model(Path(files[0])))
+        config = _load_model(Path(files[0])).Config
         commands["fit"] = dataclasses.make_dataclass(
             "Fit",
             [
@@ -260,7 +266,11 @@ def _load_model(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"pyrocryo_model_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their annotations up there
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        where = f"{error.filename}, line {error.lineno}"
+        raise InputError(f"model: {where}: {error.msg}") from None
     for name, kind in (("pair", inspect.isfunction), ("Config", dataclasses.is_dataclass)):
         if not kind(getattr(module, name, None)):
             raise InputError(
@@ -268,10 +278,6 @@ def _load_model(path: Path) -> ModuleType:
                 "function pair(config, particles)"
             )
     return module
-
-
-def _config_type(model: ModuleType) -> Any:
-    return model.Config
 
 
 def _device(name: str) -> str:

@@ -17,7 +17,7 @@ from pyrocryo.to_arviz import to_arviz
 
 __all__ = ["posterior"]
 
-MOST_PIXELS = 20_000_000  # decoded at once
+MOST_NUMBERS = 50_000_000  # held at once while decoding (200 MB)
 CONSTANT = ("truth", "temperature", "time")
 
 
@@ -50,16 +50,23 @@ def posterior(
             f"{predictive}"
         )
     fit.pairs[0].check(particles)
-    pixels = draws * int(np.prod(particles.images.shape[1:]))
-    size = max(1, MOST_PIXELS // pixels)
+    most = max(1, MOST_NUMBERS // (fit.pairs[0].volume.numbers_an_image * (particles.frames or 1)))
+    at_once = min(draws, most)
+    size = max(1, most // draws)
     chains: dict[str, list[np.ndarray]] = {}
     for chain, pair in enumerate(fit.pairs):
         parts: dict[str, list[np.ndarray]] = {}
         with torch.random.fork_rng(), torch.no_grad():
-            torch.manual_seed(seed + chain)
+            torch.manual_seed(int(np.random.SeedSequence([seed, chain]).generate_state(1)[0]))
             for rows in particles.chunks(size):
-                for name, value in _draw(pair, particles.batch(rows), draws, predictive).items():
-                    parts.setdefault(name, []).append(value)
+                batch = pair.moved(particles.batch(rows))
+                drawn = [
+                    _draw(pair, batch, min(at_once, draws - done), max(0, predictive - done))
+                    for done in range(0, draws, at_once)
+                ]
+                for name in drawn[0]:
+                    together = np.concatenate([part[name] for part in drawn])
+                    parts.setdefault(name, []).append(together)
         for name, values in parts.items():
             chains.setdefault(name, []).append(np.concatenate(values, axis=1))
     stacked = {name: np.stack(values) for name, values in chains.items()}
@@ -68,7 +75,6 @@ def posterior(
 
 def _draw(pair: Pair, batch: Any, draws: int, predictive: int) -> dict[str, np.ndarray]:
     """Draws `(draws, B, ...)` of one pair for one batch, and their log-densities `(draws, B)`."""
-    batch = pair.moved(batch)
     outer = pyro.plate("draw", draws, dim=-2)
     guide = poutine.trace(outer(pair.guide)).get_trace(batch)
     model = poutine.trace(poutine.replay(outer(pair.model), guide)).get_trace(batch)

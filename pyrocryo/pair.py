@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pyrocryo.errors import InputError
 from pyrocryo.guides import Amortised
-from pyrocryo.particles import Particles
+from pyrocryo.particles import PER_IMAGE, Particles
 from pyrocryo.poses import Known
 from pyrocryo.rotated_normal import RotatedNormal, RotationLayer
 
@@ -71,8 +71,9 @@ class Pair(nn.Module):
         self.box = int(box)
         self.prior = prior
         self.pose = pose if pose is not None else Known()
-        self.volume = volume.build(self.dim, self.box)
-        guide = guide if guide is not None else Amortised()
+        # copies, so that a volume or guide given to two pairs is not shared by them
+        self.volume = copy.deepcopy(volume).build(self.dim, self.box)
+        guide = copy.deepcopy(guide) if guide is not None else Amortised()
         self.encoder = guide.build(self.dim, self.box, self.volume.dim)
         self.rotation = RotationLayer(self.dim)
         if not rotate:
@@ -99,6 +100,11 @@ class Pair(nn.Module):
         nn.init.zeros_(self.noise_steps)
 
     @property
+    def prior_name(self) -> str:
+        """What to call the prior in messages."""
+        return getattr(self.prior, "__name__", type(self.prior).__name__)
+
+    @property
     def noise(self) -> Tensor:
         """Standard deviation σ of the pixels' noise."""
         return self.first_noise * (NOISE_SPEED * self.noise_steps).exp()
@@ -116,14 +122,16 @@ class Pair(nn.Module):
             return prior
         # one law for each frame: what is known of a molecule holds for all its frames
         context = {
-            name: value if value.shape[:2] == lead else _for_each_frame(value, lead)
+            name: value if name in PER_IMAGE else _for_each_frame(value, lead)
             for name, value in context.items()
         }
         return self._prior(context).expand(lead).to_event(1)
 
     def _prior(self, context: dict[str, Tensor]) -> Any:
         # Pyro distributions are callable themselves, so they are told apart first
-        return self.prior if isinstance(self.prior, dist.Distribution) else self.prior(**context)
+        if isinstance(self.prior, dist.Distribution):
+            return _on_device(self.prior, self.noise_steps.device)
+        return self.prior(**context)
 
     def model(self, batch: Any) -> Tensor:
         """The generative model of a batch; returns the clean images."""
@@ -175,7 +183,7 @@ class Pair(nn.Module):
             if name not in particles.fields:
                 held = ", ".join(particles.fields) or "no fields"
                 raise InputError(
-                    f"{name}: the prior {type(self.prior).__name__} needs the {name} of each "
+                    f"{name}: the prior {self.prior_name} needs the {name} of each "
                     f"particle, and these particles carry only {held}"
                 )
         batch = particles.batch(np.arange(min(2, len(particles))))
@@ -184,7 +192,7 @@ class Pair(nn.Module):
         expected = {(self.dim,)} if particles.frames is None else {(particles.frames, self.dim)}
         if event not in expected:
             raise InputError(
-                f"prior: {type(self.prior).__name__} has event shape {event}, but these particles "
+                f"prior: {self.prior_name} has event shape {event}, but these particles "
                 f"need {' or '.join(map(str, expected))}"
             )
         if hasattr(self.prior, "check"):
@@ -198,11 +206,25 @@ def _forget(name: str) -> None:
 
 
 def _context(prior: Any) -> list[str]:
-    """Names of the particle fields that ``prior`` wants: those of its parameters."""
+    """Names of the particle fields that ``prior`` wants: its parameters without a default."""
     if isinstance(prior, dist.Distribution):
         return []
     call = prior.forward if isinstance(prior, nn.Module) else prior
-    return list(inspect.signature(call).parameters)
+    parameters = inspect.signature(call).parameters.values()
+    return [p.name for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
+
+
+def _on_device(distribution: Any, device: torch.device) -> Any:
+    """A distribution whose tensors live on ``device``; a module's would move with the pair."""
+    if device.type == "cpu":
+        return distribution
+    moved = copy.copy(distribution)
+    for name, value in vars(distribution).items():
+        if isinstance(value, Tensor):
+            moved.__dict__[name] = value.to(device)
+        elif isinstance(value, dist.Distribution):
+            moved.__dict__[name] = _on_device(value, device)
+    return moved
 
 
 def _for_each_frame(value: Tensor, lead: torch.Size) -> Tensor:

@@ -12,9 +12,10 @@ import numpy as np
 
 from pyrocryo.errors import InputError
 
-__all__ = ["ImageSource", "Particles", "Statistics"]
+__all__ = ["PER_IMAGE", "ImageSource", "Particles", "Statistics"]
 
 CHUNK = 1024  # particles read at once when the whole stack is scanned
+PER_IMAGE = ("rotation", "shift", "time", "truth")  # one entry a frame; other fields, a molecule
 
 
 class ImageSource(Protocol):
@@ -98,9 +99,11 @@ class Particles:
         }
         self._batch = namedtuple("Batch", ("images", "index", "pixel_size", *self.fields))
         self._rows = np.arange(shape[0])
-        n_test = round(test_fraction * shape[0])
+        n_test = max(1, round(test_fraction * shape[0])) if test_fraction and shape[0] > 1 else 0
         held_out = np.random.default_rng(split_seed).permutation(shape[0])[:n_test]
         self._test = np.isin(self._rows, held_out) if n_test else None
+        self._statistics: Statistics | None = None
+        self._digest: str | None = None
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -142,12 +145,12 @@ class Particles:
     def test(self) -> Particles:
         """The held-out particles."""
         if self._test is None:
-            raise InputError("test: no particle is held out of these (test_fraction is 0)")
+            raise InputError(f"test: no particle is held out of these {len(self)}")
         return self._subset(self._test)
 
     def take(self, index: np.ndarray) -> Particles:
         """The particles at positions ``index``, none of them held out."""
-        return self._subset(np.asarray(index))
+        return self._subset(np.asarray(index, dtype=int))
 
     def raw(self, index: np.ndarray) -> np.ndarray:
         """Images at positions ``index`` as stored, before offset and scale."""
@@ -186,11 +189,13 @@ class Particles:
             yield np.arange(start, min(start + size, len(self)))
 
     def statistics(self) -> Statistics:
-        """Reads every pixel once, in chunks.
+        """Reads every pixel as stored once, in chunks, and remembers the answer.
 
         Raises:
             InputError: If a pixel is not a finite number (the particle is named).
         """
+        if self._statistics is not None:
+            return self._statistics
         count, total, squares = 0, 0.0, 0.0
         for rows in self.chunks():
             images = self.raw(rows).astype(np.float64)
@@ -204,7 +209,9 @@ class Particles:
             total += images.sum()
             squares += np.square(images).sum()
         mean = total / count
-        return Statistics(float(mean), float(np.sqrt(max(squares / count - mean**2, 0.0))))
+        sd = float(np.sqrt(max(squares / count - mean**2, 0.0)))
+        self._statistics = Statistics(float(mean), sd)
+        return self._statistics
 
     def standardised(self) -> Particles:
         """The same particles, scaled to zero mean and unit standard deviation over all pixels."""
@@ -212,17 +219,20 @@ class Particles:
         if sd == 0:
             raise InputError(f"images: every pixel has the same value {mean:g}")
         new = self._copy()
-        new.offset, new.scale = mean, sd
+        new.offset, new.scale, new._digest = mean, sd, None
         return new
 
     def digest(self) -> str:
-        """SHA-256 over all pixels (as read) and fields, to tell whether two fits saw the same."""
-        sha = hashlib.sha256()
+        """SHA-256 over pixels, their scaling and fields: whether two fits saw the same."""
+        if self._digest is not None:
+            return self._digest
+        sha = hashlib.sha256(f"{self.offset} {self.scale}".encode())
         for rows in self.chunks():
             sha.update(np.ascontiguousarray(self.raw(rows), dtype="<f4").tobytes())
         for name in sorted(self.fields):
             sha.update(name.encode() + np.ascontiguousarray(self.fields[name]).tobytes())
-        return sha.hexdigest()
+        self._digest = sha.hexdigest()
+        return self._digest
 
     def _copy(self) -> Particles:
         new = object.__new__(Particles)
@@ -234,7 +244,7 @@ class Particles:
         new._rows = self._rows[chosen]
         new.index = self.index[chosen]
         new.fields = {name: value[chosen] for name, value in self.fields.items()}
-        new._test = None
+        new._test = new._statistics = new._digest = None
         return new
 
 

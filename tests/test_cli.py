@@ -70,6 +70,27 @@ def test_resume_finishes_a_run(stack, tmp_path):
     assert (out / "metrics.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [("vae", ()), ("slowvae", ("--rate", "50")), ("slowvae", ("--latents", "3"))],
+)
+def test_resume_takes_no_other_model(model, options, stack, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert _fit("slowvae", "--data", stack, "--out", out) == 0
+    config = (out / "config.json").read_text()
+    capsys.readouterr()
+    assert _fit(model, "--data", stack, "--out", out, "--resume", *options) == 2
+    assert "was made with other model" in capsys.readouterr().err
+    assert (out / "config.json").read_text() == config
+
+
+def test_simulate_overwrites_nothing(stack, capsys):
+    before = stack.read_bytes()
+    assert main(["simulate", "poses", str(stack), "--n", "3"]) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert stack.read_bytes() == before
+
+
 def _no_poses(path):
     _rewrite(path, lambda t: [t.pop(f"rlnAngle{a}") for a in ("Rot", "Tilt", "Psi")])
 
@@ -165,15 +186,19 @@ def test_a_model_that_does_not_fit_the_data(box, message, stack, tmp_path, capsy
         ("vae", ("--device", "tpu9"), "device: 'tpu9' is not to be had"),
         ("vae", ("--seeds", "0"), "seeds: expected at least one"),
         ("vae", ("--latents", "-2"), "dim: expected at least one latent"),
+        ("slowvae", ("--latents", "0"), "dim: expected at least one latent"),
+        ("slowvae", ("--rate", "0"), "rate: expected one positive"),
+        ("slowvae", ("--scale", "0"), "scale: expected a positive"),
+        ("vae", ("--held-out", "0"), "held_out: expected at least 1"),
     ],
 )
 def test_wrong_options_get_one_line(model, options, message, stack, tmp_path, capsys):
-    out = tmp_path / "run"
+    out = tmp_path / "deep" / "run"
     assert _fit(model, "--data", stack, "--out", out, *options) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1, error
     assert message in error
-    assert not out.exists()
+    assert not (tmp_path / "deep").exists()
 
 
 def test_an_unwritable_folder_is_told_before_training(stack, tmp_path, capsys):
@@ -195,7 +220,11 @@ def test_a_folder_in_use_is_left_alone(stack, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "there is no file"), ("x = 1\n", "defines no pair"), ("", "defines no pair")],
+    [
+        (None, "there is no file"),
+        ("x = 1\n", "defines no pair"),
+        ("x = (\n", "model.py, line 1: '(' was never closed"),
+    ],
 )
 def test_a_file_that_is_no_model(content, message, tmp_path, capsys):
     path = tmp_path / "model.py"

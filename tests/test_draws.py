@@ -69,14 +69,18 @@ def test_replicates_are_clean_images_plus_noise(fit, post):
         assert residual[chain].std() == pytest.approx(float(pair.noise.detach()), rel=0.02)
 
 
-def test_chunks_do_not_matter(fit, pairs_in_time, monkeypatch):
+@pytest.mark.parametrize("images", [200 * 7, 30])
+def test_chunks_do_not_matter(fit, pairs_in_time, monkeypatch, images):
+    """Seven particles at a time, or one and its draws in seven parts."""
     from pyrocryo import draws
 
     whole = pc.posterior(fit, pairs_in_time.test, draws=200)
-    monkeypatch.setattr(draws, "MOST_PIXELS", 200 * 2 * 32 * 32 * 7)
+    cost = fit.pairs[0].volume.numbers_an_image * 2
+    monkeypatch.setattr(draws, "MOST_NUMBERS", images * cost)
     parts = pc.posterior(fit, pairs_in_time.test, draws=200)
     a, b = (p["posterior"]["z"].mean("draw").values for p in (whole, parts))
     assert a.shape == b.shape
+    assert parts["posterior_predictive"]["x"].shape == whole["posterior_predictive"]["x"].shape
     assert np.abs(a - b).max() < 0.3
 
 

@@ -35,6 +35,7 @@ def _imports(path):
     for node in ast.walk(tree):
         if node in hidden:
             continue
+        assert not getattr(node, "level", 0), f"{path} imports relatively"
         if isinstance(node, ast.ImportFrom) and node.module:
             parts = node.module.split(".")
             if parts[0] == "pyrocryo":

@@ -91,6 +91,39 @@ def test_context_of_a_molecule_holds_for_all_its_frames(rng):
     torch.testing.assert_close(prior.base_dist.scale[4, 2], torch.tensor([0.5, 0.1]))
 
 
+def test_a_volume_given_twice_is_not_shared(pairs_in_time):
+    volume = pc.volumes.Grid()
+    a = pc.Pair(pc.priors.IsotropicNormal(2), volume, box=32)
+    b = pc.Pair(pc.priors.IsotropicNormal(3), volume, box=16)
+    assert a.volume.box == 32
+    assert b.volume.side == 16
+    assert not hasattr(volume, "network")
+    a.check(pairs_in_time)
+
+
+def test_a_distribution_follows_its_pair_to_another_device():
+    from pyrocryo.pair import _on_device
+
+    for prior in (
+        pc.priors.LaplaceTransition(2, 2.0),
+        dist.Normal(torch.zeros(2), 1.0).to_event(1),
+    ):
+        moved = _on_device(prior, torch.device("meta"))
+        base = getattr(moved, "base_dist", moved)
+        tensor = base.rate if hasattr(base, "rate") else base.loc
+        assert tensor.is_meta
+        assert not getattr(prior, "base_dist", prior).__dict__.get("rate", torch.ones(1)).is_meta
+
+
+def test_defaults_of_a_function_are_not_fields(at_temperatures):
+    def tempered(temperature, width=2.0):
+        return dist.Normal(torch.zeros(2), width * (temperature / 300)[:, None]).to_event(1)
+
+    pair = _pair(tempered, at_temperatures, dim=2)
+    pair.check(at_temperatures)
+    assert pair.prior_name == "tempered"
+
+
 def test_a_function_is_a_prior(at_temperatures):
     """Its parameters are named as the fields it wants."""
 

@@ -35,6 +35,13 @@ def test_split_is_drawn_by_seed_and_parts_nothing(images):
     np.testing.assert_array_equal(row.images[0], images[particles.test.index[4]])
 
 
+def test_a_few_particles_still_leave_one_to_score(images):
+    assert len(pc.Particles(images[:3]).test) == 1
+    assert not pc.Particles(images[:1]).has_test
+    with pytest.raises(pc.InputError, match="no particle is held out of these 1"):
+        _ = pc.Particles(images[:1]).test
+
+
 def test_frames_of_a_molecule_stay_together(pairs_in_time):
     assert pairs_in_time.frames == 2
     assert pairs_in_time.test.batch(np.arange(3)).images.shape == (3, 2, 32, 32)

@@ -89,9 +89,23 @@ def test_report_is_one_file_with_everything_in_it(run):
         assert text in page
 
 
+def test_what_a_run_can_do_without(run, pairs_in_time, tmp_path):
+    """Export as the README's five lines call it, and without replicated images."""
+    fit = run[1]
+    post = pc.posterior(fit, pairs_in_time.test, draws=3, predictive=0)
+    pc.io.export(fit, post, tmp_path / "new")
+    _, voxel = pc.io.read_map(tmp_path / "new" / "volumes" / "seed0_median.mrc")
+    assert voxel == pytest.approx(3.0)
+    assert "image_correlation" not in json.loads((tmp_path / "new" / "metrics.json").read_text())
+    pc.report.write(tmp_path / "new")
+
+
 def test_report_needs_a_finished_run(tmp_path):
     with pytest.raises(pc.InputError, match="is not a finished run folder: it has no config.json"):
         pc.report.write(tmp_path)
+    (tmp_path / "config.json").write_text('{"name": "of another program"}')
+    with pytest.raises(pc.InputError, match="not from a run of pyrocryo, it has no 'seeds'"):
+        pc.report.compare([tmp_path])
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(pc.InputError, match="config.json: cannot be read as JSON"):
         pc.report.write(tmp_path)

@@ -49,7 +49,7 @@ def test_fit_learns_and_leaves_the_given_pair_alone(slowvae, pairs_in_time):
     assert (fit.history["loss"][:, -5:].mean(1) < 0.95 * fit.history["loss"][:, 0]).all()
     assert fit.exact_kl
     assert fit.seeds == (0, 1)
-    assert fit.trained_on == 216
+    assert len(fit.example.images) == 64
 
 
 def test_a_seed_is_the_same_alone_and_in_company(slowvae, pairs_in_time):
@@ -121,10 +121,16 @@ def test_checkpoints_hold_tensors_only_and_must_match(slowvae, pairs_in_time, tm
     pc.fit(slowvae, pairs_in_time, steps=2, checkpoint=path)
     content = torch.load(path, weights_only=True)
     assert set(content["done"]) == {0}
-    with pytest.raises(pc.InputError, match="resume: .* was made with settings"):
+    with pytest.raises(pc.InputError, match="resume: .* was made with other settings"):
         pc.fit(slowvae, pairs_in_time, steps=3, checkpoint=path, resume=True)
     with pytest.raises(pc.InputError, match="resume: there is no checkpoint"):
         pc.fit(slowvae, pairs_in_time, checkpoint=tmp_path / "no.pt", resume=True)
+    with pytest.raises(pc.InputError, match="was made with other data"):
+        pc.fit(slowvae, pairs_in_time.take(range(200)), steps=2, checkpoint=path, resume=True)
+    for prior in (pc.priors.LaplaceTransition(2, 50.0), pc.priors.LaplaceTransition(3, 2.0)):
+        other = pc.Pair(prior, pc.volumes.Grid(), pairs_in_time.box)
+        with pytest.raises(pc.InputError, match="was made with other model"):
+            pc.fit(other, pairs_in_time, steps=2, checkpoint=path, resume=True)
     path.write_bytes(b"nothing")
     with pytest.raises(pc.InputError, match="is not a checkpoint of pyrocryo"):
         pc.fit(slowvae, pairs_in_time, checkpoint=path, resume=True)
@@ -182,6 +188,7 @@ def test_progress_is_logged_in_ten_lines(slowvae, pairs_in_time, caplog):
         ({"steps": 0}, "steps: expected a positive"),
         ({"lr": -1}, "lr: expected a positive"),
         ({"beta": -1}, "beta: expected 0 or more"),
+        ({"steps": 10, "kl_warmup": 20}, "kl_warmup: 20 steps of warm-up do not fit into 10"),
         ({"step": 3}, "unknown setting step; fit knows steps, batch_size"),
         ({"seeds": 0}, "seeds: expected at least one"),
         ({"seeds": [1, 1]}, "seeds: .* each different"),

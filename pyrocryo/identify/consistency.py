@@ -10,7 +10,7 @@ import numpy as np
 
 from pyrocryo.errors import InputError
 from pyrocryo.metrics.mcc import matched
-from pyrocryo.metrics.r2 import held_out
+from pyrocryo.metrics.r2 import halves, held_out
 
 __all__ = ["Consistency", "consistency"]
 
@@ -29,7 +29,7 @@ class Consistency:
         affine: R² of one seed's latents from another's by least squares, on a held-out half.
         nonlinear: The same by nearest neighbours.
         worst_turn_deg: Largest angle between matched axes of two seeds that the shortfall of
-            ``permutation`` against ``affine`` speaks for.
+            ``permutation`` against ``affine`` speaks for (meaningless where seeds share nothing).
         agree: Whether all seeds have the same axes, up to order and sign.
         reading: The three-way reading, in words.
     """
@@ -42,16 +42,17 @@ class Consistency:
     reading: str
 
 
-def consistency(latents: Sequence[np.ndarray], *, seed: int = 0) -> Consistency:
+def consistency(latents: Sequence[np.ndarray], *, frames: int = 1, seed: int = 0) -> Consistency:
     """Compares the latents that several runs give to the same particles.
 
     All three scores near 1: the axes are the same up to order and sign. Permutation below affine:
     a rotation is left. Affine below nonlinear: a curved map is left. All low: the runs found
-    different things, or none. Agreement is necessary for identifiability, not sufficient: seeds
-    may share a bias.
+    different things, or none. The worst pair of runs decides. Agreement is necessary for
+    identifiability, not sufficient: seeds may share a bias.
 
     Args:
         latents: `(N, K)` arrays, at least two, over the same particles.
+        frames: Consecutive rows that belong to one molecule.
         seed: Draws the halves.
     """
     latents = [np.asarray(z, dtype=np.float64) for z in latents]
@@ -62,25 +63,28 @@ def consistency(latents: Sequence[np.ndarray], *, seed: int = 0) -> Consistency:
         raise InputError(
             f"latents: expected arrays (N, K) of one shape, N >= {FEWEST}, got {sorted(shapes)}"
         )
-    order = np.random.default_rng(seed).permutation(len(latents[0]))
-    halves = order[: len(order) // 2], order[len(order) // 2 :]
+    fitted, scored = halves(len(latents[0]), frames, seed)
     rows = []
     for a, b in itertools.permutations(latents, 2):
-        same, affine = matched(a, b)[0], held_out(a, b, halves, "linear")
-        rows.append((same, affine, held_out(a, b, halves, "knn")))
-    scores = np.array(rows)
-    permutation, affine, nonlinear = scores.mean(axis=0)
+        same = matched(a[scored], b[scored])[0]
+        linear, curved = (held_out(a, b, (fitted, scored), kind) for kind in ("linear", "knn"))
+        rows.append((same, linear, curved))
+    same, linear, curved = np.array(rows).T
     # a turn by θ leaves cos θ of the correlation that the best linear map reaches
-    reached = np.sqrt(np.clip(scores[:, 1], 1e-12, 1))
-    turn = float(np.rad2deg(np.arccos(np.clip(scores[:, 0] / reached, 0, 1))).max())
+    reached = np.sqrt(np.clip(linear, 1e-12, 1))
+    turn = float(np.rad2deg(np.arccos(np.clip(same / reached, 0, 1))).max())
+    shared = np.maximum(linear, curved)  # the worst pair of seeds decides
     agree = False
-    if max(affine, nonlinear) < FOUND:
+    if shared.max() < FOUND:
         reading = "the seeds found different things, or nothing: training failed"
-    elif nonlinear - affine > CURVED:
+    elif shared.min() < FOUND:
+        reading = "some seeds found something else than the others, or nothing"
+    elif (curved - linear).max() > CURVED:
         reading = "the seeds agree up to a curved map of the latents"
     elif turn <= LARGEST_TURN_DEG:
         agree = True
         reading = "the seeds agree on every axis, up to order and sign"
     else:
         reading = "the seeds agree up to a rotation of the axes"
-    return Consistency(float(permutation), float(affine), float(nonlinear), turn, agree, reading)
+    means = (float(score.mean()) for score in (same, linear, curved))
+    return Consistency(*means, turn, agree, reading)

@@ -16,19 +16,20 @@ from pyrocryo.svi import Fit
 
 __all__ = ["report", "rotation_gap"]
 
-BLIND_NATS = 1e-4
-DRAWS = 4000
+BLIND_NATS = 1e-3
+DRAWS = 20_000
 
 
 def rotation_gap(pair: Pair, batch: Any, *, draws: int = DRAWS, seed: int = 0) -> float:
-    r"""Nats a particle that turning `z` by 45° costs under the prior; the cheapest plane counts.
+    r"""Nats a particle that turning `z` by 45° costs under the prior; the cheapest turn counts.
 
-    .. math:: \min_{i < j} E_{p(z | c)} [\ln p(z | c) - \ln p(R_{ij}(45°) z | c)]
+    .. math:: \min_{i < j} E_{p(z | c)} [\ln p(z | c) - \ln p(S R_{ij}(45°) S^{-1} z | c)]
 
-    from samples and ``log_prob`` alone, averaged over the contexts in ``batch``. 0 means that the
-    prior cannot see such a rotation, so no axis of `z` has a meaning of its own. More than 0 is
-    necessary for identified axes, not sufficient: it says nothing of curved maps, or of rotations
-    of whitened `z`.
+    over the planes of two components, with `S` = 1 and with `S` the standard deviations pooled
+    over contexts (rotations of whitened `z`), from samples and ``log_prob`` alone, averaged over
+    the contexts in ``batch``. 0 means that the prior cannot see such a turn, so no axis of `z` has
+    a meaning of its own. More than 0 is necessary for identified axes, not sufficient: it says
+    nothing of curved maps.
     """
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
@@ -36,12 +37,15 @@ def rotation_gap(pair: Pair, batch: Any, *, draws: int = DRAWS, seed: int = 0) -
         count = max(1, math.ceil(draws / max(1, prior.batch_shape.numel())))
         z = prior.sample((count,))
         here = prior.log_prob(z)
+        pooled = z.flatten(0, -2).std(dim=0)
         gaps = []
-        for i, j in itertools.combinations(range(pair.dim), 2):
-            turned = z.clone()
-            turned[..., i] = (z[..., i] - z[..., j]) * math.sqrt(0.5)
-            turned[..., j] = (z[..., i] + z[..., j]) * math.sqrt(0.5)
-            gaps.append((here - prior.log_prob(turned)).mean().item())
+        for scale in (torch.ones_like(pooled), pooled):
+            white = z / scale
+            for i, j in itertools.combinations(range(pair.dim), 2):
+                turned = white.clone()
+                turned[..., i] = (white[..., i] - white[..., j]) * math.sqrt(0.5)
+                turned[..., j] = (white[..., i] + white[..., j]) * math.sqrt(0.5)
+                gaps.append((here - prior.log_prob(turned * scale)).mean().item())
     return min(gaps, default=math.inf)
 
 
@@ -57,12 +61,13 @@ def report(fit: Fit, post: Any) -> dict[str, Any]:
         :class:`Consistency`, or None for one seed or too few particles) and ``sentence``.
     """
     z = np.asarray(post["posterior"]["z"]).mean(axis=1)
+    frames = z.shape[2] if z.ndim == 4 else 1
     z = z.reshape(len(z), -1, z.shape[-1])
     pair = fit.pairs[0]
     gap = rotation_gap(pair, fit.example)
     enough = len(z) > 1 and z.shape[1] >= FEWEST
-    seeds = asdict(consistency(list(z))) if enough else None
-    name = type(pair.prior).__name__
+    seeds = asdict(consistency(list(z), frames=frames)) if enough else None
+    name = pair.prior_name
     return {
         "prior": {
             "name": name,
@@ -76,11 +81,12 @@ def report(fit: Fit, post: Any) -> dict[str, Any]:
 
 def _sentence(name: str, gap: float, seeds: dict[str, Any] | None, n: int) -> str:
     if not math.isfinite(gap):
-        return "There is one latent, so no rotation of axes to worry about."
+        tail = "" if seeds is None else f"; in {n} seeds {seeds['reading']}"
+        return f"There is one latent, so no rotation of axes to worry about{tail}."
     if gap <= BLIND_NATS:
         tail = "" if seeds is None else f" ({n} seeds: {seeds['reading']})"
         return (
-            f"Not identified: the prior {name} gives every rotation of z the same probability, so "
+            f"Not identified: the prior {name} cannot see rotations of z (or of whitened z), so "
             f"no axis has a meaning of its own, however well z describes the particles{tail}."
         )
     costs = f"the prior {name} charges {gap:.2g} nats a particle for a turn by 45°"

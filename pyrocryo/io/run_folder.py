@@ -69,8 +69,7 @@ def export(
         fit: A fit.
         post: Its posterior.
         out: The folder; existing files of these names are replaced.
-        particles: What was fitted: its description and a hash of it go into ``config.json``, its
-            pixel size into the maps.
+        particles: What was fitted: its description and a hash of it go into ``config.json``.
         config: Further entries of ``config.json``.
 
     Returns:
@@ -87,7 +86,7 @@ def export(
         to_netcdf(post, temporary)
     write_json(out / "metrics.json", table)
     write_json(out / "identify.json", verdict)
-    paths = _write_volumes(out / "volumes", fit, post, particles)
+    paths = _write_volumes(out / "volumes", fit, post)
     _write_figures(out / "figures", fit, post, table, paths)
     return {"metrics": table, "identify": verdict}
 
@@ -119,7 +118,7 @@ def _config(fit: Fit, particles: Particles | None) -> dict[str, Any]:
     content = {
         "seeds": list(fit.seeds),
         "settings": asdict(fit.settings),
-        "prior": type(pair.prior).__name__,
+        "prior": pair.prior_name,
         "volume": type(pair.volume).__name__,
         "latents": pair.dim,
         "exact_kl": fit.exact_kl,
@@ -134,6 +133,9 @@ def _config(fit: Fit, particles: Particles | None) -> dict[str, Any]:
             "box": particles.box,
             "pixel_size_in_angstroms": particles.pixel_size,
             "fields": list(particles.fields),
+            "trained_on": len(particles.train),
+            "offset": particles.offset,
+            "scale": particles.scale,
             "sha256": particles.digest(),
         }
     return content
@@ -151,9 +153,7 @@ def _write_history(path: Path, fit: Fit) -> None:
                 writer.writerow([seed, step, *(f"{value:.6g}" for value in row)])
 
 
-def _write_volumes(
-    folder: Path, fit: Fit, post: Any, particles: Particles | None
-) -> list[tuple[np.ndarray, np.ndarray]]:
+def _write_volumes(folder: Path, fit: Fit, post: Any) -> list[tuple[np.ndarray, np.ndarray]]:
     """Maps at the median of `z` and along each axis through it, seed by seed.
 
     Returns:
@@ -172,8 +172,7 @@ def _write_volumes(
             points[k, :, k] = np.linspace(low[k], high[k], STEPS)
         maps = pair.density(torch.as_tensor(points)).cpu().numpy()
         centre = pair.density(torch.as_tensor(middle)).cpu().numpy()
-        box_angstrom = pair.box * (particles.pixel_size if particles else 1.0)
-        voxel = box_angstrom / maps.shape[-1]
+        voxel = pair.box * float(fit.example.pixel_size) / maps.shape[-1]
         write_map(folder / f"seed{seed}_median.mrc", centre, voxel)
         for k in range(pair.dim):
             stem = f"seed{seed}_z{k + 1}"
@@ -198,20 +197,23 @@ def _write_figures(
     truth = post["constant_data"]["truth"] if "mcc_pearson" in table else None
     means = np.asarray(post["posterior"]["z"]).mean(axis=1)
     observed = np.asarray(post["observed_data"]["x"])
-    clean = np.asarray(post["posterior_predictive"]["clean"])[:, 0]
+    clean = None
+    if "image_correlation" in table:
+        clean = np.asarray(post["posterior_predictive"]["clean"])[:, 0]
     box = observed.shape[-1]
     for n, seed in enumerate(fit.seeds):
         codes = means[n].reshape(-1, means.shape[-1])
         if truth is not None:
             factors = np.asarray(truth).reshape(len(codes), -1)
             figures[f"latents_seed{seed}"] = plots.latents(
-                factors, codes, correlation(factors, codes), f"held-out particles, seed {seed}"
+                factors, codes, correlation(factors, codes), f"seed {seed}"
             )
-        figures[f"images_seed{seed}"] = plots.images(
-            observed.reshape(-1, box, box)[:PICTURES],
-            clean[n].reshape(-1, box, box)[:PICTURES],
-            f"held-out particles, seed {seed}",
-        )
+        if clean is not None:
+            figures[f"images_seed{seed}"] = plots.images(
+                observed.reshape(-1, box, box)[:PICTURES],
+                clean[n].reshape(-1, box, box)[:PICTURES],
+                f"seed {seed}",
+            )
         figures[f"traversal_seed{seed}"] = plots.traversal(
             *paths[n], f"along each axis (2 % to 98 % of z), seed {seed}"
         )

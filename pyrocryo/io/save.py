@@ -37,11 +37,16 @@ def save(particles: Particles, path: str | Path) -> None:
     written.
 
     Raises:
-        InputError: If the name does not end in ``.star`` or the folder cannot be written to.
+        InputError: If the name does not end in ``.star``, one of the files is there already, or
+            the folder cannot be written to.
     """
     path = Path(path)
     if path.suffix != ".star":
         raise InputError(f"{path}: expected a name that ends in .star")
+    stack = path.with_suffix(".mrcs")
+    for file in (path, stack):
+        if file.exists():
+            raise InputError(f"{file}: is there already; name another, or remove it first")
     fields = particles.fields
     views = (len(particles),) + ((particles.frames,) if particles.frames else ())
     n = int(np.prod(views))
@@ -50,7 +55,6 @@ def save(particles: Particles, path: str | Path) -> None:
     dropped = sorted(fields.keys() - flat.keys() - {"temperature"})
     if dropped:
         log.warning("%s: no column for the fields %s; not written", path, ", ".join(dropped))
-    stack = path.with_suffix(".mrcs")
     optics: dict[str, Any] = {
         "rlnOpticsGroup": [1],
         "rlnOpticsGroupName": ["opticsGroup1"],

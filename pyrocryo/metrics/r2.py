@@ -7,12 +7,14 @@ import numpy as np
 from pyrocryo.errors import InputError
 from pyrocryo.metrics.score import Score, paired, permuted_columns
 
-__all__ = ["held_out", "r2"]
+__all__ = ["halves", "held_out", "r2"]
 
 NEIGHBOURS = 10
 
 
-def r2(factors: np.ndarray, z: np.ndarray, *, kind: str = "linear", seed: int = 0) -> Score:
+def r2(
+    factors: np.ndarray, z: np.ndarray, *, kind: str = "linear", frames: int = 1, seed: int = 0
+) -> Score:
     """R² of a regression of factors on latents, fitted on one half and scored on the other.
 
     The mean over factors of 1 - SS_residual / SS_total. "linear" is least squares (blind to any
@@ -24,22 +26,32 @@ def r2(factors: np.ndarray, z: np.ndarray, *, kind: str = "linear", seed: int = 
         factors: `(N, K)` true factors.
         z: `(N, L)` latents.
         kind: "linear" or "knn".
+        frames: Consecutive rows that belong to one molecule, and go into the same half.
         seed: Draws the halves and the floor.
     """
     if kind not in ("linear", "knn"):
         raise InputError(f"kind: expected 'linear' or 'knn', got {kind!r}")
     factors, z = paired(factors, z)
     rng = np.random.default_rng(seed)
-    order = rng.permutation(len(z))
-    halves = order[: len(z) // 2], order[len(z) // 2 :]
+    parts = halves(len(z), frames, seed)
     return Score(
-        held_out(factors, z, halves, kind),
-        held_out(factors, permuted_columns(z, rng), halves, kind),
+        held_out(factors, z, parts, kind),
+        held_out(factors, permuted_columns(z, rng), parts, kind),
     )
 
 
+def halves(n: int, frames: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two random halves of ``n`` rows; ``frames`` consecutive rows are never parted."""
+    if n % frames:
+        raise InputError(f"frames: {n} rows cannot be molecules of {frames} frames")
+    order = np.random.default_rng(seed).permutation(n // frames)
+    rows = (frames * order[:, None] + np.arange(frames)).reshape(-1)
+    middle = frames * (len(order) // 2)
+    return rows[:middle], rows[middle:]
+
+
 def held_out(
-    factors: np.ndarray, z: np.ndarray, halves: tuple[np.ndarray, np.ndarray], kind: str
+    factors: np.ndarray, z: np.ndarray, parts: tuple[np.ndarray, np.ndarray], kind: str
 ) -> float:
     """R² of ``factors`` from `z`, fitted on one half of the particles, scored on the other."""
     from sklearn.linear_model import LinearRegression
@@ -48,7 +60,7 @@ def held_out(
 
     sd = z.std(axis=0)
     z = (z - z.mean(axis=0)) / np.where(sd > 0, sd, 1.0)
-    fit, score = halves
+    fit, score = parts
     model = (
         LinearRegression()
         if kind == "linear"

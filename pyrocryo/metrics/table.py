@@ -15,12 +15,14 @@ from pyrocryo.metrics.score import Score
 
 __all__ = ["report", "row"]
 
-METRICS: dict[str, Callable[[np.ndarray, np.ndarray], Score]] = {
-    "mcc_pearson": lambda f, z: mcc(f, z),
-    "mcc_spearman": lambda f, z: mcc(f, z, kind="spearman"),
-    "r2_linear": lambda f, z: r2(f, z),
-    "r2_knn": lambda f, z: r2(f, z, kind="knn"),
-    "angle_deg": rotation_angle,
+Metric = Callable[[np.ndarray, np.ndarray, int], Score]  # of factors, latents, frames
+
+METRICS: dict[str, Metric] = {
+    "mcc_pearson": lambda f, z, _: mcc(f, z),
+    "mcc_spearman": lambda f, z, _: mcc(f, z, kind="spearman"),
+    "r2_linear": lambda f, z, frames: r2(f, z, frames=frames),
+    "r2_knn": lambda f, z, frames: r2(f, z, kind="knn", frames=frames),
+    "angle_deg": lambda f, z, _: rotation_angle(f, z),
 }
 
 
@@ -54,16 +56,19 @@ def report(post: Any) -> dict[str, dict[str, Any]]:
         truth, z = truth[warmest], z[:, warmest]
     factors = truth.reshape(-1, truth.shape[-1])
     codes = z.reshape(len(z), -1, z.shape[-1])
-    return table | {name: _over_seeds(metric, factors, codes) for name, metric in METRICS.items()}
+    frames = truth.shape[1] if truth.ndim == 3 else 1
+    return table | {
+        name: _over_seeds(metric, factors, codes, frames) for name, metric in METRICS.items()
+    }
 
 
 def _over_seeds(
-    metric: Callable[[np.ndarray, np.ndarray], Score], factors: np.ndarray, codes: np.ndarray
+    metric: Metric, factors: np.ndarray, codes: np.ndarray, frames: int
 ) -> dict[str, Any]:
     scores = []
     for z in codes:
         try:
-            scores.append(metric(factors, z))
+            scores.append(metric(factors, z, frames))
         except InputError:
             scores.append(Score(np.nan, np.nan, np.nan))
     result = row([score.value for score in scores], float(np.mean([s.floor for s in scores])))
@@ -73,14 +78,15 @@ def _over_seeds(
 
 
 def _reconstruction(post: Any) -> dict[str, Any]:
-    """Correlation of decoded with observed images; the floor is with another particle's."""
+    """Correlation of decoded with observed images; the floor is with the next particle's."""
     observed = np.asarray(post["observed_data"]["x"])
     decoded = np.asarray(post["posterior_predictive"]["clean"])[:, 0]
-    box = observed.shape[-1]
-    flat = observed.reshape(-1, box, box)
-    values = [image_correlation(clean.reshape(flat.shape), flat) for clean in decoded]
-    other = image_correlation(decoded[0].reshape(flat.shape), np.roll(flat, 1, axis=0))
-    return row(values, other)
+    flat = (-1, *observed.shape[-2:])
+    values = [image_correlation(clean.reshape(flat), observed.reshape(flat)) for clean in decoded]
+    if len(observed) == 1:
+        return row(values)
+    other = np.roll(observed, 1, axis=0).reshape(flat)
+    return row(values, image_correlation(decoded[0].reshape(flat), other))
 
 
 def row(values: Sequence[float] | np.ndarray, floor: float | None = None) -> dict[str, Any]:

@@ -74,9 +74,9 @@ class Boltzmann(nn.Module):
 
     Either harmonic wells, :math:`\sigma_k^2(\tau) = \tau / \kappa_k`, or a table of free
     :math:`\sigma_k(\tau)` with one row for each temperature that was measured. Harmonic wells and
-    any table whose rows are proportional leave rotations of the whitened `z` free; three
-    non-proportional rows identify `z` up to permutation and sign (iVAE, Khemakhem et al. 2020,
-    theorems 1 and 3).
+    any table whose rows are proportional leave rotations of the whitened `z` free. K + 1 rows
+    whose log-density contrasts have rank K identify `z` up to permutation and sign (iVAE,
+    Khemakhem et al. 2020, theorems 1 and 3): for K = 2, three non-proportional rows.
 
     Args:
         stiffness: `(K,)` force constants κ in K per unit of `z` squared (energies in units of

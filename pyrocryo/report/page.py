@@ -15,8 +15,8 @@ from pyrocryo.files import replacing
 __all__ = ["read_run", "write"]
 
 MEANING = {
-    "elbo": "evidence lower bound, nats a held-out particle",
-    "image_correlation": "of held-out images with what is decoded for them",
+    "elbo": "evidence lower bound, nats a particle",
+    "image_correlation": "of images with what is decoded for them",
     "mcc_pearson": "mean correlation of matched axes; 1 = each axis is one motion",
     "mcc_spearman": "the same for ranks: blind to monotone warps",
     "r2_linear": "what a linear map of z tells of the motions; blind to rotations",
@@ -28,7 +28,12 @@ CAPTIONS = {
     "metrics": "Metrics beside their floors.",
     "latents": "Inferred latents against true motions; readable axes follow one motion each.",
     "traversal": "What moving along each axis does to the molecule.",
-    "images": "Held-out images and what the model makes of them.",
+    "images": "Images of the posterior and what the model makes of them.",
+}
+NEEDED = {
+    "config": ("seeds", "settings", "prior", "volume", "latents", "seconds"),
+    "metrics": ("elbo",),
+    "identify": ("prior", "seeds", "sentence"),
 }
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
@@ -59,6 +64,9 @@ def read_run(folder: str | Path) -> dict[str, Any]:
             ) from None
         except (OSError, ValueError) as error:
             raise InputError(f"{path}: cannot be read as JSON ({error})") from None
+        missing = [key for key in NEEDED[name] if key not in content[name]]
+        if missing:
+            raise InputError(f"{path}: not from a run of pyrocryo, it has no {missing[0]!r}")
     return content
 
 

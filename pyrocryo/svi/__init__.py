@@ -1,6 +1,8 @@
 """Stochastic variational inference: the ELBO of a pair, maximised over several seeds."""
 
-from pyrocryo.svi.train import Fit, Settings, fit
+from pyrocryo.svi.plan import prepare
+from pyrocryo.svi.settings import Settings
+from pyrocryo.svi.train import Fit, fit
 from pyrocryo.svi.weights import Weights
 
-__all__ = ["Fit", "Settings", "Weights", "fit"]
+__all__ = ["Fit", "Settings", "Weights", "fit", "prepare"]

@@ -10,6 +10,7 @@ import torch
 
 from pyrocryo.errors import InputError
 from pyrocryo.files import replacing
+from pyrocryo.pair import Pair
 
 if TYPE_CHECKING:
     from pyrocryo.svi.train import Fit
@@ -27,7 +28,7 @@ class State:
 
     Args:
         path: The file, or None for a fit that leaves none.
-        key: What must agree for a checkpoint to be resumed: settings, seeds, number of particles.
+        key: What must agree for a checkpoint to be resumed: settings, seeds, data, model.
         resume: Start from the file.
     """
 
@@ -46,14 +47,14 @@ class State:
         for name, value in key.items():
             if found.get(name) != value:
                 raise InputError(
-                    f"resume: {path} was made with {name} {found.get(name)}, not {value}"
+                    f"resume: {path} was made with other {name} ({found.get(name)}, now {value})"
                 )
         self.content = content
 
     def restore(
         self,
         seed: int,
-        pair: torch.nn.Module,
+        pair: Pair,
         optimiser: torch.optim.Optimizer,
         history: np.ndarray,
     ) -> int:
@@ -64,21 +65,25 @@ class State:
             saved = current
         if saved is None:
             return 0
-        pair.load_state_dict(saved["pair"])
+        try:
+            pair.load_state_dict(saved["pair"])
+        except RuntimeError as error:
+            first = str(error).splitlines()[0]
+            raise InputError(f"resume: {self.path} holds another model ({first})") from None
         steps = saved["steps"]
         history[:steps] = saved["history"].numpy()
         if saved is current:
             optimiser.load_state_dict(saved["optimiser"])
             torch.set_rng_state(saved["rng"])
             if saved["cuda_rng"] is not None:
-                torch.cuda.set_rng_state(saved["cuda_rng"])
+                torch.cuda.set_rng_state(saved["cuda_rng"], pair.noise_steps.device)
         return steps
 
     def save(
         self,
         seed: int,
         steps: int,
-        pair: torch.nn.Module,
+        pair: Pair,
         optimiser: torch.optim.Optimizer,
         history: np.ndarray,
         *,
@@ -92,12 +97,12 @@ class State:
             self.content["done"][seed] = saved
             self.content["current"] = None
         else:
-            cuda = next(pair.parameters()).is_cuda
+            device = pair.noise_steps.device
             self.content["current"] = {
                 **saved,
                 "optimiser": optimiser.state_dict(),
                 "rng": torch.get_rng_state(),
-                "cuda_rng": torch.cuda.get_rng_state() if cuda else None,
+                "cuda_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
             }
         _write(self.content, self.path)
 
@@ -111,7 +116,7 @@ def write(fit: Fit, path: Path) -> None:
     _write({"format": 1, "key": fit.key, "done": done, "current": None}, path)
 
 
-def _trained(seed: int, pair: torch.nn.Module, history: np.ndarray) -> dict[str, Any]:
+def _trained(seed: int, pair: Pair, history: np.ndarray) -> dict[str, Any]:
     return {
         "seed": seed,
         "steps": len(history),

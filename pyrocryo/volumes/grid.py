@@ -50,6 +50,15 @@ class Grid(nn.Module):
         self.network = nn.Sequential(*layers, nn.Linear(width, self.side**self.dim))
         return self
 
+    @property
+    def numbers_an_image(self) -> int:
+        """Numbers held while one image is made, for those who choose how many to make at once.
+
+        Sampling positions along the beam and the values found there, and the map itself.
+        """
+        points = self.box**2 * (self.side if self.dim == 3 else 1)
+        return (self.dim + 2) * points + self.side**self.dim
+
     def density(self, z: Tensor) -> Tensor:
         """Density maps `(..., side, side[, side])`, indexed `[(z,) y, x]`, of `z` `(..., K)`."""
         return self.network(z).unflatten(-1, (self.side,) * self.dim)

@@ -1,0 +1,120 @@
+"""What ``fit`` makes sure of before it computes anything."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch.distributions import Distribution, kl_divergence
+
+from pyrocryo.errors import InputError
+from pyrocryo.pair import Pair
+from pyrocryo.particles import Particles
+from pyrocryo.svi.settings import Settings
+
+__all__ = ["Plan", "prepare"]
+
+log = logging.getLogger("pyrocryo")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A fit that can be started.
+
+    Attributes:
+        train: The particles to learn from.
+        settings: With the batch no larger than the data.
+        seeds: Which seeds.
+        exact_kl: Whether the KL is known in closed form.
+        key: What a checkpoint must agree with to be resumed.
+    """
+
+    train: Particles
+    settings: Settings
+    seeds: tuple[int, ...]
+    exact_kl: bool
+    key: dict[str, Any]
+
+
+def prepare(
+    pair: Pair, particles: Particles, seeds: int | Sequence[int], options: Mapping[str, Any]
+) -> Plan:
+    """Checks that pair, particles and settings go together; reads every pixel once.
+
+    Raises:
+        InputError: If they do not.
+    """
+    settings = Settings.of(options)
+    seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise InputError(f"seeds: expected at least one, each different, got {seeds}")
+    pair.check(particles)
+    particles.statistics()  # finds pixels that are no numbers
+    train = particles.train
+    settings = replace(settings, batch_size=min(settings.batch_size, len(train)))
+    exact = _exact_kl(pair, train)
+    if settings.gamma != 1.0 and not (exact and hasattr(pair.prior, "with_transition_weight")):
+        raise InputError(
+            f"gamma: {settings.gamma:g} weighs transition terms, but the prior {pair.prior_name} "
+            "has none in closed form"
+        )
+    _warn_if_not_reset(pair)
+    key = {
+        "settings": asdict(settings),
+        "seeds": list(seeds),
+        "data": train.digest(),
+        "model": _fingerprint(pair),
+    }
+    return Plan(train, settings, seeds, exact, key)
+
+
+def _fingerprint(pair: Pair) -> str:
+    """A hash of the model's architecture and of everything about it that is not trained."""
+    parts = [repr(pair), pair.prior_name]
+    parts += [f"{name} {value.tolist()}" for name, value in pair.named_buffers()]
+    parts += [f"{name} {p.requires_grad}" for name, p in pair.named_parameters()]
+    if isinstance(pair.prior, Distribution):
+        parts.append(_told(pair.prior))
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _told(distribution: Distribution) -> str:
+    """The numbers of a distribution, in words."""
+    words = [type(distribution).__name__, str(tuple(distribution.event_shape))]
+    for name, value in sorted(vars(distribution).items()):
+        if isinstance(value, Distribution):
+            words.append(f"{name} {_told(value)}")
+        elif isinstance(value, torch.Tensor):
+            words.append(f"{name} {value.tolist()}")
+        elif isinstance(value, (int, float)):
+            words.append(f"{name} {value}")
+    return " ".join(words)
+
+
+def _exact_kl(pair: Pair, particles: Particles) -> bool:
+    """Whether the KL of guide from prior is known in closed form."""
+    batch = particles.batch(np.arange(min(2, len(particles))))
+    with torch.no_grad():
+        try:
+            kl_divergence(pair.posterior_of(batch), pair.prior_of(batch))
+        except NotImplementedError:
+            log.info("no closed-form KL for %s: Monte Carlo", pair.prior_name)
+            return False
+    return True
+
+
+def _warn_if_not_reset(pair: Pair) -> None:
+    for name, module in pair.named_modules():
+        own = list(module.parameters(recurse=False))
+        if own and not hasattr(module, "reset_parameters"):
+            log.warning(
+                "%s (%s) has parameters but no reset_parameters(): every seed starts from the "
+                "same values there",
+                name,
+                type(module).__name__,
+            )

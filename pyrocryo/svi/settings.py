@@ -1,0 +1,69 @@
+"""How a pair is trained: numbers and schedules."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pyrocryo.errors import InputError
+
+__all__ = ["Settings"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a pair is trained.
+
+    Attributes:
+        steps: Optimiser steps.
+        batch_size: Particles (or molecules, when they have frames) a step.
+        lr: Peak learning rate of Adam: 10 % linear warm-up, then a cosine down to 2 %.
+        beta: Weight of the KL; 1 is the ELBO.
+        gamma: Further weight of a prior's transition terms; 1 is the ELBO.
+        kl_warmup: Steps over which β rises linearly from 0; helps where pose is unknown, hurts
+            Boltzmann priors.
+        clip: Largest norm of the gradient (of the loss per particle).
+    """
+
+    steps: int = 1500
+    batch_size: int = 64
+    lr: float = 4e-3
+    beta: float = 1.0
+    gamma: float = 1.0
+    kl_warmup: int = 0
+    clip: float = 50.0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "lr", "clip"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name}: expected a positive number, got {getattr(self, name)}")
+        for name in ("beta", "gamma", "kl_warmup"):
+            if not getattr(self, name) >= 0:
+                raise InputError(f"{name}: expected 0 or more, got {getattr(self, name)}")
+        if self.kl_warmup > self.steps:
+            raise InputError(
+                f"kl_warmup: {self.kl_warmup} steps of warm-up do not fit into {self.steps} steps"
+            )
+
+    def lr_at(self, step: int) -> float:
+        """Learning rate of step 0, 1, ..."""
+        warmup = max(1, self.steps // 10)
+        if step < warmup:
+            return self.lr * (step + 1) / warmup
+        done = (step - warmup) / max(1, self.steps - warmup)
+        return self.lr * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+
+    def beta_at(self, step: int) -> float:
+        """Weight of the KL at step 0, 1, ..."""
+        return self.beta * min(1.0, (step + 1) / self.kl_warmup) if self.kl_warmup else self.beta
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> Settings:
+        """Settings from keywords; InputError for one that there is not."""
+        unknown = sorted(set(options) - set(cls.__dataclass_fields__))
+        if unknown:
+            known = ", ".join(cls.__dataclass_fields__)
+            raise InputError(f"unknown setting {', '.join(unknown)}; fit knows {known}")
+        return cls(**options)
