@@ -6,6 +6,7 @@ VENV ?= .venv
 SEEDS ?= 3
 DEMO := runs/demo
 RUN := $(VENV)/bin/pyrocryo
+RUNS := $(DEMO)/vae $(DEMO)/slowvae $(DEMO)/boltzmann
 
 .PHONY: demo test lint clean
 .DELETE_ON_ERROR:
@@ -26,14 +27,17 @@ demo: $(VENV)/installed
 	mkdir -p $(DEMO)
 	$(RUN) simulate time-resolved $(DEMO)/time.star
 	$(RUN) simulate temperature $(DEMO)/temperature.star
-	$(RUN) fit models/vae.py --data $(DEMO)/time.star --seeds $(SEEDS) --out $(DEMO)/vae
-	$(RUN) fit models/slowvae.py --data $(DEMO)/time.star --seeds $(SEEDS) --out $(DEMO)/slowvae
-	$(RUN) fit models/boltzmann.py --data $(DEMO)/temperature.star --seeds $(SEEDS) --out $(DEMO)/boltzmann
+	OMP_NUM_THREADS=1 $(MAKE) --no-print-directory -j2 $(RUNS)
 	@echo
-	@$(RUN) compare $(DEMO)/vae $(DEMO)/slowvae $(DEMO)/boltzmann
+	@$(RUN) compare $(RUNS)
 	@echo
 	@echo "All three know the conformations (R²); only slowvae and boltzmann have axes to read (MCC, angle)."
 	@echo "Reports: $(DEMO)/*/report.html"
+
+$(DEMO)/vae $(DEMO)/slowvae: DATA := time
+$(DEMO)/boltzmann: DATA := temperature
+$(RUNS):
+	$(RUN) fit models/$(@F).py --data $(DEMO)/$(DATA).star --seeds $(SEEDS) --out $@
 
 lint: $(VENV)/installed-test
 	$(VENV)/bin/ruff check .

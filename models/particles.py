@@ -9,7 +9,7 @@ a star file (or a bare stack) whose poses come from an earlier refinement. Its a
     pyrocryo fit models/particles.py --data particles.star
     pyrocryo fit models/particles.py --data stack.mrcs --poses poses.pkl --pixel-size 1.5
 
-Images are standardised (zero mean, unit variance over the stack). The CTF is not modelled yet.
+Images are standardised (background of mean 0 and unit variance). The CTF is not modelled yet.
 The map at the median of z is volumes/seed0_median.mrc; projected at the poses of the held-out
 images it is correlated with them (map_correlation), and --reference MAP.mrc compares it with a
 known map (fsc_half_angstroms: resolution at which the Fourier shell correlation falls below .5).

@@ -15,6 +15,7 @@ from pyrocryo.errors import InputError
 __all__ = ["PER_IMAGE", "ImageSource", "Particles", "Statistics"]
 
 CHUNK = 1024  # particles read at once when the whole stack is scanned
+CLEAN = 0.1  # background sd over that of all pixels, below which a stack counts as noise-free
 PER_IMAGE = ("rotation", "shift", "time", "truth")  # one entry a frame; other fields, a molecule
 
 
@@ -27,10 +28,15 @@ class ImageSource(Protocol):
 
 
 class Statistics(NamedTuple):
-    """Mean and standard deviation over all pixels of all particles."""
+    """Mean and standard deviation over all particles, of all pixels and of the background.
+
+    The background is what lies outside the circle that fits the box, as in RELION.
+    """
 
     mean: float
     sd: float
+    background_mean: float
+    background_sd: float
 
 
 class Particles:
@@ -196,7 +202,11 @@ class Particles:
         """
         if self._statistics is not None:
             return self._statistics
-        count, total, squares = 0, 0.0, 0.0
+        r = np.arange(self.box) - self.box // 2
+        corner = np.hypot(r[:, None], r) > self.box / 2
+        if not corner.any():
+            corner[:] = True
+        sums = np.zeros((2, 3))  # all pixels, background: how many, their sum, their squares
         for rows in self.chunks():
             images = self.raw(rows).astype(np.float64)
             finite = np.isfinite(images).reshape(len(rows), -1).all(axis=1)
@@ -205,21 +215,28 @@ class Particles:
                     f"images: particle {self.index[rows[~finite][0]]} has pixels that are not "
                     "finite numbers (NaN or infinity)"
                 )
-            count += images.size
-            total += images.sum()
-            squares += np.square(images).sum()
-        mean = total / count
-        sd = float(np.sqrt(max(squares / count - mean**2, 0.0)))
-        self._statistics = Statistics(float(mean), sd)
+            for total, pixels in zip(sums, (images, images[..., corner]), strict=True):
+                total += pixels.size, pixels.sum(), np.square(pixels).sum()
+        mean, square = sums[:, 1] / sums[:, 0], sums[:, 2] / sums[:, 0]
+        sd = np.sqrt(np.maximum(square - mean**2, 0.0))
+        self._statistics = Statistics(*map(float, (mean[0], sd[0], mean[1], sd[1])))
         return self._statistics
 
     def standardised(self) -> Particles:
-        """The same particles, scaled to zero mean and unit standard deviation over all pixels."""
-        mean, sd = self.statistics()
-        if sd == 0:
-            raise InputError(f"images: every pixel has the same value {mean:g}")
+        """The same particles, scaled to a background of mean 0 and standard deviation 1.
+
+        That is RELION's normalisation, and how particles are simulated. Stacks (nearly) without
+        noise, whose background varies less than a tenth as much as all pixels do, are scaled to
+        unit standard deviation over all pixels instead.
+        """
+        found = self.statistics()
+        if found.sd == 0:
+            raise InputError(f"images: every pixel has the same value {found.mean:g}")
+        noisy = found.background_sd > CLEAN * found.sd
         new = self._copy()
-        new.offset, new.scale, new._digest = mean, sd, None
+        new.offset = found.background_mean
+        new.scale = found.background_sd if noisy else found.sd
+        new._digest = None
         return new
 
     def digest(self) -> str:

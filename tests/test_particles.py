@@ -73,14 +73,28 @@ def test_memory_mapped_images_stay_on_disk(images, tmp_path):
     np.testing.assert_array_equal(particles.batch(np.array([5])).images[0], images[5])
 
 
+def _disc(images, height):
+    return images + height * (np.hypot(*np.indices((8, 8)) - 4) < 3)
+
+
 def test_statistics_and_standardised(images):
-    particles = pc.Particles(3 + 7 * images)
-    mean, sd = particles.statistics()
-    assert mean == pytest.approx(3 + 7 * images.mean(), rel=1e-5)
-    assert sd == pytest.approx(7 * images.std(), rel=1e-5)
-    batch = particles.standardised().batch(np.arange(40))
-    assert float(batch.images.mean()) == pytest.approx(0, abs=1e-5)
-    assert float(batch.images.std(correction=0)) == pytest.approx(1, rel=1e-4)
+    particles = pc.Particles(3 + 7 * _disc(images, 2))
+    found = particles.statistics()
+    pixels = 3 + 7 * _disc(images, 2)
+    corner = np.hypot(*np.indices((8, 8)) - 4) > 4
+    expected = pixels.mean(), pixels.std(), pixels[:, corner].mean(), pixels[:, corner].std()
+    assert found == pytest.approx(expected, rel=1e-5)
+    scaled = particles.standardised().batch(np.arange(40)).images[:, corner]
+    assert float(scaled.mean()) == pytest.approx(0, abs=1e-5)
+    assert float(scaled.std(correction=0)) == pytest.approx(1, rel=1e-4)
+
+
+def test_a_clean_stack_is_scaled_by_all_its_pixels(images):
+    scaled = pc.Particles(_disc(0 * images, 5)).standardised().batch(np.arange(40)).images
+    assert float(scaled.std(correction=0)) == pytest.approx(1, rel=1e-4)
+    assert float(scaled[0, 0, 0]) == 0
+    with pytest.raises(pc.InputError, match="every pixel has the same value 5"):
+        pc.Particles(0 * images + 5).standardised()
 
 
 def test_pixels_that_are_no_numbers_are_found(images):
