@@ -70,6 +70,14 @@ def test_curved_maps_are_told(rng):
     assert "curved" in result.reading
 
 
+def test_a_warp_along_each_axis_is_no_disagreement(rng):
+    z = rng.standard_normal((1500, 2))
+    result = consistency([_noisy(rng, z), np.sinh(1.3 * _noisy(rng, z))])
+    assert result.nonlinear - result.affine > 0.1
+    assert result.agree
+    assert result.reading.endswith("and a warp along it")
+
+
 def test_unrelated_runs_are_told(rng, z):
     result = consistency([z, rng.standard_normal(z.shape)])
     assert not result.agree

@@ -134,7 +134,8 @@ def _agreement(verdict: Mapping[str, Any]) -> str:
     return (
         "<h2>Agreement between seeds</h2>"
         f"<p>Matched axes correlate {seeds['permutation']:.3f}; a linear map explains "
-        f"{seeds['affine']:.3f} of the variance and nearest neighbours {seeds['nonlinear']:.3f}, "
+        f"{seeds['affine']:.3f} of the variance and nearest neighbours {seeds['nonlinear']:.3f} "
+        f"({seeds['axiswise']:.3f} from the matched axis alone), "
         "each fitted on one half of the particles and scored on the other. The axes of two seeds "
         f"are turned by at most {seeds['worst_turn_deg']:.0f}°: "
         f"{html.escape(seeds['reading'])}.</p>"
