@@ -6,8 +6,9 @@ are arbitrary, since every rotation of z fits equally well.
     z_t ~ N(0, I),   x_t ~ N(pi_phi(v(z_t)), sigma^2)
 
 Data: time-resolved pairs of images of a molecule with arms, poses known; each frame is taken by
-itself. Expected (two arms, 8 seeds): R² about .97 and MCC anywhere between .71 and .99, several
-seeds turned by more than 15°; with four arms MCC stays below .85.
+itself. Expected (8 seeds, mean ± sd): linear R² .975 ± .011, MCC .83 ± .10 (.74 to .99), 6 of 8
+seeds turned by more than 15°. With --arms 4 --n 10000 --steps 2500: MCC .64 ± .04 (a random
+rotation scores .77), and 5 of 8 seeds lose a component (R² .71-.78, else .95-.98).
 Takes about half a minute a seed on one core.
 """
 

@@ -186,7 +186,7 @@ class Pair(nn.Module):
                     f"{name}: the prior {self.prior_name} needs the {name} of each "
                     f"particle, and these particles carry only {held}"
                 )
-        batch = particles.batch(np.arange(min(2, len(particles))))
+        batch = self.moved(particles.batch(np.arange(min(2, len(particles)))))
         with torch.no_grad():
             event = tuple(self.prior_of(batch).event_shape)
         expected = {(self.dim,)} if particles.frames is None else {(particles.frames, self.dim)}

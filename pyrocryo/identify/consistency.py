@@ -84,7 +84,7 @@ def consistency(latents: Sequence[np.ndarray], *, frames: int = 1, seed: int = 0
     shared = np.maximum(linear, curved)  # the worst pair of seeds decides
     agree = False
     if shared.max() < FOUND:
-        reading = "the seeds found different things, or nothing: training failed"
+        reading = "the seeds found different things: training failed, or there is nothing to find"
     elif shared.min() < FOUND:
         reading = "some seeds found something else than the others, or nothing"
     elif turn <= LARGEST_TURN_DEG and (shared - axiswise).max() <= CURVED:

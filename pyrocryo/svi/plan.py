@@ -98,7 +98,7 @@ def _told(distribution: Distribution) -> str:
 
 def _exact_kl(pair: Pair, particles: Particles) -> bool:
     """Whether the KL of guide from prior is known in closed form."""
-    batch = particles.batch(np.arange(min(2, len(particles))))
+    batch = pair.moved(particles.batch(np.arange(min(2, len(particles)))))
     with torch.no_grad():
         try:
             kl_divergence(pair.posterior_of(batch), pair.prior_of(batch))
