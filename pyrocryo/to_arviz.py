@@ -41,13 +41,13 @@ def to_arviz(
     }
     dims = {name: list(names) for name, names in dims.items()}
     coords, attrs = dict(coords or {}), dict(attrs or {})
+    # a chain is a seed here, and there may well be more seeds than replicated images: both
+    # versions would take that for swapped dimensions
     if _version(az) >= 1:
-        return az.from_dict(
-            groups, dims=dims, coords=coords, attrs={"/": attrs} if attrs else None
-        )
+        root = {"/": attrs} if attrs else None
+        return az.from_dict(groups, dims=dims, coords=coords, attrs=root, check_conventions=False)
     likelihood = groups.pop("log_likelihood", None)
     with warnings.catch_warnings():
-        # a chain is a seed here, and there may well be more seeds than replicated images
         warnings.filterwarnings("ignore", message="More chains", category=UserWarning)
         result = az.from_dict(**groups, dims=dims, coords=coords, attrs=attrs)
     if likelihood is not None:  # 0.23 would want the event dimensions too
