@@ -27,7 +27,7 @@ demo: $(VENV)/installed
 	mkdir -p $(DEMO)
 	$(RUN) simulate time-resolved $(DEMO)/time.star
 	$(RUN) simulate temperature $(DEMO)/temperature.star
-	OMP_NUM_THREADS=1 $(MAKE) --no-print-directory -j2 $(RUNS)
+	TQDM_DISABLE=1 OMP_NUM_THREADS=1 $(MAKE) --no-print-directory -j2 $(RUNS)
 	@echo
 	@$(RUN) compare $(RUNS)
 	@echo

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 
@@ -12,19 +13,29 @@ log = logging.getLogger("pyrocryo")
 
 
 class Progress:
-    """A bar on a terminal, ten log lines elsewhere; both with the ELBO and the time left."""
+    """A bar on a terminal, ten log lines elsewhere; both with the ELBO and the time left.
 
-    def __init__(self, total: int, bar: bool | None) -> None:
+    Args:
+        label: What is being fitted.
+        total: Steps of all seeds together.
+        bar: Whether to draw the bar; by default on a terminal, unless the environment holds
+            tqdm's ``TQDM_DISABLE``.
+    """
+
+    def __init__(self, label: str, total: int, bar: bool | None) -> None:
+        self.label = label
         self.total = total
         self.done = 0
         self.restored = 0
-        self.use_bar = sys.stderr.isatty() if bar is None else bar
+        on_terminal = sys.stderr.isatty() and "TQDM_DISABLE" not in os.environ
+        self.use_bar = on_terminal if bar is None else bar
         self.started = time.perf_counter()
 
     def __enter__(self) -> Progress:
         from tqdm import tqdm
 
-        self.bar = tqdm(total=self.total, disable=not self.use_bar, unit="step", leave=False)
+        off = not self.use_bar
+        self.bar = tqdm(desc=self.label, total=self.total, disable=off, unit="step", leave=False)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -47,6 +58,6 @@ class Progress:
             a_step = (time.perf_counter() - self.started) / (self.done - self.restored)
             left = a_step * (self.total - self.done)
             log.info(
-                "seed %d, step %d: ELBO %.2f nats a particle, %.0f s left",
-                state["seed"], state["step"] + 1, state["elbo"], left,
+                "%s, seed %d, step %d: ELBO %.2f nats a particle, %.0f s left",
+                self.label, state["seed"], state["step"] + 1, state["elbo"], left,
             )  # fmt: skip

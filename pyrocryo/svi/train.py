@@ -95,7 +95,7 @@ def fit(
     log.info("%d seeds on %r", len(plan.seeds), train)
     started = time.perf_counter()
     pairs, histories = [], []
-    with Progress(len(plan.seeds) * chosen.steps, progress) as bar:
+    with Progress(pair.prior_name, len(plan.seeds) * chosen.steps, progress) as bar:
         for seed in plan.seeds:
             trained, history = _fit_one(
                 pair, train, chosen, seed, torch.device(device), bar, state
