@@ -9,7 +9,8 @@ Data: images of a molecule with arms at 300, 240 and 180 K, poses known, with si
 (.8, .5), (.6, .25): three rows that are not proportional. Expected (8 seeds, mean ± sd, scored at
 300 K): linear R² .970 ± .006, MCC .982 ± .003, every seed within 3.3°. With --equal (the same
 spread for all components at each temperature) the prior is blind to rotations and the seeds
-scatter: the negative control (20 ± 15°, 4 of 8 within 10°; on a second data set 26 ± 10°, 1 of 16).
+scatter: the negative control (20 ± 15°, 4 of 8 within 10°; on a second data set 26 ± 10°, 1 of
+16).
 Takes about half a minute a seed on one core.
 """
 
