@@ -138,7 +138,7 @@ class RotatedNormal(dist.TorchDistribution):
 def _kl_to_independent_normal(q: RotatedNormal, p: Independent) -> Tensor:
     """So that a prior written as ``dist.Normal(loc, scale).to_event(1)`` is exact too."""
     if not isinstance(p.base_dist, Normal) or p.reinterpreted_batch_ndims != 1:
-        raise NotImplementedError
+        raise NotImplementedError  # tells Pyro that the KL has to be sampled
     return kl_to_normal(q, p.base_dist.loc, p.base_dist.scale)
 
 

@@ -113,7 +113,7 @@ def _kl(q: Independent, p: LaplaceTransition) -> Tensor:
     """
     frame = q.base_dist
     if not isinstance(frame, RotatedNormal) or q.reinterpreted_batch_ndims != 1:
-        raise NotImplementedError
+        raise NotImplementedError  # tells Pyro that the KL has to be sampled
     entropy = frame.entropy()
     square = frame.total_square[..., 0]
     first = 0.5 * (square + p.dim * math.log(2 * math.pi)) - entropy[..., 0]
