@@ -69,8 +69,7 @@ class Fit:
     def run(self) -> None:
         from pyrocryo import draws, io, metrics, report, svi
 
-        model = _load_model(self.model)
-        config = getattr(self, "config", None) or model.Config()
+        model, config = self._model_and_config()
         shown = {"draws": 50, "held_out": 800} | getattr(model, "posterior", {})
         shown |= {name: getattr(self, name) for name in shown if getattr(self, name) is not None}
         for name, value in shown.items():
@@ -117,6 +116,13 @@ class Fit:
         print(report.compare([out]))
         print(verdict["identify"]["sentence"])
         print(f"report: {page}")
+
+    def _model_and_config(self) -> tuple[ModuleType, Any]:
+        """What the parser loaded for the options' sake; it loads only files that end in .py."""
+        if hasattr(self, "loaded"):
+            return self.loaded, self.config
+        model = _load_model(self.model)
+        return model, model.Config()
 
     def _particles(self, model: ModuleType, config: Any) -> Any:
         from pyrocryo import io
@@ -230,19 +236,13 @@ def _parse(argv: list[str]) -> Any:
     commands = dict(COMMANDS)
     files = [word for word in argv[1:] if word.endswith(".py")]
     if argv[:1] == ["fit"] and files:  # the model file's own options become options of the command
-        config = _load_model(Path(files[0])).Config
+        model = _load_model(Path(files[0]))
+        default = dataclasses.field(default_factory=model.Config)
+        option = ("config", tyro.conf.OmitArgPrefixes[model.Config], default)
+        known = {"loaded": model, "__doc__": Fit.__doc__}
         commands["fit"] = dataclasses.make_dataclass(
-            "Fit",
-            [
-                (
-                    "config",
-                    tyro.conf.OmitArgPrefixes[config],
-                    dataclasses.field(default_factory=config),
-                )
-            ],
-            bases=(Fit,),
+            "Fit", [option], bases=(Fit,), namespace=known
         )
-        commands["fit"].__doc__ = Fit.__doc__
     union = Any
     for n, (name, command) in enumerate(commands.items()):
         member = Annotated[command, tyro.conf.subcommand(name, prefix_name=False)]

@@ -240,7 +240,7 @@ class Particles:
         return new
 
     def digest(self) -> str:
-        """SHA-256 over pixels, their scaling and fields: whether two fits saw the same."""
+        """SHA-256 over pixels, scaling, fields and split: whether two fits saw the same."""
         if self._digest is not None:
             return self._digest
         sha = hashlib.sha256(f"{self.offset} {self.scale}".encode())
@@ -248,6 +248,8 @@ class Particles:
             sha.update(np.ascontiguousarray(self.raw(rows), dtype="<f4").tobytes())
         for name in sorted(self.fields):
             sha.update(name.encode() + np.ascontiguousarray(self.fields[name]).tobytes())
+        if self._test is not None:
+            sha.update(self._test.tobytes())
         self._digest = sha.hexdigest()
         return self._digest
 

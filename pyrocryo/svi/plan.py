@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -18,8 +17,6 @@ from pyrocryo.particles import Particles
 from pyrocryo.svi.settings import Settings
 
 __all__ = ["Plan", "prepare"]
-
-log = logging.getLogger("pyrocryo")
 
 
 @dataclass(frozen=True)
@@ -63,11 +60,10 @@ def prepare(
             f"gamma: {settings.gamma:g} weighs transition terms, but the prior {pair.prior_name} "
             "has none in closed form"
         )
-    _warn_if_not_reset(pair)
     key = {
         "settings": asdict(settings),
         "seeds": list(seeds),
-        "data": train.digest(),
+        "data": particles.digest(),
         "model": _fingerprint(pair),
     }
     return Plan(train, settings, seeds, exact, key)
@@ -103,18 +99,5 @@ def _exact_kl(pair: Pair, particles: Particles) -> bool:
         try:
             kl_divergence(pair.posterior_of(batch), pair.prior_of(batch))
         except NotImplementedError:
-            log.info("no closed-form KL for %s: Monte Carlo", pair.prior_name)
             return False
     return True
-
-
-def _warn_if_not_reset(pair: Pair) -> None:
-    for name, module in pair.named_modules():
-        own = list(module.parameters(recurse=False))
-        if own and not hasattr(module, "reset_parameters"):
-            log.warning(
-                "%s (%s) has parameters but no reset_parameters(): every seed starts from the "
-                "same values there",
-                name,
-                type(module).__name__,
-            )

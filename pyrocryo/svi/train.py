@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -92,6 +92,9 @@ def fit(
     train, chosen = plan.train, plan.settings
     path = Path(checkpoint) if checkpoint else None
     state = checkpoints.State(path, plan.key, resume)
+    _warn_if_not_reset(pair)
+    if not plan.exact_kl:
+        log.info("no closed-form KL for %s: Monte Carlo", pair.prior_name)
     log.info("%d seeds on %r", len(plan.seeds), train)
     started = time.perf_counter()
     pairs, histories = [], []
@@ -153,6 +156,18 @@ def _fit_one(
     return pair.eval(), history
 
 
+def _warn_if_not_reset(pair: Pair) -> None:
+    for name, module in pair.named_modules():
+        own = list(module.parameters(recurse=False))
+        if own and not hasattr(module, "reset_parameters"):
+            log.warning(
+                "%s (%s) has parameters but no reset_parameters(): every seed starts from the "
+                "same values there",
+                name,
+                type(module).__name__,
+            )
+
+
 def _rows(n: int, size: int, step: int, seed: int) -> np.ndarray:
     """Particles of a step: each epoch is a permutation drawn from (seed, epoch)."""
     a_pass = n // size
@@ -175,17 +190,15 @@ def _culprit(pair: Pair, batch: Any) -> str:
         model = pyro.poutine.trace(pyro.poutine.replay(pair.model, guide)).get_trace(batch)
         for label, trace in (("guide", guide), ("model", model)):
             trace.compute_log_prob()
-            for name, site in _sample_sites(trace.nodes.items()):
-                if not (_finite(site["value"]) and _finite(site["log_prob"])):
+            for name, site in trace.nodes.items():
+                if "log_prob" in site and not (
+                    _finite(site["value"]) and _finite(site["log_prob"])
+                ):
                     return f"site {name!r} of the {label} is not finite"
     gradients = [
         n for n, p in pair.named_parameters() if p.grad is not None and not _finite(p.grad)
     ]
     return f"the gradient of {gradients[0]} is not finite" if gradients else "no site stands out"
-
-
-def _sample_sites(nodes: Iterable[tuple[str, dict]]) -> Iterable[tuple[str, dict]]:
-    return ((name, site) for name, site in nodes if "log_prob" in site)
 
 
 def _finite(value: Tensor) -> bool:
