@@ -18,7 +18,7 @@ from pyrocryo.to_arviz import to_arviz
 __all__ = ["posterior"]
 
 MOST_NUMBERS = 50_000_000  # held at once while decoding (200 MB)
-CONSTANT = ("truth", "temperature", "time")
+CONSTANT = ("truth", "rotation", "temperature", "time")
 
 
 def posterior(
@@ -38,11 +38,12 @@ def posterior(
         seed: Seed of the draws.
 
     Returns:
-        An ArviZ object with groups ``posterior`` (``z``: chain, draw, particle, [frame,] latent),
+        An ArviZ object with groups ``posterior`` (``z``: chain, draw, particle, [frame,] latent;
+        where poses are unknown, ``pose``: the unit vectors, ..., direction),
         ``posterior_predictive`` (``x``, and ``clean`` without noise: ..., row, column),
         ``log_likelihood`` (``x``: one number a particle), ``sample_stats`` (``log_prior``,
         ``log_q``, neither weighted), ``observed_data`` (``x``) and ``constant_data`` (``truth``,
-        ``temperature``, ``time``, where known).
+        ``rotation``, ``temperature``, ``time``, where the particles carry them).
     """
     if draws < 1 or not 0 <= predictive <= draws:
         raise InputError(
@@ -80,12 +81,15 @@ def _draw(pair: Pair, batch: Any, draws: int, predictive: int) -> dict[str, np.n
     model = poutine.trace(poutine.replay(outer(pair.model), guide)).get_trace(batch)
     guide.compute_log_prob()
     model.compute_log_prob()
+    latent = [name for name in ("pose", "z") if name in guide.nodes]
     clean = model.nodes["_RETURN"]["value"][:predictive]
-    result = {
-        "z": model.nodes["z"]["value"],
+    result = {name: model.nodes[name]["value"] for name in latent}
+    if "pose" in result:
+        result["pose"] = pair.framed(result["pose"], result["z"])
+    result |= {
         "log_likelihood": model.nodes["x"]["unscaled_log_prob"],
-        "log_prior": model.nodes["z"]["unscaled_log_prob"],
-        "log_q": guide.nodes["z"]["unscaled_log_prob"],
+        "log_prior": sum(model.nodes[name]["unscaled_log_prob"] for name in latent),
+        "log_q": sum(guide.nodes[name]["unscaled_log_prob"] for name in latent),
         "clean": clean,
         "replicate": clean + pair.noise * torch.randn_like(clean),
     }
@@ -97,11 +101,13 @@ def _converted(fit: Fit, particles: Particles, arrays: dict[str, np.ndarray]) ->
     image = ["particle", *frame, "row", "column"]
     dims = {
         "z": ["particle", *frame, "latent"],
+        "pose": ["particle", *frame, "direction"],
         "x": image,
         "clean": image,
         "log_prior": ["particle"],
         "log_q": ["particle"],
         "truth": ["particle", *frame, "factor"],
+        "rotation": ["particle", *frame, "image_axis", "molecule_axis"],
         "temperature": ["particle"],
         "time": ["particle", *frame],
     }
@@ -109,7 +115,7 @@ def _converted(fit: Fit, particles: Particles, arrays: dict[str, np.ndarray]) ->
         [particles.batch(rows).images.numpy() for rows in particles.chunks()], axis=0
     )
     groups = {
-        "posterior": {"z": arrays["z"]},
+        "posterior": {name: arrays[name] for name in ("pose", "z") if name in arrays},
         "posterior_predictive": (
             {"x": arrays["replicate"], "clean": arrays["clean"]} if arrays["clean"].size else {}
         ),

@@ -6,18 +6,20 @@ import copy
 import inspect
 import itertools
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro import poutine
 from torch import Tensor, nn
 
 from pyrocryo.errors import InputError
-from pyrocryo.guides import Amortised
+from pyrocryo.guides import Amortised, Polar
 from pyrocryo.particles import PER_IMAGE, Particles
-from pyrocryo.poses import Known
+from pyrocryo.poses import Known, shift_of, turned, unturned
 from pyrocryo.rotated_normal import RotatedNormal, RotationLayer
 
 __all__ = ["Pair"]
@@ -30,14 +32,18 @@ _numbers = itertools.count()
 class Pair(nn.Module):
     r"""A Pyro model of particle images and the amortised guide that inverts it.
 
-    .. math:: z \sim p(z \mid c), \quad x \sim N(\pi_\phi(v(R^\top z)), \sigma^2)
+    .. math:: \phi \sim p(\phi), \quad z \sim p(z \mid c), \quad
+              x \sim N(\pi_\phi(v(R^\top z)), \sigma^2)
 
     with `c` the particle's context (temperature, ...), φ its pose, `v` the volume and `R` the
-    rotation layer (:mod:`pyrocryo.rotated_normal`); the guide is :math:`z = R u`,
-    :math:`u \sim N(\mu(x), L(x) L(x)^\top)`, independent across frames (Klindt et al. 2024,
-    Eq. 1).
-    ``pair.model`` and ``pair.guide`` are ordinary Pyro callables of a batch
-    (``particles.batch(index)``); sites: ``z`` and, observed, ``x``.
+    rotation layer (:mod:`pyrocryo.rotated_normal`); the guide is
+    :math:`q(\phi | x) q(z | x, \phi)` with :math:`z = R u`, :math:`u \sim N(\mu, L L^\top)` read
+    from the image turned back by φ, independent across frames (Klindt et al. 2024, Eq. 1). No
+    gradient goes from `z` to the pose.
+    ``pair.model`` and ``pair.guide`` are modules and ordinary Pyro callables of a batch
+    (``particles.batch(index)``); sites: ``pose`` (only where it is unknown), ``z`` and, observed,
+    ``x``. While training (``pair.train()``, as modules start) a volume that asks for it is shown
+    a random share of the pixels, and ``x`` is scaled up accordingly; after ``pair.eval()``, all.
 
     Args:
         prior: A Pyro distribution with event shape `(K,)` or `(T, K)`, or a function or module
@@ -46,7 +52,9 @@ class Pair(nn.Module):
         volume: A volume such as :class:`pyrocryo.volumes.Grid`.
         box: Pixels along an edge of the images.
         pose: Where poses come from.
-        guide: The encoder; :class:`pyrocryo.guides.Amortised` by default.
+        guide: The encoder of `z`; :class:`pyrocryo.guides.Amortised` by default.
+        pose_guide: The encoder of poses that are unknown; :class:`pyrocryo.guides.Polar` by
+            default.
         noise: Standard deviation σ of the pixels' noise, or None to learn it (from 1).
         rotate: Whether to put the rotation layer between posterior and prior.
         dim: Size K of `z`; only needed when the prior is a plain function.
@@ -60,6 +68,7 @@ class Pair(nn.Module):
         *,
         pose: nn.Module | None = None,
         guide: nn.Module | None = None,
+        pose_guide: nn.Module | None = None,
         noise: float | None = None,
         rotate: bool = True,
         dim: int | None = None,
@@ -74,12 +83,20 @@ class Pair(nn.Module):
         # copies, so that a volume or guide given to two pairs is not shared by them
         self.volume = copy.deepcopy(volume).build(self.dim, self.box)
         guide = copy.deepcopy(guide) if guide is not None else Amortised()
-        self.encoder = guide.build(self.dim, self.box, self.volume.dim)
+        self.encoder = guide.build(self.dim, self.box, self.volume)
+        if pose_guide is not None and not self.pose.latent:
+            raise InputError("pose_guide: there is nothing to guess, these poses are known")
+        self.pose_encoder = None
+        if self.pose.latent:
+            pose_guide = copy.deepcopy(pose_guide) if pose_guide is not None else Polar()
+            self.pose_encoder = pose_guide.build(self.box)
         self.rotation = RotationLayer(self.dim)
         if not rotate:
             self.rotation.angle.requires_grad_(False)
         self.register_buffer("first_noise", torch.tensor(float(noise or 1.0)))
         self.noise_steps = nn.Parameter(torch.tensor(0.0), requires_grad=noise is None)
+        self.frame: Callable[[Tensor], Tensor] | None = None
+        self._prior_there: tuple[torch.device, Any] | None = None  # a plain one, where we are
         self._take_name()
 
     def __deepcopy__(self, memo: dict) -> Pair:
@@ -130,40 +147,100 @@ class Pair(nn.Module):
     def _prior(self, context: dict[str, Tensor]) -> Any:
         # Pyro distributions are callable themselves, so they are told apart first
         if isinstance(self.prior, dist.Distribution):
-            return _on_device(self.prior, self.noise_steps.device)
+            device = self.noise_steps.device
+            if self._prior_there is None or self._prior_there[0] != device:
+                self._prior_there = device, _on_device(self.prior, device)
+            return self._prior_there[1]
         return self.prior(**context)
 
-    def model(self, batch: Any) -> Tensor:
-        """The generative model of a batch; returns the clean images."""
+    @property
+    def model(self) -> nn.Module:
+        """The generative model: of a batch, returns the clean images.
+
+        A module, so that ``Trace_ELBO()(pair.model, pair.guide).parameters()`` are the pair's.
+        """
+        return _Half(self, Pair._model)
+
+    @property
+    def guide(self) -> nn.Module:
+        """The amortised posterior: of a batch, returns a draw of `z`. A module too."""
+        return _Half(self, Pair._guide)
+
+    def _model(self, batch: Any) -> Tensor:
         for name, parameter in self.named_parameters():  # for pyro.infer.SVI, which looks there
             if parameter.requires_grad:
                 pyro.param(f"{self._name}.{name}", parameter)
-        prior = self.prior_of(batch)
-        rotation, shift = self.pose(batch)
-        with pyro.plate("particle", len(batch.images), dim=-1):
-            z = pyro.sample("z", prior)
-            clean = self.volume(z @ self.rotation(), rotation, shift)  # R^T z
-            event = batch.images.dim() - 1
-            pyro.sample("x", dist.Normal(clean, self.noise).to_event(event), obs=batch.images)
+        images, pixels = batch.images, self._pixels(batch.images)
+        if pixels is not None:
+            images = images.flatten(-2)[..., pixels]
+        share = images[0].numel() / batch.images[0].numel()
+        with pyro.plate("particle", len(images), dim=-1):
+            direction = pyro.sample("pose", self.pose.prior(batch)) if self.pose.latent else None
+            z = pyro.sample("z", self.prior_of(batch))
+            u = z @ self.rotation()  # R^T z
+            clean = self.volume(u, *self.placed(batch, direction), *_given(pixels))
+            with poutine.scale(scale=1 / share):
+                law = dist.Normal(clean, self.noise).to_event(images.dim() - 1)
+                pyro.sample("x", law, obs=images)
         return clean
 
-    def guide(self, batch: Any) -> Tensor:
-        """The amortised posterior of a batch; returns a draw of `z`."""
-        posterior = self.posterior_of(batch)
+    def _guide(self, batch: Any) -> Tensor:
         with pyro.plate("particle", len(batch.images), dim=-1):
-            return pyro.sample("z", posterior)
+            direction = pyro.sample("pose", self.pose_of(batch)) if self.pose.latent else None
+            return pyro.sample("z", self.posterior_of(batch, direction))
 
-    def posterior_of(self, batch: Any) -> Any:
-        """The distribution q(z | x) of each particle, event shape `(K,)` or `(T, K)`."""
-        rotation, shift = self.pose(batch)
-        loc, scale_tril = self.encoder(batch.images, rotation, shift)
+    def _pixels(self, images: Tensor) -> Tensor | None:
+        """Which pixels a step sees: a fresh draw without replacement, or None for all."""
+        asked = getattr(self.volume, "pixels", None)
+        if not self.training or asked is None or asked >= self.box**2:
+            return None
+        return torch.rand(self.box**2, device=images.device).topk(asked).indices
+
+    def placed(self, batch: Any, direction: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Rotations `(..., 3, 3)` and shifts `(..., 2)` (pixels) of the particles in ``batch``.
+
+        Args:
+            batch: A batch of B particles.
+            direction: Unit vectors `(..., B, [T,] 2)` of unknown poses, by default the mean of
+                the posterior.
+        """
+        if not self.pose.latent:
+            return self.pose(batch)
+        if direction is None:
+            posterior = self.pose_of(batch)
+            direction = getattr(posterior, "base_dist", posterior).mean
+        return self.pose(batch, direction)
+
+    def pose_of(self, batch: Any) -> Any:
+        """The distribution q(pose | x) of each particle, event shape `(2,)` or `(T, 2)`."""
+        posterior = self.pose_encoder(batch.images, shift_of(batch))
+        return posterior.to_event(1) if batch.images.dim() == 4 else posterior
+
+    def posterior_of(self, batch: Any, direction: Tensor | None = None) -> Any:
+        """The distribution q(z | x, pose) of each particle, event shape `(K,)` or `(T, K)`.
+
+        Args:
+            batch: A batch of B particles.
+            direction: As for :meth:`placed`.
+        """
+        rotation, shift = self.placed(batch, direction)
+        loc, scale_tril = self.encoder(batch.images, rotation.detach(), shift)
         posterior = RotatedNormal(loc, scale_tril, self.rotation())
         return posterior.to_event(1) if batch.images.dim() == 4 else posterior
 
     def density(self, z: Tensor) -> Tensor:
-        """Density maps `(..., side, side[, side])` of conformations `z` `(..., K)`."""
+        """Density maps `(..., side, side[, side])` of conformations `z` `(..., K)`.
+
+        Turned into the frame of the reference body, if one was fixed (:mod:`pyrocryo.frames`).
+        """
         with torch.no_grad():
-            return self.volume.density(z.to(self.noise_steps) @ self.rotation())
+            z = z.to(self.noise_steps)
+            maps = self.volume.density(z @ self.rotation())
+            return maps if self.frame is None else unturned(maps, self.frame(z))
+
+    def framed(self, direction: Tensor, z: Tensor) -> Tensor:
+        """Poses `(..., 2)` in the frame of the reference body, if one was fixed."""
+        return direction if self.frame is None else turned(direction, self.frame(z))
 
     def check(self, particles: Particles) -> None:
         """Checks that this pair fits these particles, before anything is computed.
@@ -199,6 +276,22 @@ class Pair(nn.Module):
             self.prior.check(**{name: particles.fields[name] for name in _context(self.prior)})
 
 
+class _Half(nn.Module):
+    """One side of a pair as a module of its own, with the pair's parameters."""
+
+    def __init__(self, pair: Pair, call: Callable[[Pair, Any], Tensor]) -> None:
+        super().__init__()
+        self.pair = pair
+        self.call = call
+
+    def forward(self, batch: Any) -> Tensor:
+        return self.call(self.pair, batch)
+
+
+def _given(pixels: Tensor | None) -> tuple[Tensor, ...]:
+    return () if pixels is None else (pixels,)
+
+
 def _forget(name: str) -> None:
     store = pyro.get_param_store()
     for key in [key for key in store if key.startswith(f"{name}.")]:
@@ -222,7 +315,7 @@ def _on_device(distribution: Any, device: torch.device) -> Any:
     for name, value in vars(distribution).items():
         if isinstance(value, Tensor):
             moved.__dict__[name] = value.to(device)
-        elif isinstance(value, dist.Distribution):
+        elif isinstance(value, torch.distributions.Distribution):
             moved.__dict__[name] = _on_device(value, device)
     return moved
 

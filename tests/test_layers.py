@@ -7,14 +7,14 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "pyrocryo"
 FLOORS = [
-    {"errors", "files", "to_arviz", "rotations"},
+    {"errors", "files", "to_arviz", "rotations", "directions"},
     {"particles", "metrics", "rotated_normal", "plots"},
     {"imaging"},
     {"molecules", "volumes", "poses", "priors"},
     {"guides", "simulate"},
     {"pair"},
-    {"svi"},
-    {"draws"},
+    {"svi", "testing"},
+    {"draws", "frames"},
     {"identify"},
     {"io"},
     {"report"},

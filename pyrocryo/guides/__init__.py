@@ -1,5 +1,7 @@
-"""Guides q(z | x): networks that read the posterior off an image."""
+"""Guides q(pose | x) and q(z | x, pose): networks that read the posterior off an image."""
 
 from pyrocryo.guides.amortised import Amortised
+from pyrocryo.guides.gauss_newton import GaussNewton
+from pyrocryo.guides.polar import Polar
 
-__all__ = ["Amortised"]
+__all__ = ["Amortised", "GaussNewton", "Polar"]

@@ -31,12 +31,12 @@ class Amortised(nn.Module):
         self.hidden = tuple(hidden)
         self.side = side
 
-    def build(self, latent: int, box: int, spatial: int) -> Amortised:
-        """Makes the network for K = ``latent``, ``box`` pixels and ``spatial`` dimensions."""
+    def build(self, latent: int, box: int, volume: nn.Module) -> Amortised:
+        """Makes the network for K = ``latent``, ``box`` pixels and a flat or 3-D ``volume``."""
         self.latent = latent
-        self.spatial = spatial
+        self.spatial = volume.dim
         self.side = min(self.side, box)
-        width = self.side**2 + (9 if spatial == 3 else 0)
+        width = self.side**2 + (9 if self.spatial == 3 else 0)
         layers: list[nn.Module] = []
         for size in self.hidden:
             layers += [nn.Linear(width, size), nn.SiLU()]
@@ -53,12 +53,12 @@ class Amortised(nn.Module):
 
         Args:
             images: `(..., D, D)`.
-            rotation: `(..., 3, 3)`.
+            rotation: `(..., 3, 3)`; may have leading axes (draws of a pose) that images lack.
             shift: `(..., 2)` in pixels.
         """
-        lead, box = images.shape[:-2], images.shape[-1]
-        images = images.reshape(-1, box, box)
-        rotation, shift = rotation.reshape(-1, 3, 3), shift.reshape(-1, 2)
+        lead, box = rotation.shape[:-2], images.shape[-1]
+        images = images.expand(*lead, box, box).reshape(-1, box, box)
+        rotation, shift = rotation.reshape(-1, 3, 3), shift.expand(*lead, 2).reshape(-1, 2)
         if self.spatial == 2:
             back = rotation.transpose(-1, -2)
             undo = -(back[..., :2, :2] @ shift.unsqueeze(-1)).squeeze(-1)

@@ -7,12 +7,15 @@ on every axis, for odd and even sides alike; coordinates are in pixels of the im
 
 from __future__ import annotations
 
+import math
+
+import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
 from pyrocryo.imaging.splat import pixel_centres
 
-__all__ = ["resample", "resample_projection"]
+__all__ = ["polar", "resample", "resample_projection"]
 
 
 def resample(images: Tensor, rotation: Tensor, shift: Tensor, *, box: int) -> Tensor:
@@ -54,6 +57,30 @@ def resample_projection(maps: Tensor, rotation: Tensor, shift: Tensor, *, box: i
     r = pixel_centres(box, **like)
     beam = pixel_centres(maps.shape[-1], box / maps.shape[-1], **like)
     return _sample(maps, rotation.transpose(-1, -2), shift, [r, r, beam]).sum(dim=1)
+
+
+def polar(images: Tensor, shift: Tensor, *, radii: int, angles: int) -> Tensor:
+    r"""Rings around the molecule: :math:`p(\rho, \theta) = x(t + \rho (\cos\theta, \sin\theta))`.
+
+    A molecule turned counter-clockwise by α gives :math:`p(\rho, \theta - \alpha)`. Bilinear.
+
+    Args:
+        images: `(B, D, D)`.
+        shift: `(B, 2)` displacement `t` of the molecule in pixels.
+        radii: Rings; they lie evenly between the centre and half the box.
+        angles: Samples on each ring, starting on the x axis.
+
+    Returns:
+        `(B, radii, angles)`.
+    """
+    like = {"dtype": images.dtype, "device": images.device}
+    box = images.shape[-1]
+    rho = torch.arange(1, radii + 1, **like) * (box / 2 / (radii + 1))
+    theta = torch.arange(angles, **like) * (2 * math.pi / angles)
+    ring = torch.stack([rho[:, None] * theta.cos(), rho[:, None] * theta.sin()], dim=-1)
+    position = ring + shift[:, None, None, :]
+    grid = (position + box // 2) * (2 / (box - 1)) - 1
+    return grid_sample(images.unsqueeze(1), grid, align_corners=True).squeeze(1)
 
 
 def _sample(maps: Tensor, back: Tensor, shift: Tensor, axes: list[Tensor]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from pyrocryo.metrics.maps import fsc, image_correlation, resolution
 from pyrocryo.metrics.mcc import mcc, rotation_angle
+from pyrocryo.metrics.pose import in_plane_angle, pose_errors, pose_leak
 from pyrocryo.metrics.r2 import r2
 from pyrocryo.metrics.score import Score
 from pyrocryo.metrics.table import report, row
@@ -10,7 +11,10 @@ __all__ = [
     "Score",
     "fsc",
     "image_correlation",
+    "in_plane_angle",
     "mcc",
+    "pose_errors",
+    "pose_leak",
     "r2",
     "report",
     "resolution",

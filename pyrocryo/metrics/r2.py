@@ -7,7 +7,7 @@ import numpy as np
 from pyrocryo.errors import InputError
 from pyrocryo.metrics.score import Score, paired, permuted_columns
 
-__all__ = ["halves", "held_out", "r2"]
+__all__ = ["cubic", "halves", "held_out", "r2"]
 
 NEIGHBOURS = 10
 
@@ -18,19 +18,19 @@ def r2(
     """R² of a regression of factors on latents, fitted on one half and scored on the other.
 
     The mean over factors of 1 - SS_residual / SS_total. "linear" is least squares (blind to any
-    invertible linear map of `z`), "knn" the mean over 10 nearest neighbours in standardised `z`
-    (blind to smooth warps as well). Both near 1 with a low MCC: the information is there, but
-    turned.
+    invertible linear map of `z`), "cubic" the same on cubic polynomials of `z`, "knn" the mean
+    over 10 nearest neighbours in standardised `z` (both blind to smooth warps as well). Near 1
+    with a low MCC: the information is there, but turned.
 
     Args:
         factors: `(N, K)` true factors.
         z: `(N, L)` latents.
-        kind: "linear" or "knn".
+        kind: "linear", "cubic" or "knn".
         frames: Consecutive rows that belong to one molecule, and go into the same half.
         seed: Draws the halves and the floor.
     """
-    if kind not in ("linear", "knn"):
-        raise InputError(f"kind: expected 'linear' or 'knn', got {kind!r}")
+    if kind not in ("linear", "cubic", "knn"):
+        raise InputError(f"kind: expected 'linear', 'cubic' or 'knn', got {kind!r}")
     factors, z = paired(factors, z)
     rng = np.random.default_rng(seed)
     parts = halves(len(z), frames, seed)
@@ -61,10 +61,19 @@ def held_out(
     sd = z.std(axis=0)
     z = (z - z.mean(axis=0)) / np.where(sd > 0, sd, 1.0)
     fit, score = parts
+    if kind == "cubic":
+        z = cubic(z)
     model = (
-        LinearRegression()
-        if kind == "linear"
-        else KNeighborsRegressor(n_neighbors=min(NEIGHBOURS, len(fit)))
+        KNeighborsRegressor(n_neighbors=min(NEIGHBOURS, len(fit)))
+        if kind == "knn"
+        else LinearRegression()
     )
     predicted = model.fit(z[fit], factors[fit]).predict(z[score])
     return float(r2_score(factors[score], predicted))
+
+
+def cubic(x: np.ndarray) -> np.ndarray:
+    """All monomials of `x` `(N, K)` up to the third degree, the constant among them."""
+    from sklearn.preprocessing import PolynomialFeatures
+
+    return PolynomialFeatures(degree=3).fit_transform(x)

@@ -10,6 +10,7 @@ import numpy as np
 from pyrocryo.errors import InputError
 from pyrocryo.metrics.maps import image_correlation
 from pyrocryo.metrics.mcc import mcc, rotation_angle
+from pyrocryo.metrics.pose import in_plane_angle, pose_errors, pose_leak
 from pyrocryo.metrics.r2 import r2
 from pyrocryo.metrics.score import Score
 
@@ -21,9 +22,13 @@ METRICS: dict[str, Metric] = {
     "mcc_pearson": lambda f, z, _: mcc(f, z),
     "mcc_spearman": lambda f, z, _: mcc(f, z, kind="spearman"),
     "r2_linear": lambda f, z, frames: r2(f, z, frames=frames),
+    "r2_cubic": lambda f, z, frames: r2(f, z, kind="cubic", frames=frames),
     "r2_knn": lambda f, z, frames: r2(f, z, kind="knn", frames=frames),
     "angle_deg": lambda f, z, _: rotation_angle(f, z),
 }
+FLIPPED = 90.0  # degrees
+CLOSE = 10.0
+FEWEST = 40  # images that poses are scored on
 
 
 def report(post: Any) -> dict[str, dict[str, Any]]:
@@ -31,7 +36,12 @@ def report(post: Any) -> dict[str, dict[str, Any]]:
 
     The ELBO and the correlation of decoded with observed images need no truth. Where the particles
     carry ``truth``, posterior means are scored against it; particles at several temperatures are
-    scored at the warmest, where every component moves.
+    scored at the warmest, where every component moves. Where true rotations are known and lie in
+    the plane: how much of `z` the pose explains (``pose_leak``); where poses were inferred, the
+    median error after one global gauge (``pose_error_deg``) with the share of particles more than
+    90° off (``pose_flips``), and, the true conformations being known, the median error once the
+    conformation-dependent frame α(z) is fitted (``pose_error_frame_deg``) with the share within
+    10° (``pose_within_10_deg``). See :mod:`pyrocryo.metrics.pose`.
 
     Args:
         post: What :func:`pyrocryo.posterior` gives.
@@ -47,6 +57,8 @@ def report(post: Any) -> dict[str, dict[str, Any]]:
     table = {"elbo": row(elbo.mean(axis=(1, 2)))}
     if "posterior_predictive" in _groups(post):
         table["image_correlation"] = _reconstruction(post)
+    if "rotation" in constant:
+        table |= _poses(post, constant)
     if "truth" not in constant:
         return table
     truth, z = np.asarray(constant["truth"]), np.asarray(post["posterior"]["z"]).mean(axis=1)
@@ -75,6 +87,33 @@ def _over_seeds(
     if all(score.rotation_floor is not None for score in scores):
         result["rotation_floor"] = float(np.mean([score.rotation_floor for score in scores]))
     return result
+
+
+def _poses(post: Any, constant: Any) -> dict[str, Any]:
+    """Leak of true in-plane poses into `z`, and errors of inferred ones."""
+    true = in_plane_angle(np.asarray(constant["rotation"]))
+    if true is None or true.size < FEWEST:
+        return {}
+    frames = true.shape[1] if true.ndim == 2 else 1
+    true = true.ravel()
+    z = np.asarray(post["posterior"]["z"]).mean(axis=1)
+    leak: Metric = lambda angle, z, frames: pose_leak(angle[:, 0], z, frames=frames)  # noqa: E731
+    table = {
+        "pose_leak": _over_seeds(leak, true[:, None], z.reshape(len(z), -1, z.shape[-1]), frames)
+    }
+    if "pose" not in post["posterior"]:
+        return table
+    mean = np.asarray(post["posterior"]["pose"]).mean(axis=1)
+    inferred = np.arctan2(mean[..., 1], mean[..., 0]).reshape(len(mean), -1)
+    errors = np.array([pose_errors(true, angle, frames=frames) for angle in inferred])
+    table["pose_error_deg"] = row(np.median(errors, axis=1), 90.0)
+    table["pose_flips"] = row((errors > FLIPPED).mean(axis=1), 0.5)
+    if "truth" in constant:
+        factors = np.asarray(constant["truth"]).reshape(len(true), -1)
+        errors = [pose_errors(true, angle, factors, frames=frames) for angle in inferred]
+        table["pose_error_frame_deg"] = row(np.median(errors, axis=1), 90.0)
+        table["pose_within_10_deg"] = row((np.array(errors) < CLOSE).mean(axis=1), CLOSE / 180)
+    return table
 
 
 def _reconstruction(post: Any) -> dict[str, Any]:

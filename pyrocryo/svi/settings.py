@@ -24,6 +24,8 @@ class Settings:
         gamma: Further weight of a prior's transition terms; 1 is the ELBO.
         kl_warmup: Steps over which β rises linearly from 0; helps where pose is unknown, hurts
             Boltzmann priors.
+        rigid_steps: Steps at first in which every `z` is decoded as 0 and its KL left out: poses
+            are found on a rigid molecule before it may move. The warm-up comes after.
         clip: Largest norm of the gradient (of the loss per particle).
     """
 
@@ -33,18 +35,20 @@ class Settings:
     beta: float = 1.0
     gamma: float = 1.0
     kl_warmup: int = 0
+    rigid_steps: int = 0
     clip: float = 50.0
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "lr", "clip"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name}: expected a positive number, got {getattr(self, name)}")
-        for name in ("beta", "gamma", "kl_warmup"):
+        for name in ("beta", "gamma", "kl_warmup", "rigid_steps"):
             if not getattr(self, name) >= 0:
                 raise InputError(f"{name}: expected 0 or more, got {getattr(self, name)}")
-        if self.kl_warmup > self.steps:
+        if self.rigid_steps + self.kl_warmup > self.steps:
             raise InputError(
                 f"kl_warmup: {self.kl_warmup} steps of warm-up do not fit into {self.steps} steps"
+                + (f" after {self.rigid_steps} rigid ones" if self.rigid_steps else "")
             )
 
     def lr_at(self, step: int) -> float:
@@ -57,7 +61,8 @@ class Settings:
 
     def beta_at(self, step: int) -> float:
         """Weight of the KL at step 0, 1, ..."""
-        return self.beta * min(1.0, (step + 1) / self.kl_warmup) if self.kl_warmup else self.beta
+        done = step + 1 - self.rigid_steps
+        return self.beta * min(1.0, max(0, done) / self.kl_warmup) if self.kl_warmup else self.beta
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Settings:

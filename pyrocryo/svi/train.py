@@ -139,7 +139,8 @@ def _fit_one(
             batch = pair.moved(train.batch(rows))
             beta, lr = settings.beta_at(step), settings.lr_at(step)
             optimiser.param_groups[0]["lr"] = lr
-            with pyro.validation_enabled(step == first), Weights(beta, settings.gamma):
+            weights = Weights(beta, settings.gamma, rigid=step < settings.rigid_steps)
+            with pyro.validation_enabled(step == first), weights:
                 loss = elbo.differentiable_loss(pair.model, pair.guide, batch) / len(rows)
             optimiser.zero_grad()
             loss.backward()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 
@@ -23,16 +24,23 @@ class Weights(Messenger):
     Args:
         beta: β.
         gamma: γ.
+        rigid: Decode every conformation as `z` = 0, and leave its KL out.
     """
 
-    def __init__(self, beta: float = 1.0, gamma: float = 1.0) -> None:
+    def __init__(self, beta: float = 1.0, gamma: float = 1.0, *, rigid: bool = False) -> None:
         super().__init__()
         self.beta = beta
         self.gamma = gamma
+        self.rigid = rigid
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
         if msg["is_observed"] or site_is_subsample(msg):
             return
-        msg["scale"] = msg["scale"] * self.beta
+        rigid = self.rigid and msg["name"] == "z"
+        msg["scale"] = msg["scale"] * (0.0 if rigid else self.beta)
         if self.gamma != 1.0 and hasattr(msg["fn"], "with_transition_weight"):
             msg["fn"] = msg["fn"].with_transition_weight(self.gamma)
+
+    def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
+        if self.rigid and msg["name"] == "z":
+            msg["value"] = torch.zeros_like(msg["value"])

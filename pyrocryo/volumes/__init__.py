@@ -1,5 +1,33 @@
 """Volumes v(z): from a conformation to a density and its images."""
 
-from pyrocryo.volumes.grid import Grid
+from __future__ import annotations
 
-__all__ = ["Grid"]
+from typing import Literal
+
+from torch import nn
+
+from pyrocryo.particles import Particles
+from pyrocryo.volumes.atoms import Atoms
+from pyrocryo.volumes.grid import Grid
+from pyrocryo.volumes.implicit import Implicit
+
+__all__ = ["Atoms", "Grid", "Implicit", "Kind", "of_kind"]
+
+Kind = Literal["grid", "implicit", "atoms"]
+
+
+def of_kind(
+    kind: Kind, particles: Particles, *, dim: int = 2, side: int | None = None
+) -> nn.Module:
+    """The volume that a word on the command line stands for, to fit ``particles``.
+
+    Args:
+        kind: "grid", "implicit" or "atoms" (without a reference).
+        particles: For their pixel size.
+        dim: 2 for flat particles, 3 for maps.
+        side: Voxels along an edge of maps.
+    """
+    if kind == "atoms":
+        count = 64 if dim == 2 else 256
+        return Atoms(pixel_size=particles.pixel_size, dim=dim, count=count, side=side)
+    return {"grid": Grid, "implicit": Implicit}[kind](dim, side=side)

@@ -83,11 +83,17 @@ class Grid(nn.Module):
 
     def check(self, particles: Particles) -> None:
         """Raises InputError if a 2-D grid is given rotations out of the plane."""
-        if self.dim == 3:
-            return
-        tilted = particles.rotation.reshape(-1, 3, 3)[:, 2, 2] < 1 - 1e-4
-        if tilted.any():
-            raise InputError(
-                f"rotation: {tilted.sum()} images are tilted out of the plane, which a 2-D grid "
-                "cannot show (use Grid(dim=3))"
-            )
+        if self.dim == 2:
+            refuse_tilted(particles, "a 2-D grid", "Grid(dim=3)")
+
+
+def refuse_tilted(particles: Particles, what: str, instead: str) -> None:
+    """Raises InputError if particles carry rotations that a flat volume cannot show."""
+    if "rotation" not in particles.fields:
+        return
+    tilted = particles.rotation.reshape(-1, 3, 3)[:, 2, 2] < 1 - 1e-4
+    if tilted.any():
+        raise InputError(
+            f"rotation: {tilted.sum()} images are tilted out of the plane, which {what} cannot "
+            f"show (use {instead})"
+        )

@@ -1,0 +1,131 @@
+"""An implicit volume: a coordinate network gives the density at any point."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import silu
+
+from pyrocryo.errors import InputError
+from pyrocryo.imaging.splat import pixel_centres
+from pyrocryo.particles import Particles
+from pyrocryo.volumes.grid import MOST_VOXELS_A_SIDE, refuse_tilted
+
+__all__ = ["Implicit"]
+
+FREQUENCY = 0.1  # cycles a pixel: standard deviation of the Fourier features
+
+
+class Implicit(nn.Module):
+    r"""The density as a network of position and conformation, :math:`v(r, z)`.
+
+    The paper's choice (Klindt et al. 2024, section 3; after cryoDRGN, Zhong et al. 2021, and
+    Tancik et al. 2020): Gaussian Fourier features of `r`, then hidden layers that each see `z`
+    too; zero outside the ball that fits the box. An image is the network on the rotated grid of
+    pixels, summed along the beam in three dimensions. As every pixel costs a pass through the
+    network, training looks at a fresh random share of them in each step.
+
+    Args:
+        dim: 2 for flat molecules whose rotations are in the plane, 3 for maps.
+        pixels: Pixels of each image that a training step looks at; None for all.
+        hidden: Widths of the hidden layers.
+        features: Number of frequencies.
+        side: Samples along the beam, and voxels along an edge of exported maps; by default the
+            box, but at most 128 (2-D) or 48 (3-D).
+    """
+
+    def __init__(
+        self,
+        dim: int = 2,
+        *,
+        pixels: int | None = 256,
+        hidden: tuple[int, ...] = (64, 64),
+        features: int = 48,
+        side: int | None = None,
+    ) -> None:
+        super().__init__()
+        if dim not in (2, 3):
+            raise InputError(f"dim: an implicit volume has 2 or 3 dimensions, got {dim}")
+        if pixels is not None and pixels < 1:
+            raise InputError(f"pixels: expected at least 1 or None, got {pixels}")
+        self.dim = dim
+        self.pixels = pixels
+        self.hidden = tuple(hidden)
+        self.features = features
+        self.side = side
+
+    def build(self, latent: int, box: int) -> Implicit:
+        """Makes the network for `z` of ``latent`` numbers and images of ``box`` pixels."""
+        self.box = box
+        self.side = self.side or min(box, MOST_VOXELS_A_SIDE[self.dim])
+        generator = torch.Generator().manual_seed(0)
+        waves = torch.randn(self.dim, self.features, generator=generator)
+        self.register_buffer("waves", waves * (2 * math.pi * FREQUENCY))
+        widths = (2 * self.features, *self.hidden)
+        self.layers = nn.ModuleList(
+            nn.Linear(before, after) for before, after in zip(widths[:-1], widths[1:], strict=True)
+        )
+        self.codes = nn.ModuleList(nn.Linear(latent, width, bias=False) for width in self.hidden)
+        self.last = nn.Linear(widths[-1], 1)
+        return self
+
+    @property
+    def numbers_an_image(self) -> int:
+        """Numbers held while one image is made, for those who choose how many to make at once."""
+        points = self.box**2 * (self.side if self.dim == 3 else 1)
+        return points * (2 * self.features + 2 * sum(self.hidden))
+
+    def density(self, z: Tensor) -> Tensor:
+        """Density maps `(..., side, side[, side])`, indexed `[(z,) y, x]`, of `z` `(..., K)`."""
+        axis = pixel_centres(self.side, self.box / self.side, dtype=z.dtype, device=z.device)
+        points = torch.stack(torch.meshgrid(*[axis] * self.dim, indexing="ij")[::-1], dim=-1)
+        flat = points.reshape(1, -1, self.dim)
+        maps = [self._values(flat, code) for code in z.reshape(-1, 1, z.shape[-1])]
+        return torch.stack(maps).reshape(*z.shape[:-1], *[self.side] * self.dim)
+
+    def forward(
+        self, z: Tensor, rotation: Tensor, shift: Tensor, pixels: Tensor | None = None
+    ) -> Tensor:
+        """Clean images of conformations `z` in given poses.
+
+        Args:
+            z: `(..., K)`.
+            rotation: `(..., 3, 3)`, broadcast against `z`.
+            shift: `(..., 2)` in pixels, broadcast against `z`.
+            pixels: `(P,)` which pixels of the flattened images, or None for all.
+
+        Returns:
+            `(..., box, box)`, or `(..., P)`.
+        """
+        lead = z.shape[:-1]
+        axis = pixel_centres(self.box, dtype=z.dtype, device=z.device)
+        seen = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), dim=-1).flatten(0, 1)
+        if pixels is not None:
+            seen = seen[pixels]
+        back = rotation.expand(*lead, 3, 3).reshape(-1, 3, 3)  # r A = A^T r, for rows r
+        centred = seen - shift.expand(*lead, 2).reshape(-1, 1, 2)
+        points = centred @ back[:, :2, : self.dim]
+        if self.dim == 3:
+            depth = pixel_centres(self.side, self.box / self.side, dtype=z.dtype, device=z.device)
+            along = depth[:, None] * back[:, None, None, 2, :]
+            points = (points.unsqueeze(2) + along).flatten(1, 2)
+        values = self._values(points, z.reshape(-1, z.shape[-1]))
+        if self.dim == 3:
+            values = values.unflatten(1, (-1, self.side)).sum(-1)
+        return values.reshape(*lead, *((self.box, self.box) if pixels is None else (-1,)))
+
+    def _values(self, points: Tensor, z: Tensor) -> Tensor:
+        """Densities `(B, P)` at ``points`` `(B, P, dim)` (pixels) of conformations `(B, K)`."""
+        phase = points @ self.waves
+        hidden = torch.cat([phase.cos(), phase.sin()], dim=-1)
+        for layer, code in zip(self.layers, self.codes, strict=True):
+            hidden = silu(layer(hidden) + code(z).unsqueeze(1))
+        inside = points.square().sum(-1) <= (self.box / 2) ** 2
+        return self.last(hidden).squeeze(-1) * inside
+
+    def check(self, particles: Particles) -> None:
+        """Raises InputError if a 2-D volume is given rotations out of the plane."""
+        if self.dim == 2:
+            refuse_tilted(particles, "a 2-D implicit volume", "Implicit(dim=3)")

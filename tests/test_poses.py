@@ -1,0 +1,192 @@
+"""Poses that are unknown: prior, guide, frames, and what training makes of them."""
+
+import numpy as np
+import pytest
+import torch
+from pyro import poutine
+from scipy.ndimage import gaussian_filter
+
+import pyrocryo as pc
+from pyrocryo.directions import PlanarNormal, UniformDirection
+from pyrocryo.imaging import polar, resample
+from pyrocryo.poses import turn, turned, unturned
+
+
+@pytest.fixture
+def pair(pairs_in_time):
+    return pc.Pair(
+        pc.priors.LaplaceTransition(2, 2.0),
+        pc.volumes.Grid(),
+        pairs_in_time.box,
+        pose=pc.poses.InPlane(),
+    )
+
+
+def _unit(degrees):
+    angle = torch.deg2rad(torch.as_tensor(degrees, dtype=torch.float32))
+    return torch.stack([angle.cos(), angle.sin()], dim=-1)
+
+
+def _smooth(particles, n):
+    images = particles.batch(np.arange(n)).images[:, 0].numpy()
+    return torch.as_tensor(gaussian_filter(images, (0, 1.5, 1.5)))
+
+
+def test_turn_is_counter_clockwise():
+    expected = pc.rotations.in_plane(np.deg2rad([30.0, -100.0]))
+    np.testing.assert_allclose(turn(_unit([30.0, -100.0])).numpy(), expected, atol=1e-6)
+    torch.testing.assert_close(turned(_unit(20.0), torch.tensor(np.pi / 4)), _unit(65.0))
+
+
+def test_unturned_undoes_a_turn(pairs_in_time):
+    images = _smooth(pairs_in_time, 4)
+    angle = torch.deg2rad(torch.tensor([10.0, 80.0, -45.0, 170.0]))
+    direction = torch.stack([angle.cos(), angle.sin()], dim=-1)
+    moved = resample(images, turn(direction), torch.zeros(4, 2), box=32)
+    back = unturned(moved, angle)
+    core = (slice(None), slice(8, 24), slice(8, 24))
+    for a, b in zip(back[core], images[core], strict=True):
+        assert np.corrcoef(a.ravel(), b.ravel())[0, 1] > 0.97
+
+
+def test_a_turn_is_a_shift_along_the_ring():
+    y, x = np.indices((33, 33)) - 16.0
+    blob = np.exp(-((x - 7) ** 2 + y**2) / 8) + 0.5 * np.exp(-(x**2 + (y - 5) ** 2) / 8)
+    image = torch.as_tensor(blob, dtype=torch.float32)[None]
+    rings = polar(image, torch.zeros(1, 2), radii=12, angles=48)
+    quarter = torch.rot90(image, k=-1, dims=(-2, -1))  # counter-clockwise in [y, x], y upwards
+    again = polar(quarter, torch.zeros(1, 2), radii=12, angles=48)
+    torch.testing.assert_close(again, rings.roll(12, dims=-1), atol=1e-4, rtol=1e-4)
+    moved = torch.roll(image, (2, -3), dims=(-2, -1))  # displaced by (x, y) = (-3, 2)
+    again = polar(moved, torch.tensor([[-3.0, 2.0]]), radii=12, angles=48)
+    torch.testing.assert_close(again[:, :9], rings[:, :9], atol=1e-4, rtol=1e-4)
+
+
+def test_the_head_turns_with_the_image(pairs_in_time):
+    """... untrained: equivariance is built in, up to interpolation."""
+    head = pc.guides.Polar().build(32)
+    images = _smooth(pairs_in_time, 32)
+    degrees = torch.linspace(-180, 170, 32)
+    moved = resample(images, turn(_unit(degrees)), torch.zeros(32, 2), box=32)
+    with torch.no_grad():
+        before, after = (head(x, torch.zeros(32, 2)) for x in (images, moved))
+    angle = [torch.atan2(q.mean[:, 1], q.mean[:, 0]) for q in (before, after)]
+    error = torch.rad2deg(angle[1] - angle[0]) - degrees
+    error = torch.remainder(error + 180, 360) - 180
+    assert error.abs().median() < 4
+    sizes = [q.concentration.norm(dim=-1) for q in (before, after)]
+    assert (sizes[1] / sizes[0] - 1).abs().median() < 0.1
+
+
+def test_sites(pair, pairs_in_time):
+    batch = pairs_in_time.batch(np.arange(6))
+    guide = poutine.trace(pair.guide).get_trace(batch)
+    model = poutine.trace(poutine.replay(pair.model, guide)).get_trace(batch)
+    for trace, law in ((guide, PlanarNormal), (model, UniformDirection)):
+        site = trace.nodes["pose"]
+        assert isinstance(site["fn"].base_dist, law)
+        assert site["value"].shape == (6, 2, 2)
+        assert site["fn"].batch_shape == (6,)
+    order = [name for name, site in model.nodes.items() if site["type"] == "sample"]
+    assert order == ["particle", "pose", "z", "x"] or order == ["pose", "z", "x"]
+
+
+def test_no_gradient_from_z_to_the_pose(pair, pairs_in_time):
+    batch = pairs_in_time.batch(np.arange(6))
+    pair.posterior_of(batch).base_dist.mean.sum().backward()
+    assert all(p.grad is None for p in pair.pose_encoder.parameters())
+    assert any(p.grad is not None for p in pair.encoder.parameters())
+
+
+def test_rigid_steps_decode_the_mean_and_leave_z_alone(pair, pairs_in_time):
+    from pyro.infer import TraceMeanField_ELBO
+
+    batch = pairs_in_time.batch(np.arange(6))
+    with pc.svi.Weights(rigid=True):
+        TraceMeanField_ELBO().differentiable_loss(pair.model, pair.guide, batch).backward()
+    for name, parameter in pair.named_parameters():
+        moves = parameter.grad is not None and bool((parameter.grad != 0).any())
+        if name.startswith("encoder") or name == "rotation.angle":
+            assert not moves, name
+        if name.startswith("pose_encoder") or name == "volume.network.4.bias":
+            assert moves, name
+
+
+def test_settings_of_the_stages():
+    settings = pc.svi.Settings(steps=100, rigid_steps=20, kl_warmup=10)
+    assert settings.beta_at(19) == 0
+    assert settings.beta_at(24) == pytest.approx(0.5)
+    assert settings.beta_at(60) == 1
+    with pytest.raises(pc.InputError, match="20 steps of warm-up do not fit into 30 .* 20 rigid"):
+        pc.svi.Settings(steps=30, rigid_steps=20, kl_warmup=20)
+
+
+def test_shift_of_the_molecule_is_known(pairs_in_time):
+    """The volume is placed where the particles say, turned as the latent says."""
+    pose = pc.poses.InPlane()
+    batch = pairs_in_time.batch(np.arange(3))
+    rotation, shift = pose(batch, _unit(torch.full((3, 2), 25.0)))
+    torch.testing.assert_close(shift, batch.shift / 3.0)
+    np.testing.assert_allclose(rotation[0, 0], pc.rotations.in_plane(np.deg2rad(25)), atol=1e-6)
+    bare = pc.Particles(np.zeros((3, 8, 8), dtype=np.float32)).batch(np.arange(3))
+    assert not pose(bare, _unit(torch.zeros(3)))[1].any()
+
+
+def test_a_head_for_known_poses_is_refused():
+    with pytest.raises(pc.InputError, match="pose_guide: there is nothing to guess"):
+        pc.Pair(pc.priors.IsotropicNormal(2), pc.volumes.Grid(), 16, pose_guide=pc.guides.Polar())
+
+
+@pytest.fixture(scope="module")
+def recovered():
+    """One seed on particles of all in-plane poses, short."""
+    particles = pc.simulate.time_resolved(pc.molecules.TwoArms(), n=5000, seed=3, scale=0.25)
+    pair = pc.Pair(
+        pc.priors.LaplaceTransition(2, 4.0), pc.volumes.Grid(), 32, pose=pc.poses.InPlane()
+    )
+    return pc.fit(pair, particles, steps=1200, rigid_steps=150, lr=2e-3), particles
+
+
+def test_poses_and_conformations_are_told_apart(recovered):
+    fit, particles = recovered
+    table = pc.metrics.report(pc.posterior(fit, particles.test, draws=10))
+    assert table["pose_error_deg"]["mean"] < 10
+    assert table["pose_error_frame_deg"]["mean"] < 2
+    assert table["pose_within_10_deg"]["mean"] > 0.95
+    assert table["pose_flips"]["mean"] < 0.01
+    assert table["pose_leak"]["mean"] < 0.02
+    assert table["r2_cubic"]["mean"] > 0.9
+
+
+def test_a_reference_body_fixes_the_frame(recovered):
+    """What is reported turns, poses and maps together; the images do not."""
+    fit, particles = recovered
+    fixed = pc.frames.reference_body(fit, particles.train)
+    assert fit.pairs[0].frame is None
+    tables = [pc.metrics.report(pc.posterior(f, particles.test, draws=10)) for f in (fit, fixed)]
+    free, still = (t["pose_error_deg"]["mean"] for t in tables)
+    assert still < 0.6 * free
+    assert tables[0]["elbo"] == tables[1]["elbo"]
+    pair = fixed.pairs[0]
+    z = torch.tensor([[1.0, -0.5]])
+    direction = _unit(torch.tensor([40.0]))
+    free_image = resample(fit.pairs[0].density(z), turn(direction), torch.zeros(1, 2), box=32)
+    still_image = resample(
+        pair.density(z), turn(pair.framed(direction, z)), torch.zeros(1, 2), box=32
+    )
+    assert np.corrcoef(free_image.ravel(), still_image.ravel())[0, 1] > 0.98
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [(np.ones((3, 3)), r"expected weights of shape \(32, 32\)"), (np.zeros((32, 32)), "some pos")],
+)
+def test_a_body_that_does_not_fit(recovered, body, message):
+    with pytest.raises(pc.InputError, match=message):
+        pc.frames.reference_body(*recovered, body)
+
+
+def test_known_poses_have_no_frame_to_fix(slowvae, pairs_in_time):
+    fit = pc.fit(slowvae, pairs_in_time, steps=2)
+    with pytest.raises(pc.InputError, match="only in-plane poses"):
+        pc.frames.reference_body(fit, pairs_in_time)
