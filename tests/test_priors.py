@@ -1,9 +1,11 @@
 import math
 
+import numpy as np
 import pyro.distributions as dist
 import pytest
 import torch
 from scipy import stats
+from scipy.integrate import cumulative_trapezoid
 from torch.distributions import kl_divergence
 
 import pyrocryo as pc
@@ -21,6 +23,9 @@ PRIORS = {
     "table": lambda: pc.priors.Boltzmann(table={300: (1, 1), 200: (0.5, 0.1)})(
         torch.tensor(200.0)
     ),
+    "wells of any shape": lambda: pc.priors.Boltzmann(
+        energies=(pc.priors.DoubleWell(2.0, tilt=0.3), lambda z: z**4 - z), reference=300.0
+    )(torch.tensor(200.0)),
 }
 
 
@@ -53,6 +58,22 @@ def test_shapes_and_expand(prior):
     torch.testing.assert_close(wide.log_prob(z), prior.log_prob(z))
 
 
+class Tabulated:
+    """The law exp(-factor energy) in the manner of scipy, on a fine grid of its own."""
+
+    def __init__(self, energy, factor):
+        self.exponent = lambda z: -factor * energy(torch.as_tensor(z).double()).numpy()
+        self.grid = np.linspace(-8, 8, 20_001)
+        mass = cumulative_trapezoid(np.exp(self.exponent(self.grid)), self.grid, initial=0)
+        self.mass, self.levels = mass[-1], mass / mass[-1]
+
+    def cdf(self, z):
+        return np.interp(z, self.grid, self.levels)
+
+    def logpdf(self, z):
+        return self.exponent(z) - np.log(self.mass)
+
+
 def _pieces(prior, z):
     """The independent scalars that `z` is made of, each with its law in scipy."""
     if isinstance(prior, pc.priors.LaplaceTransition):
@@ -63,6 +84,9 @@ def _pieces(prior, z):
             for k in range(prior.dim)
         ]
         return first + steps
+    if isinstance(prior, pc.priors.BoltzmannWells):
+        factor = prior.reference / float(prior.temperature)
+        return [(z[..., k], Tabulated(e, factor)) for k, e in enumerate(prior.energies)]
     scale = getattr(prior, "scale", torch.ones(prior.event_shape))
     return [(z[..., k], stats.norm(scale=float(s))) for k, s in enumerate(scale)]
 
@@ -206,8 +230,8 @@ def test_learned_wells_keep_their_overall_scale():
         (lambda: pc.priors.LaplaceTransition(2, -1.0), "rate: expected one positive"),
         (lambda: pc.priors.LaplaceTransition(2, torch.ones(3)), "rate: .* or 2 of them"),
         (lambda: pc.priors.LaplaceTransition(2, 1.0, frames=1), "frames: .* at least 2"),
-        (lambda: pc.priors.Boltzmann(), "either stiffness or table"),
-        (lambda: pc.priors.Boltzmann((1.0,), table={3: (1,)}), "either stiffness or table"),
+        (lambda: pc.priors.Boltzmann(), "exactly one of"),
+        (lambda: pc.priors.Boltzmann((1.0,), table={3: (1,)}), "exactly one of"),
         (lambda: pc.priors.Boltzmann(table={300: (1, 1), 200: (1,)}), "same number"),
         (lambda: pc.priors.Boltzmann(table={300: (1, 0)}), "must all be positive"),
         (lambda: pc.priors.Boltzmann(stiffness=(1.0, -2.0)), "must all be positive"),

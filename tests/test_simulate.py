@@ -12,6 +12,10 @@ MAKE = {
 }
 
 
+def _wells(dim):
+    return pc.priors.Boltzmann(energies=(pc.priors.Harmonic(1.0),) * dim, reference=300.0)
+
+
 @pytest.mark.parametrize("kind", MAKE)
 def test_same_seed_same_particles(kind):
     one, same, other = (
@@ -61,6 +65,28 @@ def test_each_temperature_has_its_spreads():
         np.testing.assert_allclose(cold.std(axis=0), row, rtol=0.06)
 
 
+def test_any_law_of_temperature():
+    wells = (pc.priors.DoubleWell(3.0), pc.priors.Harmonic(2.0))
+    prior = pc.priors.Boltzmann(energies=wells, reference=300.0)
+    before = torch.get_rng_state()
+    particles, same = (
+        pc.simulate.temperature(pc.molecules.TwoArms(), n=6000, seed=0, prior=prior, box=4)
+        for _ in range(2)
+    )
+    assert particles.digest() == same.digest()
+    assert torch.equal(torch.get_rng_state(), before)
+    assert sorted(set(particles.temperature)) == [180, 240, 300]
+    for tau in (300, 180):
+        z = particles.truth[particles.temperature == tau]
+        assert len(z) == 2000
+        assert np.abs(z[:, 0]).mean() == pytest.approx(0.95, abs=0.05)
+        assert z[:, 1].var() == pytest.approx(tau / 600, rel=0.1)
+    two = pc.simulate.temperature(
+        pc.molecules.TwoArms(), n=10, prior=prior, temperatures=(250, 100), box=4
+    )
+    assert sorted(set(two.temperature)) == [100, 250]
+
+
 def test_default_temperatures_are_not_proportional():
     for dim in (2, 3, 4):
         table = np.log(np.array(list(pc.simulate.default_scales(dim).values())))
@@ -84,6 +110,20 @@ def test_reflection_folds_back():
         (lambda m: pc.simulate.time_resolved(m, n=1, scale=0), "scale: expected"),
         (lambda m: pc.simulate.temperature(m, n=1, scales={300: (1,)}), "scales: expected 2"),
         (lambda m: pc.simulate.temperature(pc.molecules.Arms(5), n=1), "scales: give the"),
+        (
+            lambda m: pc.simulate.temperature(m, n=1, scales={300: (1, 1)}, prior=_wells(2)),
+            "either scales or prior",
+        ),
+        (lambda m: pc.simulate.temperature(m, n=1, temperatures=(300,)), "only with a prior"),
+        (
+            lambda m: pc.simulate.temperature(m, n=1, prior=_wells(2), temperatures=(0,)),
+            "temperatures: expected positive K",
+        ),
+        (lambda m: pc.simulate.temperature(m, n=1, prior=_wells(3)), "prior: expected draws"),
+        (
+            lambda m: pc.simulate.temperature(m, n=1, prior=_wells(2), temperatures=(9000,)),
+            "does not confine",
+        ),
     ],
 )
 def test_wrong_input_is_named(call, message):

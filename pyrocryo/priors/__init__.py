@@ -6,7 +6,18 @@ register.
 """
 
 from pyrocryo.priors.boltzmann import Boltzmann, BoltzmannNormal
+from pyrocryo.priors.energies import DoubleWell, Harmonic, LearnedEnergy
 from pyrocryo.priors.laplace import LaplaceTransition
 from pyrocryo.priors.normal import IsotropicNormal
+from pyrocryo.priors.wells import BoltzmannWells
 
-__all__ = ["Boltzmann", "BoltzmannNormal", "IsotropicNormal", "LaplaceTransition"]
+__all__ = [
+    "Boltzmann",
+    "BoltzmannNormal",
+    "BoltzmannWells",
+    "DoubleWell",
+    "Harmonic",
+    "IsotropicNormal",
+    "LaplaceTransition",
+    "LearnedEnergy",
+]

@@ -13,9 +13,15 @@ from torch.distributions import constraints
 from torch.distributions.kl import register_kl
 
 from pyrocryo.errors import InputError
+from pyrocryo.priors.energies import Energy, Function
+from pyrocryo.priors.wells import BoltzmannWells
 from pyrocryo.rotated_normal import RotatedNormal, kl_to_normal
 
 __all__ = ["Boltzmann", "BoltzmannNormal"]
+
+NEGLIGIBLE = 1e-5  # density at the ends of the grid, of its maximum
+STEEPEST = 1 / 3  # change of the density between two nodes, of its maximum: .55 σ of a Gaussian
+FINER = 4  # the grid that tells whether the nodes are close enough
 
 
 class BoltzmannNormal(dist.TorchDistribution):
@@ -72,11 +78,14 @@ def _kl(q: RotatedNormal, p: BoltzmannNormal) -> Tensor:
 class Boltzmann(nn.Module):
     r"""From the temperature of a particle to the law of its conformation.
 
-    Either harmonic wells, :math:`\sigma_k^2(\tau) = \tau / \kappa_k`, or a table of free
-    :math:`\sigma_k(\tau)` with one row for each temperature that was measured. Harmonic wells and
-    any table whose rows are proportional leave rotations of the whitened `z` free. K + 1 rows
+    One of: harmonic wells, :math:`\sigma_k^2(\tau) = \tau / \kappa_k`; a table of free
+    :math:`\sigma_k(\tau)` with one row for each temperature that was measured; energies of any
+    shape, :math:`\ln p(z_k | \tau) = -r \epsilon_k(z_k) / \tau - \ln Q_k(\tau)`. Harmonic wells
+    and any table whose rows are proportional leave rotations of the whitened `z` free. K + 1 rows
     whose log-density contrasts have rank K identify `z` up to permutation and sign (iVAE,
-    Khemakhem et al. 2020, theorems 1 and 3): for K = 2, three non-proportional rows.
+    Khemakhem et al. 2020, theorems 1 and 3): for K = 2, three non-proportional rows. Energies that
+    do not depend on temperature never reach that rank, however many temperatures are measured:
+    flows along the level curves of the total energy remain.
 
     Args:
         stiffness: `(K,)` force constants κ in K per unit of `z` squared (energies in units of
@@ -84,11 +93,19 @@ class Boltzmann(nn.Module):
         table: Standard deviations `(K,)` by temperature in K.
         learned: Learn them, starting from the values given; the row of the highest temperature
             stays as given, since the scale of `z` is the decoder's to choose. (With wells, all of
-            κ but its mean logarithm is learned.)
+            κ but its mean logarithm is learned.) Energies learn by themselves
+            (:class:`pyrocryo.priors.LearnedEnergy`).
+        energies: K functions of a tensor, elementwise (:mod:`pyrocryo.priors.energies`); those
+            that are modules train and move with this one.
+        reference: Of energies: their unit is k_B times this many K. With 1, they are in k_B · K;
+            with 300, in k_B · 300 K, "k_B T at 300 K".
+        extent: Of energies: integrals run over ± this, in units of `z`. The density must be
+            negligible beyond.
+        nodes: Of energies: number of nodes of the integrals.
 
     Raises:
-        InputError: If not exactly one of ``stiffness`` and ``table`` is given, or a value is not
-            positive.
+        InputError: If not exactly one of ``stiffness``, ``table`` and ``energies`` is given, a
+            value is not positive, or an energy is not a finite elementwise function.
     """
 
     def __init__(
@@ -96,11 +113,22 @@ class Boltzmann(nn.Module):
         stiffness: Sequence[float] | None = None,
         *,
         table: Mapping[float, Sequence[float]] | None = None,
+        energies: Sequence[Energy] | None = None,
         learned: bool = False,
+        reference: float = 1.0,
+        extent: float = 6.0,
+        nodes: int = 256,
     ) -> None:
         super().__init__()
-        if (stiffness is None) == (table is None):
-            raise InputError("Boltzmann: give either stiffness or table, not both or neither")
+        if sum(given is not None for given in (stiffness, table, energies)) != 1:
+            raise InputError("Boltzmann: give exactly one of stiffness, table and energies")
+        self.learned = learned
+        self.energies = None
+        if energies is not None:
+            self._take(energies, reference=reference, extent=extent, nodes=int(nodes))
+            return
+        if reference != 1.0:
+            raise InputError(f"reference: {reference:g} K is the unit of energies; none are given")
         if table is not None:
             temperatures = sorted(table, reverse=True)  # the warmest first
             rows = [list(table[tau]) for tau in temperatures]
@@ -117,13 +145,45 @@ class Boltzmann(nn.Module):
                 f"{dict(zip(temperatures, rows, strict=True)) if table is not None else rows[0]}"
             )
         self.dim = values.shape[-1]
-        self.learned = learned
         self.register_buffer("temperatures", torch.tensor(temperatures, dtype=values.dtype))
         self.register_buffer("given", values.log())
         free = values.log()[1:] if table is not None else values.log()
         if learned:
             self.free = nn.Parameter(free.clone())
         self._free_given = free
+
+    def _take(self, energies: Sequence[Energy], **unit: float) -> None:
+        if self.learned:
+            raise InputError("learned: energies learn by themselves; give a LearnedEnergy")
+        for name, value in unit.items():
+            least = 8 if name == "nodes" else 0
+            if not least < value < math.inf:
+                raise InputError(f"{name}: expected a number over {least}, got {value}")
+        several = isinstance(energies, (Sequence, nn.ModuleList))
+        energies = list(energies) if several else [energies]
+        if not energies or not all(callable(energy) for energy in energies):
+            raise InputError(f"energies: expected functions of a tensor, got {energies}")
+        z = torch.linspace(-unit["extent"], unit["extent"], unit["nodes"])
+        for k, energy in enumerate(energies):
+            with torch.no_grad():
+                values = energy(z)
+            if getattr(values, "shape", None) != z.shape:
+                raise InputError(
+                    f"energies[{k}]: expected a tensor of the shape of z, {tuple(z.shape)}, got "
+                    f"{tuple(values.shape) if isinstance(values, Tensor) else values!r}"
+                )
+            if not torch.isfinite(values).all():
+                at = z[~torch.isfinite(values)][0].item()
+                raise InputError(
+                    f"energies[{k}]: expected finite energies within ± {unit['extent']:g}, got "
+                    f"{values[~torch.isfinite(values)][0].item()} at z = {at:.3g}"
+                )
+        self.dim = len(energies)
+        self.register_buffer("temperatures", torch.zeros(0))
+        self.energies = nn.ModuleList(
+            energy if isinstance(energy, nn.Module) else Function(energy) for energy in energies
+        )
+        self.unit = unit
 
     def reset_parameters(self) -> None:
         """Back to the values given."""
@@ -134,8 +194,8 @@ class Boltzmann(nn.Module):
     @property
     def stiffness(self) -> Tensor:
         """Force constants κ `(K,)` in K, now; only of harmonic wells."""
-        if len(self.temperatures):
-            raise AttributeError("a Boltzmann prior made from a table has no stiffness")
+        if self.energies is not None or len(self.temperatures):
+            raise AttributeError("only a Boltzmann prior of harmonic wells has a stiffness")
         if not self.learned:
             return self.given[0].exp()
         return (self.free[0] - self.free[0].mean() + self.given[0].mean()).exp()
@@ -146,7 +206,15 @@ class Boltzmann(nn.Module):
         return {t.item(): row.tolist() for t, row in zip(self.temperatures, rows, strict=True)}
 
     def check(self, temperature: np.ndarray) -> None:
-        """Raises InputError for a temperature that the table does not hold."""
+        """Checks the prior at these temperatures (K).
+
+        Raises:
+            InputError: For a temperature that the table does not hold; for an energy that does not
+                confine `z` within ± ``extent`` at the hottest, or has details at the coldest that
+                fall between the nodes.
+        """
+        if self.energies is not None:
+            self._check_integrals(np.asarray(temperature))
         if len(self.temperatures):
             table = self.temperatures.cpu().numpy()
             known = np.isclose(temperature[:, None], table, rtol=1e-4).any(-1)
@@ -158,8 +226,40 @@ class Boltzmann(nn.Module):
                     f"holds only {held} K"
                 )
 
-    def forward(self, temperature: Tensor) -> BoltzmannNormal:
+    def _check_integrals(self, temperature: np.ndarray) -> None:
+        cold, hot = float(temperature.min()), float(temperature.max())
+        if not 0 < cold <= hot < math.inf:
+            raise InputError(f"temperature: expected positive K, got {cold:g} to {hot:g}")
+        extent, nodes = self.unit["extent"], self.unit["nodes"]
+        with torch.no_grad():
+            ends = torch.tensor([cold, hot], dtype=torch.float64, device=self.temperatures.device)
+            fine = {**self.unit, "nodes": FINER * nodes}
+            colder, hotter = BoltzmannWells(ends, self.energies, **fine).weights()
+        left = torch.maximum(hotter[:, 0], hotter[:, -1]).tolist()
+        jump = (colder[:, FINER:] - colder[:, :-FINER]).abs().amax(-1).tolist()
+        for k, energy in enumerate(self.energies):
+            if not left[k] < NEGLIGIBLE:
+                raise InputError(
+                    f"energies[{k}]: {energy!r} does not confine z within ± {extent:g} at "
+                    f"{hot:g} K, where the density is still {left[k]:.2g} of its maximum (at most "
+                    f"{NEGLIGIBLE:g}): widen extent, or is reference not in K?"
+                )
+            if not jump[k] < STEEPEST:
+                raise InputError(
+                    f"energies[{k}]: {energy!r} has wells at {cold:g} K too narrow for {nodes} "
+                    f"nodes within ± {extent:g}: more nodes, or a smaller extent"
+                )
+
+    def extra_repr(self) -> str:
+        """The unit and grid of the energies."""
+        if self.energies is None:
+            return ""
+        return ", ".join(f"{name}={value:g}" for name, value in self.unit.items())
+
+    def forward(self, temperature: Tensor) -> BoltzmannNormal | BoltzmannWells:
         """The law of `z` at each ``temperature`` `(...,)`: batch shape `(...,)`, event `(K,)`."""
+        if self.energies is not None:
+            return BoltzmannWells(temperature, self.energies, **self.unit)
         if len(self.temperatures):
             row = (temperature.unsqueeze(-1) - self.temperatures).abs().argmin(-1)
             scale = self._log_scales().exp()[row]

@@ -7,7 +7,7 @@ their variance over the pixels of the box is the signal-to-noise ratio, SNR = va
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ import torch
 
 from pyrocryo.errors import InputError
 from pyrocryo.particles import Particles
-from pyrocryo.rotations import random_in_plane
+from pyrocryo.rotations import random_in_plane, random_in_space
 
 __all__ = ["default_scales", "poses", "temperature", "time_resolved"]
 
@@ -30,10 +30,11 @@ TEMPERATURES: Mapping[float, Sequence[float]] = {
 
 
 def poses(molecule: Any, n: int, seed: int = 0, **imaging: Any) -> Particles:
-    """Independent particles: `z` standard normal (reflected at ± 3), poses uniform in the plane.
+    """Independent particles: `z` standard normal (reflected at ± 3), poses uniform.
 
     Args:
-        molecule: A molecule with `dim` and `render`, such as :class:`pyrocryo.molecules.Arms`.
+        molecule: A molecule with `dim` and `render`, such as :class:`pyrocryo.molecules.Arms`. It
+            turns in the plane, or in space if it has ``spatial`` = 3.
         n: Number of particles.
         seed: Seed of everything drawn.
         **imaging: ``snr`` (1), ``box`` (32 px), ``pixel_size`` (3 Å), ``max_shift`` (3 Å; shifts
@@ -95,9 +96,13 @@ def temperature(
     seed: int = 0,
     *,
     scales: Mapping[float, Sequence[float]] | None = None,
+    prior: Callable[[torch.Tensor], Any] | None = None,
+    temperatures: Sequence[float] | None = None,
     **imaging: Any,
 ) -> Particles:
     r"""Particles kept at several temperatures, :math:`z_k \sim N(0, \sigma_k^2(\tau))`.
+
+    Or from any law :math:`p(z | \tau)`, such as that of :class:`pyrocryo.priors.Boltzmann`.
 
     Args:
         molecule: As for :func:`poses`.
@@ -106,11 +111,26 @@ def temperature(
         scales: :math:`\sigma_k` `(K,)` by temperature in K. By default three temperatures whose
             rows are not proportional, (1, 1, 1, 1), (.9, .7, .5, .35), (.8, .5, .25, .12) for up
             to four arms (for two: (1, 1), (.8, .5), (.6, .25)).
+        prior: In place of ``scales``: maps temperatures `(n,)` in K to a distribution of `z`
+            `(n, K)`. Its draws are not reflected.
+        temperatures: With ``prior``: in K; by default 300, 240, 180.
         **imaging: As for :func:`poses`.
 
     Returns:
         Particles with ``temperature`` `(n,)` in K and ``truth`` `(n, K)`.
     """
+    if scales is not None and prior is not None:
+        raise InputError("scales: they are the prior; give either scales or prior")
+    if temperatures is not None and prior is None:
+        raise InputError("temperatures: only with a prior; scales name their own")
+    rng = np.random.default_rng(seed)
+    if prior is not None:
+        kelvin = np.array(tuple(TEMPERATURES if temperatures is None else temperatures), float)
+        if kelvin.ndim != 1 or not len(kelvin) or not (kelvin > 0).all():
+            raise InputError(f"temperatures: expected positive K, got {temperatures}")
+        kelvin = rng.permutation(kelvin[np.arange(_count(n)) % len(kelvin)])
+        z = _drawn(prior, kelvin, molecule.dim, seed)
+        return _particles(molecule, z, rng, temperature=kelvin, **imaging)
     scales = default_scales(molecule.dim) if scales is None else scales
     for tau, row in scales.items():
         if len(row) != molecule.dim or not min(row) > 0 or not tau > 0:
@@ -118,7 +138,6 @@ def temperature(
                 f"scales: expected {molecule.dim} positive numbers at a positive temperature, got "
                 f"{tuple(row)} at {tau} K"
             )
-    rng = np.random.default_rng(seed)
     kelvin = np.array(list(scales))
     which = rng.permutation(np.arange(_count(n)) % len(kelvin))
     sd = np.array([scales[tau] for tau in scales])[which]
@@ -133,6 +152,21 @@ def default_scales(dim: int) -> dict[float, tuple[float, ...]]:
     if dim > 4:
         raise InputError(f"scales: give the standard deviations of all {dim} components")
     return {tau: tuple(row[:dim]) for tau, row in TEMPERATURES.items()}
+
+
+def _drawn(prior: Callable[[torch.Tensor], Any], kelvin: np.ndarray, dim: int, seed: int) -> Any:
+    """Draws `z` `(n, K)` of a prior at temperatures `(n,)`."""
+    if hasattr(prior, "check"):
+        prior.check(temperature=kelvin)
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed)
+        z = prior(torch.as_tensor(kelvin, dtype=torch.get_default_dtype())).sample().cpu()
+    if z.shape != (len(kelvin), dim):
+        raise InputError(
+            f"prior: expected draws {(len(kelvin), dim)} for a molecule with {dim} components, "
+            f"got {tuple(z.shape)}"
+        )
+    return z.double().numpy()
 
 
 def _count(n: int) -> int:
@@ -166,7 +200,8 @@ def _particles(
     if max_shift < 0:
         raise InputError(f"max_shift: expected a length in Å, got {max_shift}")
     views = z.shape[:-1]
-    rotation = random_in_plane(views, rng)
+    in_space = getattr(molecule, "spatial", 2) == 3
+    rotation = (random_in_space if in_space else random_in_plane)(views, rng)
     shift = rng.uniform(-max_shift, max_shift, size=(*views, 2))
     flat = [torch.as_tensor(a.reshape(-1, *a.shape[len(views) :])) for a in (z, rotation, shift)]
     clean = np.empty((len(flat[0]), box, box), dtype=np.float32)

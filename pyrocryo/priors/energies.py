@@ -1,0 +1,145 @@
+r"""Energies :math:`\epsilon(z)` of one coordinate, for :class:`pyrocryo.priors.Boltzmann`.
+
+An energy is any function that maps a tensor of any shape elementwise to energies of that shape,
+``lambda z: z**4`` as well as the modules here. Its unit is set where it is used, by ``reference``:
+k_B · K, or k_B · 300 K (k_B T at 300 K). A constant added to it changes nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from pyrocryo.errors import InputError
+
+__all__ = ["DoubleWell", "Energy", "Function", "Harmonic", "LearnedEnergy"]
+
+Energy = Callable[[Tensor], Tensor]
+
+
+class DoubleWell(nn.Module):
+    r"""Two states, :math:`\epsilon(z) = b ((z / a)^2 - 1)^2 + t z / a`.
+
+    Args:
+        barrier: Height `b` of the barrier at 0 over the wells at ± `a` (without tilt); each well
+            has the curvature :math:`8 b / a^2`.
+        position: Distance `a` of the wells from 0, in units of `z`.
+        tilt: Half the energy `t` by which the well at + `a` lies above the one at - `a` (nearly: a
+            tilt also shifts the wells); from 1.54 `b` on there is only one well.
+    """
+
+    def __init__(self, barrier: float, *, position: float = 1.0, tilt: float = 0.0) -> None:
+        super().__init__()
+        self.barrier = _positive("barrier", barrier)
+        self.position = _positive("position", position)
+        if not math.isfinite(tilt):
+            raise InputError(f"tilt: expected a finite energy, got {tilt}")
+        self.tilt = float(tilt)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Energies of ``z``, any shape."""
+        x = z / self.position
+        return self.barrier * (x.square() - 1).square() + self.tilt * x
+
+    def extra_repr(self) -> str:
+        """The numbers that make it this double well."""
+        return f"{self.barrier:g}, position={self.position:g}, tilt={self.tilt:g}"
+
+
+class Harmonic(nn.Module):
+    r"""One state, :math:`\epsilon(z) = \frac12 \kappa z^2`: at τ, :math:`N(0, \tau / \kappa)`.
+
+    Args:
+        stiffness: Force constant κ, energy per unit of `z` squared.
+    """
+
+    def __init__(self, stiffness: float) -> None:
+        super().__init__()
+        self.stiffness = _positive("stiffness", stiffness)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Energies of ``z``, any shape."""
+        return 0.5 * self.stiffness * z.square()
+
+    def extra_repr(self) -> str:
+        """The number that makes it this well."""
+        return f"{self.stiffness:g}"
+
+
+class LearnedEnergy(nn.Module):
+    r"""A free energy profile to be learned.
+
+    .. math::
+        \epsilon(z) = \tfrac12 \kappa z^2 + \sum_j w_j e^{-(z - c_j)^2 / 2 s^2}
+
+    Evenly spaced centres :math:`c_j`, `s` their spacing, heights :math:`w_j` learned from 0 (a
+    harmonic well). The sum is bounded, so the energy confines whatever is learned; κ stays as
+    given, as the scale of `z` is the decoder's to choose.
+
+    Args:
+        stiffness: Force constant κ, energy per unit of `z` squared.
+        bumps: Number of bumps.
+        extent: The centres lie within ± this, in units of `z`.
+
+    Attributes:
+        height: `(bumps,)` heights :math:`w_j`, energies.
+    """
+
+    def __init__(self, stiffness: float = 1.0, *, bumps: int = 16, extent: float = 3.0) -> None:
+        super().__init__()
+        self.stiffness = _positive("stiffness", stiffness)
+        self.extent = _positive("extent", extent)
+        if bumps < 2:
+            raise InputError(f"bumps: expected at least 2, got {bumps}")
+        self.register_buffer("centre", torch.linspace(-self.extent, self.extent, bumps))
+        self.width = 2 * self.extent / (bumps - 1)
+        self.height = nn.Parameter(torch.zeros(bumps))
+
+    def reset_parameters(self) -> None:
+        """Back to the harmonic well."""
+        nn.init.zeros_(self.height)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Energies of ``z``, any shape."""
+        unit = math.sqrt(2) * self.width
+        away = (z / unit).unsqueeze(-1) - self.centre / unit
+        bumps = away.square().neg_().clamp_min_(-80.0).exp_()  # exp is slow further down
+        return 0.5 * self.stiffness * z.square() + bumps @ self.height.to(bumps)
+
+    def extra_repr(self) -> str:
+        """What is not learned."""
+        return f"{self.stiffness:g}, bumps={len(self.height)}, extent={self.extent:g}"
+
+
+class Function(nn.Module):
+    """A plain function as a module; told from others by a few of its values.
+
+    Args:
+        function: An energy.
+    """
+
+    POINTS = (-2.0, -0.7, 0.0, 0.7, 2.0)
+
+    def __init__(self, function: Energy) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Energies of ``z``, any shape."""
+        return self.function(z)
+
+    def extra_repr(self) -> str:
+        """Its name, and energies at ± 2, ± 0.7 and 0."""
+        with torch.no_grad():
+            values = self.function(torch.tensor(self.POINTS)).tolist()
+        name = getattr(self.function, "__name__", type(self.function).__name__)
+        return f"{name}: {', '.join(f'{value:.6g}' for value in values)}"
+
+
+def _positive(name: str, value: float) -> float:
+    if not 0 < value < math.inf:
+        raise InputError(f"{name}: expected a positive number, got {value}")
+    return float(value)
