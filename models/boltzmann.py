@@ -15,6 +15,7 @@ Takes about half a minute a seed on one core.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import pyrocryo as pc
 
@@ -31,6 +32,10 @@ class Config:
     """Equal spreads at each temperature (1, .7, .4): the negative control."""
     learned: bool = False
     """Learn the spreads at the lower temperatures."""
+    volume: pc.volumes.Kind = "grid"
+    """Voxels, a coordinate network, or Gaussian atoms."""
+    pose: Literal["known", "in-plane"] = "known"
+    """Take in-plane poses from the particles, or infer them."""
     snr: float = 1.0
     """Signal-to-noise ratio of the simulated images."""
     data_seed: int = 0
@@ -46,7 +51,11 @@ class Config:
         return pc.simulate.default_scales(self.arms)
 
 
-training = {"steps": 1500, "batch_size": 64, "lr": 4e-3}
+def training(config: Config) -> dict[str, float]:
+    """Settings of the fit."""
+    if config.pose == "in-plane":  # poses first, on a rigid molecule; then it may move
+        return {"steps": 2000, "batch_size": 64, "lr": 2e-3, "rigid_steps": 200}
+    return {"steps": 1500, "batch_size": 64, "lr": 4e-3}
 
 
 def particles(config: Config) -> pc.Particles:
@@ -64,7 +73,7 @@ def pair(config: Config, particles: pc.Particles) -> pc.Pair:
     """Model and guide."""
     return pc.Pair(
         prior=pc.priors.Boltzmann(table=config.scales, learned=config.learned),
-        pose=pc.poses.Known(),
-        volume=pc.volumes.Grid(dim=2),
+        pose=pc.poses.InPlane() if config.pose == "in-plane" else pc.poses.Known(),
+        volume=pc.volumes.of_kind(config.volume, particles),
         box=particles.box,
     )

@@ -20,6 +20,7 @@ one core; the time goes with the cube of the box (--side 24 caps it).
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -34,22 +35,32 @@ class Config:
     """Size of z."""
     dimensions: int = 3
     """3 for a map, 2 for flat particles whose rotations lie in the plane."""
+    volume: pc.volumes.Kind = "grid"
+    """Voxels, a coordinate network, or Gaussian atoms."""
+    pose: Literal["known", "in-plane"] = "known"
+    """Take poses from the particles, or infer the angles of flat ones."""
     side: int | None = None
     """Voxels along an edge of the map; by default the box, at most 48."""
     reference: Path | None = None
     """A known map of the same box to compare with."""
 
 
-training = {"steps": 600, "batch_size": 32, "lr": 4e-3}
 posterior = {"draws": 4, "held_out": 200}  # each draw is a projection of a whole map
+
+
+def training(config: Config) -> dict[str, float]:
+    """Settings of the fit."""
+    return {"steps": 600, "batch_size": 32, "lr": 4e-3}
 
 
 def pair(config: Config, particles: pc.Particles) -> pc.Pair:
     """Model and guide."""
     made = pc.Pair(
         prior=pc.priors.IsotropicNormal(config.latents),
-        pose=pc.poses.Known(),
-        volume=pc.volumes.Grid(dim=config.dimensions, side=config.side),
+        pose=pc.poses.InPlane() if config.pose == "in-plane" else pc.poses.Known(),
+        volume=pc.volumes.of_kind(
+            config.volume, particles, dim=config.dimensions, side=config.side
+        ),
         box=particles.box,
     )
     if config.reference is not None:
@@ -66,12 +77,13 @@ def scores(config: Config, fit: pc.Fit, scored: pc.Particles, out: Path) -> dict
     """The written maps against held-out images and, if there is one, the reference."""
     project = pc.imaging.resample if config.dimensions == 2 else pc.imaging.resample_projection
     result = {"map_correlation": []}
-    for seed in fit.seeds:
+    for seed, trained in zip(fit.seeds, fit.pairs, strict=True):
         written, voxel = pc.io.read_map(out / "volumes" / f"seed{seed}_median.mrc")
         pairs = []
         for rows in scored.chunks(16):
             batch = scored.batch(rows)
-            rotation, shift = fit.pairs[0].pose(batch)
+            with torch.no_grad():
+                rotation, shift = trained.placed(batch)
             maps = torch.as_tensor(written).expand(len(rows), *written.shape)
             images = project(maps, rotation, shift, box=scored.box)
             pairs.append((images.numpy(), batch.images.numpy()))

@@ -14,6 +14,7 @@ Takes about half a minute a seed on one core.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import pyrocryo as pc
 
@@ -32,13 +33,23 @@ class Config:
     """Laplace scale b of the simulated steps."""
     rate: float | None = None
     """Rate of the prior; 1 / scale by default."""
+    volume: pc.volumes.Kind = "grid"
+    """Voxels, a coordinate network, or Gaussian atoms."""
+    pose: Literal["known", "in-plane"] = "known"
+    """Take in-plane poses from the particles, or infer them."""
+    plugin: bool = False
+    """The SlowVAE as published: each step from the posterior mean of the frame before."""
     snr: float = 1.0
     """Signal-to-noise ratio of the simulated images."""
     data_seed: int = 0
     """Seed of the simulated data."""
 
 
-training = {"steps": 1200, "batch_size": 64, "lr": 4e-3}
+def training(config: Config) -> dict[str, float]:
+    """Settings of the fit."""
+    if config.pose == "in-plane":  # poses first, on a rigid molecule; then it may move
+        return {"steps": 2000, "batch_size": 64, "lr": 2e-3, "rigid_steps": 200}
+    return {"steps": 1200, "batch_size": 64, "lr": 4e-3}
 
 
 def particles(config: Config) -> pc.Particles:
@@ -62,8 +73,9 @@ def pair(config: Config, particles: pc.Particles) -> pc.Pair:
             config.arms if config.latents is None else config.latents,
             rate=rate,
             frames=particles.frames or 2,
+            plugin=config.plugin,
         ),
-        pose=pc.poses.Known(),
-        volume=pc.volumes.Grid(dim=2),
+        pose=pc.poses.InPlane() if config.pose == "in-plane" else pc.poses.Known(),
+        volume=pc.volumes.of_kind(config.volume, particles),
         box=particles.box,
     )

@@ -13,6 +13,7 @@ Takes about half a minute a seed on one core.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import pyrocryo as pc
 
@@ -29,13 +30,21 @@ class Config:
     """Molecules to simulate."""
     scale: float = 0.5
     """Laplace scale of the simulated steps."""
+    volume: pc.volumes.Kind = "grid"
+    """Voxels, a coordinate network, or Gaussian atoms."""
+    pose: Literal["known", "in-plane"] = "known"
+    """Take in-plane poses from the particles, or infer them."""
     snr: float = 1.0
     """Signal-to-noise ratio of the simulated images."""
     data_seed: int = 0
     """Seed of the simulated data."""
 
 
-training = {"steps": 1200, "batch_size": 64, "lr": 4e-3}
+def training(config: Config) -> dict[str, float]:
+    """Settings of the fit."""
+    if config.pose == "in-plane":  # poses first, on a rigid molecule; then it may move
+        return {"steps": 2000, "batch_size": 64, "lr": 2e-3, "rigid_steps": 200}
+    return {"steps": 1200, "batch_size": 64, "lr": 4e-3}
 
 
 def particles(config: Config) -> pc.Particles:
@@ -53,7 +62,7 @@ def pair(config: Config, particles: pc.Particles) -> pc.Pair:
     """Model and guide."""
     return pc.Pair(
         prior=pc.priors.IsotropicNormal(config.arms if config.latents is None else config.latents),
-        pose=pc.poses.Known(),
-        volume=pc.volumes.Grid(dim=2),
+        pose=pc.poses.InPlane() if config.pose == "in-plane" else pc.poses.Known(),
+        volume=pc.volumes.of_kind(config.volume, particles),
         box=particles.box,
     )

@@ -57,17 +57,22 @@ class Fit:
     """Further weight of transition terms; 1 is the ELBO."""
     kl_warmup: int | None = None
     """Steps over which the KL comes in."""
+    rigid_steps: int | None = None
+    """Steps at first in which the molecule is kept rigid, so that poses are found first."""
     draws: int | None = None
     """Posterior draws a held-out particle (default: 50, or what the model file says)."""
     held_out: int | None = None
     """Most held-out particles in the posterior (default: 800, or what the model file says)."""
+    body: Literal["auto"] | Path | None = None
+    """Unknown in-plane poses: report them in the frame of this part of the molecule, a mask .mrc
+    that goes with the median map, or auto for what moves least."""
     device: str = "cpu"
     """Where to train: cpu, cuda, cuda:1, ..."""
     resume: bool = False
     """Go on from the checkpoint in the run folder."""
 
     def run(self) -> None:
-        from pyrocryo import draws, io, metrics, report, svi
+        from pyrocryo import draws, frames, io, metrics, report, svi
 
         model, config = self._model_and_config()
         shown = {"draws": 50, "held_out": 800} | getattr(model, "posterior", {})
@@ -77,11 +82,12 @@ class Fit:
                 raise InputError(f"{name}: expected at least 1, got {value}")
         particles = self._particles(model, config)
         pair = model.pair(config, particles)
-        settings = dict(getattr(model, "training", {}))
+        settings = model.training(config) if hasattr(model, "training") else {}
         for name in svi.Settings.__dataclass_fields__:
             if getattr(self, name, None) is not None:
                 settings[name] = getattr(self, name)
         device = _device(self.device)
+        body = io.read_map(self.body)[0] if isinstance(self.body, Path) else None
         svi.prepare(pair, particles, self.seeds, settings)  # before the run folder is made
         out = io.new_folder(self.out or Path("runs") / self.model.stem, resume=self.resume)
         fit = svi.fit(
@@ -93,6 +99,8 @@ class Fit:
             resume=self.resume,
             **settings,
         )
+        if self.body is not None:
+            fit = frames.reference_body(fit, particles.train, body)
         scored = particles.test if particles.has_test else particles
         if not particles.has_test:
             log.warning("too few particles to hold any out: scored on those it was trained on")

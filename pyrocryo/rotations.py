@@ -10,7 +10,13 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["euler_from_matrix", "in_plane", "matrix_from_euler", "random_in_plane"]
+__all__ = [
+    "euler_from_matrix",
+    "in_plane",
+    "matrix_from_euler",
+    "random_in_plane",
+    "random_in_space",
+]
 
 
 def in_plane(angle: np.ndarray) -> np.ndarray:
@@ -27,6 +33,13 @@ def in_plane(angle: np.ndarray) -> np.ndarray:
 def random_in_plane(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     """Uniform rotations about the beam, `(*shape, 3, 3)`."""
     return in_plane(rng.uniform(-np.pi, np.pi, size=shape))
+
+
+def random_in_space(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """Uniform rotations, `(*shape, 3, 3)`: a uniform direction of view, then a uniform turn."""
+    rot, psi = rng.uniform(-180, 180, size=(2, *shape))
+    tilt = np.rad2deg(np.arccos(rng.uniform(-1, 1, size=shape)))
+    return matrix_from_euler(np.stack([rot, tilt, psi], axis=-1))
 
 
 def matrix_from_euler(degrees: np.ndarray) -> np.ndarray:

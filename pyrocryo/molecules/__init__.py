@@ -1,5 +1,6 @@
 """Molecules whose motions are known: the ground truth of benchmarks."""
 
+from pyrocryo.molecules.adenylate_kinase import AdenylateKinase
 from pyrocryo.molecules.arms import Arms, TwoArms
 
-__all__ = ["Arms", "TwoArms"]
+__all__ = ["AdenylateKinase", "Arms", "TwoArms"]

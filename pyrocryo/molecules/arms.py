@@ -31,8 +31,11 @@ class Arms:
 
     Attributes:
         dim: Number of conformational coordinates, `k`.
+        spatial: 2: the molecule is flat, and turns in the plane only.
         swing: Radians per unit of `z`.
     """
+
+    spatial = 2
 
     def __init__(self, k: int, *, radius: float = 48.0) -> None:
         if k < 1:

@@ -1,5 +1,6 @@
 """Data sets with known truth, drawn from a molecule's exact images."""
 
 from pyrocryo.simulate.datasets import default_scales, poses, temperature, time_resolved
+from pyrocryo.simulate.limit import information_limit
 
-__all__ = ["default_scales", "poses", "temperature", "time_resolved"]
+__all__ = ["default_scales", "information_limit", "poses", "temperature", "time_resolved"]

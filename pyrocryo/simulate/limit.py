@@ -1,0 +1,80 @@
+"""What could be known at all: the exact posterior under the true molecule."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from pyrocryo.errors import InputError
+from pyrocryo.particles import Particles
+
+__all__ = ["information_limit"]
+
+SIDE = 25  # grid points along each component, in ± 3
+EDGE = 3.0
+MOST_POINTS = 500_000  # of the grid over all frames of a molecule
+AT_ONCE = 128  # images rendered at once
+
+
+def information_limit(molecule: Any, particles: Particles, prior: Any) -> np.ndarray:
+    r"""Posterior means of `z` under the true molecule, pose, noise and prior.
+
+    .. math:: E[z | x] = \frac{\sum_z z \, p(z) \prod_t N(x_t; a g^*(z_t, \phi_t), \sigma^2)}
+              {\sum_z p(z) \prod_t N(x_t; a g^*(z_t, \phi_t), \sigma^2)}
+
+    on a grid of 25 points in ± 3 for each component, with all frames of a molecule together. The
+    brightness `a` and the noise σ are those that fit the true images best. Score the result as
+    one would score a model: that is the bound to print beside it, as no encoder does better.
+
+    Args:
+        molecule: What the particles were simulated from.
+        particles: With ``truth``, ``rotation`` and ``shift``.
+        prior: A distribution over `z`, event shape `(K,)` or, for particles with frames, `(T, K)`.
+
+    Returns:
+        `(N, [T,] K)`.
+
+    Raises:
+        InputError: If the particles are no simulated ones, or the grid would be too large.
+    """
+    missing = [n for n in ("truth", "rotation", "shift") if n not in particles.fields]
+    if missing:
+        raise InputError(f"{missing[0]}: the information limit needs simulated particles")
+    frames, k = particles.frames or 1, molecule.dim
+    if SIDE ** (k * frames) > MOST_POINTS:
+        raise InputError(
+            f"particles: {frames} frames of {k} components need a grid of {SIDE}^{k * frames} "
+            "points"
+        )
+    axis = torch.linspace(-EDGE, EDGE, SIDE)
+    points = torch.cartesian_prod(*[axis] * k).reshape(-1, k)
+    n = len(particles)
+    images = torch.as_tensor(particles.batch(np.arange(n)).images).reshape(n * frames, -1)
+    poses = [
+        torch.as_tensor(a.reshape(n * frames, *shape), dtype=torch.float32)
+        for a, shape in ((particles.rotation, (3, 3)), (particles.shift, (2,)))
+    ]
+    truth = torch.as_tensor(particles.truth, dtype=torch.float32).reshape(-1, k)
+    optics = {"box": particles.box, "pixel_size": particles.pixel_size}
+    clean = molecule.render(truth, *poses, **optics).flatten(1)
+    brightness = (images * clean).sum() / clean.square().sum()
+    variance = (images - brightness * clean).square().mean()
+    fitness = torch.empty(n * frames, len(points))
+    for i in range(n * frames):
+        where = [a[i] for a in poses]
+        for part in torch.arange(len(points)).split(AT_ONCE):
+            shown = molecule.render(points[part], *where, **optics).flatten(1)
+            error = (images[i] - brightness * shown).square().sum(-1)
+            fitness[i, part] = -0.5 * error / variance
+    ways = torch.cartesian_prod(*[torch.arange(len(points))] * frames).reshape(-1, frames)
+    before = prior.log_prob(points[ways] if particles.frames else points)
+    means = torch.stack(
+        [
+            (before + sum(row[ways[:, t]] for t, row in enumerate(rows))).softmax(0)
+            @ points[ways].flatten(1)
+            for rows in fitness.unflatten(0, (n, frames))
+        ]
+    )
+    return means.reshape(*particles.truth.shape).numpy()
