@@ -50,6 +50,8 @@ posterior = {"draws": 4, "held_out": 200}  # each draw is a projection of a whol
 
 def training(config: Config) -> dict[str, float]:
     """Settings of the fit."""
+    if config.pose == "in-plane":  # poses first, on a rigid molecule; then it may move
+        return {"steps": 3000, "batch_size": 64, "lr": 2e-3, "rigid_steps": 200, "restarts": 4}
     return {"steps": 600, "batch_size": 32, "lr": 4e-3}
 
 

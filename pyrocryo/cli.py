@@ -59,6 +59,8 @@ class Fit:
     """Steps over which the KL comes in."""
     rigid_steps: int | None = None
     """Steps at first in which the molecule is kept rigid, so that poses are found first."""
+    restarts: int | None = None
+    """Fresh starts of each seed through the rigid steps, of which the best goes on."""
     draws: int | None = None
     """Posterior draws a held-out particle (default: 50, or what the model file says)."""
     held_out: int | None = None

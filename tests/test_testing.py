@@ -305,7 +305,6 @@ FAULTY = {
     "bound in a matrix": (BoundInAMatrix(), "device", "stays on the cpu"),
     "no buffer": (BoundModule(), "device", "stays on the cpu"),
     "cannot be moved": (Immovable(), "device", "not copied"),
-    "bound samples": (BoundSamples(), "device", "stays on the cpu"),
     "wrong samples": (WrongSamples(), "samples", "do not follow"),
     "uncorrelated samples": (Uncorrelated(), "samples", "do not follow"),
     "wrong KL": (WrongKL(), "KL", "closed form gives"),
@@ -334,6 +333,12 @@ def test_a_faulty_prior_is_named_by_its_fault_alone(name):
 def test_the_prior_that_is_broken_in_the_tests_is_right_otherwise():
     assert "samples" in check_prior(Plain())["gradient"]
     Plain(validate_args=True).log_prob(torch.zeros(2))
+
+
+def test_samples_that_stay_behind_are_told_of():
+    said = pc.testing.check_prior(BoundSamples())["device"]
+    assert "sampling on a GPU will fail" in said
+    assert "stays on the cpu" in said
 
 
 def test_every_fault_is_named():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from dataclasses import asdict
@@ -31,9 +32,10 @@ def rotation_gap(pair: Pair, batch: Any, *, draws: int = DRAWS, seed: int = 0) -
     a meaning of its own. More than 0 is necessary for identified axes, not sufficient: it says
     nothing of curved maps.
     """
+    pair = copy.deepcopy(pair).cpu()  # where every prior can be sampled
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
-        prior = pair.prior_of(pair.moved(batch))
+        prior = pair.prior_of(batch)
         count = max(1, math.ceil(draws / max(1, prior.batch_shape.numel())))
         z = prior.sample((count,))
         here = prior.log_prob(z)

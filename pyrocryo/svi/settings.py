@@ -26,6 +26,9 @@ class Settings:
             Boltzmann priors.
         rigid_steps: Steps at first in which every `z` is decoded as 0 and its KL left out: poses
             are found on a rigid molecule before it may move. The warm-up comes after.
+        restarts: Fresh starts of each seed that go through the rigid steps; the one with the
+            lowest loss at their end goes on. Now and then a start cannot tell a molecule from
+            itself upside down, and its loss shows it.
         clip: Largest norm of the gradient (of the loss per particle).
     """
 
@@ -36,10 +39,11 @@ class Settings:
     gamma: float = 1.0
     kl_warmup: int = 0
     rigid_steps: int = 0
+    restarts: int = 1
     clip: float = 50.0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "lr", "clip"):
+        for name in ("steps", "batch_size", "lr", "restarts", "clip"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name}: expected a positive number, got {getattr(self, name)}")
         for name in ("beta", "gamma", "kl_warmup", "rigid_steps"):
@@ -49,6 +53,12 @@ class Settings:
             raise InputError(
                 f"kl_warmup: {self.kl_warmup} steps of warm-up do not fit into {self.steps} steps"
                 + (f" after {self.rigid_steps} rigid ones" if self.rigid_steps else "")
+            )
+
+        if self.restarts > 1 and not self.rigid_steps:
+            raise InputError(
+                f"restarts: {self.restarts} starts are told apart by their rigid_steps, of which "
+                "there are none"
             )
 
     def lr_at(self, step: int) -> float:

@@ -40,8 +40,9 @@ def check_prior(
     all of :math:`R^d`, where Gaussian guides put mass. ``gradient``: in `z`, in the prior's
     parameters and, if `has_rsample`, through samples. ``normalisation``: :math:`\int p = 1`, by
     importance sampling. ``samples``: follow `log_prob`. ``device`` and ``capture``: all tensors
-    move, and none is asked for its value, so that a step can be recorded. ``KL``: a registered one
-    against Monte Carlo.
+    move, and none is asked for its value, so that a step can be recorded; that samples stay
+    behind is told, but is no fault, as training draws none. ``KL``: a registered one against
+    Monte Carlo.
 
     Args:
         prior: What :class:`pyrocryo.Pair` takes: a Pyro distribution, or a function or module
@@ -73,7 +74,7 @@ def check_prior(
         checks.run("KL", lambda: check_kl(draws()), needs=("expand", "normalisation"))
         exact = checks.passed.get("KL", "").startswith("closed form")
         on_meta = cache(lambda: [*map(Rehearsal, _on_meta(prior, context or {}, law, exact))])
-        checks.run("device", lambda: max(r.device() for r in on_meta()), needs=("gradient",))
+        checks.run("device", lambda: _device(*on_meta()), needs=("gradient",))
         checks.run("capture", lambda: on_meta()[0].capture(), needs=("device",))
     return checks.result()
 
@@ -247,6 +248,16 @@ def _samples_gradient(law: Any) -> str:
     if not all(gradient.isfinite().all() for gradient in found):
         raise Fault("of rsample in the prior's parameters is not finite")
     return "samples"
+
+
+def _device(step: Rehearsal, sampling: Rehearsal) -> str:
+    """What training needs must move; sampling, which only predictions need, is told of."""
+    moves = step.device()
+    try:
+        sampling.device()
+    except Fault as fault:
+        return f"log_prob moves, but sampling on a GPU will fail: {fault}"
+    return moves
 
 
 def _on_meta(
