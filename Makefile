@@ -1,5 +1,7 @@
 # make demo   a virtual environment, the install, and the main job: three priors on simulated particles
 # make test   installs what tests need as well, and runs all of them
+# make tutorials         executes the tutorials in full and writes the notebooks for reading
+# make models/README.md  writes the page of model cards
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -8,7 +10,7 @@ DEMO := runs/demo
 RUN := $(VENV)/bin/pyrocryo
 RUNS := $(DEMO)/vae $(DEMO)/slowvae $(DEMO)/boltzmann
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint tutorials clean
 .DELETE_ON_ERROR:
 
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -38,6 +40,12 @@ $(DEMO)/vae $(DEMO)/slowvae: DATA := time
 $(DEMO)/boltzmann: DATA := temperature
 $(RUNS):
 	$(RUN) fit models/$(@F).py --data $(DEMO)/$(DATA).star --seeds $(SEEDS) --out $@
+
+models/README.md: models/*.py pyrocryo/report/cards.py $(VENV)/installed
+	$(VENV)/bin/python -m pyrocryo.report.cards models
+
+tutorials: $(VENV)/installed-test
+	$(VENV)/bin/python tutorials/execute.py
 
 lint: $(VENV)/installed-test
 	$(VENV)/bin/ruff check .

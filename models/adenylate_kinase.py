@@ -69,6 +69,8 @@ def particles(config: Config) -> pc.Particles:
 
 def pair(config: Config, particles: pc.Particles) -> pc.Pair:
     """Model and guide."""
+    if config.limit == 1 or config.limit < 0:
+        raise pc.InputError(f"limit: expected 0 or at least 2 molecules, got {config.limit}")
     molecule = pc.molecules.AdenylateKinase(width=config.width)
     hinges = config.volume == "hinges"
     if hinges:

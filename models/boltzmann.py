@@ -14,7 +14,7 @@ scatter: the negative control (20 ± 15°, 4 of 8 within 10°; on a second data 
 Takes about half a minute a seed on one core.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import pyrocryo as pc
@@ -30,8 +30,10 @@ class Config:
     """Particles to simulate."""
     equal: bool = False
     """Equal spreads at each temperature (1, .7, .4): the negative control."""
+    wells: bool = False
+    """Double wells (barrier 2 k_B T at 300 K) and harmonic wells in turn, in place of spreads."""
     learned: bool = False
-    """Learn the spreads at the lower temperatures."""
+    """Learn the spreads at the lower temperatures, or the energies."""
     volume: pc.volumes.Kind = "grid"
     """Voxels, a coordinate network, or Gaussian atoms."""
     pose: Literal["known", "in-plane"] = "known"
@@ -40,6 +42,17 @@ class Config:
     """Signal-to-noise ratio of the simulated images."""
     data_seed: int = 0
     """Seed of the simulated data."""
+
+    @property
+    def prior(self) -> pc.priors.Boltzmann:
+        """The prior; where nothing is learned it is the law that the data are drawn from."""
+        if not self.wells:
+            return pc.priors.Boltzmann(table=self.scales, learned=self.learned)
+        shapes = (pc.priors.DoubleWell(2.0), pc.priors.Harmonic(1.0))
+        energies = [
+            pc.priors.LearnedEnergy() if self.learned else shapes[k % 2] for k in range(self.arms)
+        ]
+        return pc.priors.Boltzmann(energies=energies, reference=300.0)
 
     @property
     def scales(self) -> dict[float, tuple[float, ...]]:
@@ -60,19 +73,17 @@ def training(config: Config) -> dict[str, float]:
 
 def particles(config: Config) -> pc.Particles:
     """The particles that are simulated where no --data is given."""
+    known = replace(config, learned=False)
+    law = {"prior": known.prior} if config.wells else {"scales": config.scales}
     return pc.simulate.temperature(
-        pc.molecules.Arms(config.arms),
-        n=config.n,
-        seed=config.data_seed,
-        scales=config.scales,
-        snr=config.snr,
+        pc.molecules.Arms(config.arms), n=config.n, seed=config.data_seed, snr=config.snr, **law
     )
 
 
 def pair(config: Config, particles: pc.Particles) -> pc.Pair:
     """Model and guide."""
     return pc.Pair(
-        prior=pc.priors.Boltzmann(table=config.scales, learned=config.learned),
+        prior=config.prior,
         pose=pc.poses.InPlane() if config.pose == "in-plane" else pc.poses.Known(),
         volume=pc.volumes.of_kind(config.volume, particles),
         box=particles.box,

@@ -191,3 +191,58 @@ def test_report_without_truth_and_with_a_dead_latent(rng):
     table = pc.metrics.report(_posterior(truth, dead))
     assert np.isnan(table["angle_deg"]["mean"])
     assert table["mcc_pearson"]["mean"] == pytest.approx(0.5)
+
+
+# poses
+
+
+@pytest.fixture
+def poses(rng):
+    """True angles, true conformations, and what a model gives: its own frame, turned with z."""
+    n = 2000
+    true, z = rng.uniform(-np.pi, np.pi, n), rng.standard_normal((n, 2))
+    alpha = 0.2 * z[:, 0] + 0.1 * z[:, 1] ** 2
+    return true, z, true + 1.3 + alpha + 0.01 * rng.standard_normal(n)
+
+
+def test_pose_errors_up_to_gauge_and_frame(poses):
+    true, z, inferred = poses
+    globally = np.median(pc.metrics.pose_errors(true, inferred))
+    framed = np.median(pc.metrics.pose_errors(true, inferred, z))
+    assert 5 < globally < 15
+    assert framed == pytest.approx(np.rad2deg(0.01 * 0.6745), rel=0.1)
+    mirrored = pc.metrics.pose_errors(true, -inferred, z)
+    assert np.median(mirrored) == pytest.approx(framed, rel=1e-6)
+    assert len(mirrored) == 1000
+
+
+def test_random_poses_are_ninety_degrees_off(rng):
+    a, b = rng.uniform(-np.pi, np.pi, (2, 20_000))
+    errors = pc.metrics.pose_errors(a, b, rng.standard_normal((20_000, 2)))
+    assert np.median(errors) == pytest.approx(90, abs=3)
+    assert (errors > 90).mean() == pytest.approx(0.5, abs=0.03)
+
+
+def test_pose_leak(poses, rng):
+    true, z, _ = poses
+    assert pc.metrics.pose_leak(true, z).value < 0.01
+    leaky = z + np.stack([np.cos(2 * true), np.zeros_like(true)], axis=1) * np.sqrt(2)
+    assert pc.metrics.pose_leak(true, leaky).value == pytest.approx(0.25, abs=0.03)
+    assert pc.metrics.pose_leak(true, leaky).floor < 0.01
+    with pytest.raises(pc.InputError, match="no latent varies"):
+        pc.metrics.pose_leak(true, 0 * z)
+    with pytest.raises(pc.InputError, match=r"angles: expected two arrays \(N,\)"):
+        pc.metrics.pose_errors(true, true[:5])
+
+
+def test_angles_of_rotations_about_the_beam(rng):
+    angle = rng.uniform(-np.pi, np.pi, 7)
+    np.testing.assert_allclose(pc.metrics.in_plane_angle(pc.rotations.in_plane(angle)), angle)
+    assert pc.metrics.in_plane_angle(pc.rotations.random_in_space((7,), rng)) is None
+
+
+def test_a_warp_is_cubic_but_not_linear(rng):
+    factors = rng.standard_normal((2000, 2))
+    z = np.sinh(1.2 * factors)
+    assert r2(factors, z).value < 0.85
+    assert r2(z**0 + np.sinh(factors), factors, kind="cubic").value > 0.97

@@ -13,6 +13,7 @@ import pyrocryo as pc
 from pyrocryo.cli import main
 from pyrocryo.imaging import splat
 from pyrocryo.imaging.splat import pixel_centres
+from pyrocryo.report.cards import cards
 
 MODELS = sorted((Path(__file__).parents[1] / "models").glob("*.py"))
 SHORT = ("--steps", "4", "--draws", "3", "--batch-size", "16")
@@ -33,15 +34,71 @@ def test_card(path):
         assert word in card
 
 
-@pytest.mark.parametrize(
-    "path", [p for p in MODELS if p.stem != "particles"], ids=lambda p: p.stem
-)
-def test_short_form(path, tmp_path):
+def test_the_page_of_cards_is_up_to_date():
+    folder = MODELS[0].parent
+    assert (folder / "README.md").read_text() == cards(folder), "run make models/README.md"
+
+
+def test_a_file_without_a_card_is_named(tmp_path):
+    (tmp_path / "mine.py").write_text("x = 1\n")
+    with pytest.raises(pc.InputError, match="mine.py: expected a docstring"):
+        cards(tmp_path)
+
+
+WITH_ARMS = [p for p in MODELS if p.stem in ("vae", "slowvae", "boltzmann")]
+
+
+@pytest.mark.parametrize("path", WITH_ARMS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("volume", ["grid", "implicit", "atoms"])
+@pytest.mark.parametrize("pose", ["known", "in-plane"])
+def test_short_form(path, volume, pose, tmp_path):
+    """Volumes and poses swap into every model file by one argument each."""
     out = tmp_path / "run"
     options = ["--n", "60", "--arms", "3", "--out", str(out), "--seeds", "2"]
+    options += ["--volume", volume, "--pose", pose]
+    if pose == "in-plane":
+        options += ["--rigid-steps", "1", "--restarts", "2", "--body", "auto"]
+        if volume == "grid":
+            options += ["--n", "240"]  # held out: enough images to score poses on
     assert main(["fit", str(path), *options, *SHORT]) == 0
     metrics = json.loads((out / "metrics.json").read_text())
     assert len(metrics["mcc_pearson"]["per_seed"]) == 2
+    assert json.loads((out / "config.json").read_text())["volume"].lower() == volume
+    if pose == "in-plane" and volume == "grid":
+        found = metrics.get("pose_error_deg", {"per_seed": []})["per_seed"]
+        assert len(found) == (0 if path.stem == "boltzmann" else 2)  # too few images to tell
+
+
+@pytest.mark.parametrize("volume", ["hinges", "atoms"])
+def test_adenylate_kinase_in_short_form(volume, tmp_path):
+    model = next(p for p in MODELS if p.stem == "adenylate_kinase")
+    out = tmp_path / "run"
+    options = ["--n", "40", "--volume", volume, "--limit", "2", "--out", str(out)]
+    assert main(["fit", str(model), *options, *SHORT]) == 0
+    metrics = json.loads((out / "metrics.json").read_text())
+    for hinge in ("spearman_nmp", "spearman_lid"):
+        assert len(metrics[hinge]["per_seed"]) == len(metrics[f"{hinge}_limit"]["per_seed"]) == 1
+    assert (out / "volumes" / "seed0_median.mrc").exists()
+
+
+def test_a_limit_of_one_molecule_is_refused_before_training(tmp_path, capsys):
+    model = next(p for p in MODELS if p.stem == "adenylate_kinase")
+    options = ["--n", "40", "--limit", "1", "--out", str(tmp_path / "run")]
+    assert main(["fit", str(model), *options]) == 2
+    assert "limit: expected 0 or at least 2 molecules, got 1" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("volume", "steps"), [("implicit", "60"), ("atoms", "200")])
+def test_a_map_of_another_kind_from_a_star_file(volume, steps, rigid, tmp_path):
+    star, truth = rigid
+    out = tmp_path / "run"
+    model = next(p for p in MODELS if p.stem == "particles")
+    options = ["--data", str(star), "--reference", str(truth), "--out", str(out)]
+    options += ["--volume", volume, "--steps", steps, "--draws", "2", "--held-out", "20"]
+    assert main(["fit", str(model), *options]) == 0
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["map_correlation"]["mean"] > 0.85
 
 
 def test_control_with_equal_spreads(tmp_path):
@@ -49,6 +106,15 @@ def test_control_with_equal_spreads(tmp_path):
     out = tmp_path / "run"
     assert main(["fit", str(model), "--equal", "--n", "60", "--out", str(out), *SHORT]) == 0
     assert not json.loads((out / "identify.json").read_text())["prior"]["sees_rotations"]
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_wells_of_any_shape(learned, tmp_path):
+    model = next(p for p in MODELS if p.stem == "boltzmann")
+    out = tmp_path / "run"
+    options = ["--wells", "--n", "60", "--out", str(out), *(["--learned"] if learned else [])]
+    assert main(["fit", str(model), *options, *SHORT]) == 0
+    assert json.loads((out / "config.json").read_text())["exact_kl"]
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+import pyrocryo as pc
 from pyrocryo.rotations import euler_from_matrix, in_plane, matrix_from_euler
 
 
@@ -34,3 +35,14 @@ def test_rounding_at_the_pole_does_no_harm(rng):
     b = matrix_from_euler(rng.uniform(-180, 180, (60, 3))).astype(np.float32)
     matrix = b @ (np.swapaxes(b, -1, -2) @ in_plane(rng.uniform(-3, 3, 60)).astype(np.float32))
     np.testing.assert_allclose(matrix_from_euler(euler_from_matrix(matrix)), matrix, atol=1e-6)
+
+
+def test_random_rotations_are_uniform(rng):
+    """The mean angle between two of them is π/2 + 2/π rad (126.48°), and so is their median's."""
+    a, b = (pc.rotations.random_in_space((20_000,), rng) for _ in range(2))
+    trace = np.einsum("nij,nij->n", a, b)
+    angle = np.rad2deg(np.arccos(np.clip((trace - 1) / 2, -1, 1)))
+    assert angle.mean() == pytest.approx(126.48, abs=1)
+    assert np.median(angle) == pytest.approx(132.35, abs=1)
+    np.testing.assert_allclose(np.linalg.det(a), 1, atol=1e-9)
+    assert np.abs(a.mean(axis=0)).max() < 0.02

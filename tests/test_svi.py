@@ -116,6 +116,47 @@ def test_a_killed_fit_resumes_to_the_same_numbers(slowvae, pairs_in_time, tmp_pa
             assert torch.equal(value, b.state_dict()[name]), name
 
 
+def test_the_best_of_several_starts_goes_on(pairs_in_time, tmp_path, monkeypatch, caplog):
+    """Rigid steps of every start, then the best alone; killed later, it resumes to the same."""
+    pair = pc.Pair(
+        pc.priors.LaplaceTransition(2, 2.0), pc.volumes.Grid(), 32, pose=pc.poses.InPlane()
+    )
+    options = {"steps": 14, "rigid_steps": 6, "restarts": 3, "batch_size": 32}
+    with caplog.at_level("INFO", logger="pyrocryo"):
+        whole = pc.fit(pair, pairs_in_time, progress=False, **options)
+    (said,) = [r.message for r in caplog.records if "starts end" in r.message]
+    losses = [float(word) for word in said.rsplit("at ")[-1].split(", ")]
+    assert len(set(losses)) == 3
+    assert whole.history["loss"][0, 5] == pytest.approx(min(losses), abs=0.06)
+    alone = pc.fit(pair, pairs_in_time, **{**options, "restarts": 1})
+    assert whole.history["loss"][0, 5] <= alone.history["loss"][0, 5]
+    assert np.isfinite(whole.history["loss"]).all()
+
+    from pyrocryo.svi import train
+
+    monkeypatch.setattr(checkpoints, "EVERY", 5)
+    calls = iter(range(10**6))
+    original = train._rows
+
+    def rows(*args):
+        if next(calls) == 3 * 6 + 6:  # after the checkpoint at step 10
+            raise Wall
+        return original(*args)
+
+    path = tmp_path / "checkpoint.pt"
+    monkeypatch.setattr(train, "_rows", rows)
+    with pytest.raises(Wall):
+        pc.fit(pair, pairs_in_time, checkpoint=path, **options)
+    monkeypatch.setattr(train, "_rows", original)
+    resumed = pc.fit(pair, pairs_in_time, checkpoint=path, resume=True, **options)
+    np.testing.assert_array_equal(resumed.history["loss"], whole.history["loss"])
+
+
+def test_starts_need_rigid_steps():
+    with pytest.raises(pc.InputError, match="restarts: 3 starts are told apart by their rigid_st"):
+        pc.svi.Settings(restarts=3)
+
+
 def test_checkpoints_hold_tensors_only_and_must_match(slowvae, pairs_in_time, tmp_path):
     path = tmp_path / "checkpoint.pt"
     pc.fit(slowvae, pairs_in_time, steps=2, checkpoint=path)
@@ -188,7 +229,10 @@ def test_progress_is_logged_in_ten_lines(slowvae, pairs_in_time, caplog):
         ({"steps": 0}, "steps: expected a positive"),
         ({"lr": -1}, "lr: expected a positive"),
         ({"beta": -1}, "beta: expected 0 or more"),
-        ({"steps": 10, "kl_warmup": 20}, "kl_warmup: 20 steps of warm-up do not fit into 10"),
+        (
+            {"steps": 10, "kl_warmup": 20},
+            "steps: 10 leave no room for rigid_steps 0 and kl_warmup 20",
+        ),
         ({"step": 3}, "unknown setting step; fit knows steps, batch_size"),
         ({"seeds": 0}, "seeds: expected at least one"),
         ({"seeds": [1, 1]}, "seeds: .* each different"),

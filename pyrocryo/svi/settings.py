@@ -51,8 +51,8 @@ class Settings:
                 raise InputError(f"{name}: expected 0 or more, got {getattr(self, name)}")
         if self.rigid_steps + self.kl_warmup > self.steps:
             raise InputError(
-                f"kl_warmup: {self.kl_warmup} steps of warm-up do not fit into {self.steps} steps"
-                + (f" after {self.rigid_steps} rigid ones" if self.rigid_steps else "")
+                f"steps: {self.steps} leave no room for rigid_steps {self.rigid_steps} and "
+                f"kl_warmup {self.kl_warmup}"
             )
 
         if self.restarts > 1 and not self.rigid_steps:
