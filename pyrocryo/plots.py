@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-__all__ = ["images", "latents", "loss", "scores", "traversal"]
+__all__ = ["images", "latents", "loss", "poses", "scores", "traversal"]
 
 SHOWN = 1500  # points in a scatter plot
 
@@ -69,6 +69,19 @@ def images(observed: np.ndarray, clean: np.ndarray, title: str) -> Figure:
             axes.set(xticks=[], yticks=[])
         axes_row[0].set_ylabel(name)
     figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def poses(true: np.ndarray, inferred: np.ndarray, title: str) -> Figure:
+    """Inferred in-plane angles against true ones, degrees `(N,)`; the offset between is free."""
+    figure = Figure(figsize=(3.4, 3.3), layout="constrained")
+    axes = figure.subplots()
+    step = max(1, len(true) // SHOWN)
+    axes.plot(true[::step], inferred[::step], ".", ms=2, alpha=0.4, rasterized=True)
+    ticks = np.arange(-180, 181, 90)
+    axes.set(xticks=ticks, yticks=ticks, xlim=(-180, 180), ylim=(-180, 180), aspect="equal")
+    axes.set(xlabel="true angle (°)", ylabel="inferred angle (°)")
+    axes.set_title(title, fontsize=10)
     return figure
 
 

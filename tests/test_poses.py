@@ -146,7 +146,7 @@ def recovered():
     pair = pc.Pair(
         pc.priors.LaplaceTransition(2, 4.0), pc.volumes.Grid(), 32, pose=pc.poses.InPlane()
     )
-    return pc.fit(pair, particles, steps=1200, rigid_steps=150, lr=2e-3), particles
+    return pc.fit(pair, particles, steps=1200, rigid_steps=150, restarts=3, lr=2e-3), particles
 
 
 def test_poses_and_conformations_are_told_apart(recovered):

@@ -12,7 +12,7 @@ from pyrocryo.imaging import polar
 
 __all__ = ["Polar"]
 
-FIRST_CONCENTRATION = 8.0  # a standard deviation of 7°
+FIRST_CONCENTRATION = 30.0  # times the length of the mean, which is short at first
 LARGEST_CONCENTRATION = 3000.0
 
 

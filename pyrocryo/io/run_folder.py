@@ -19,6 +19,7 @@ from pyrocryo.errors import InputError
 from pyrocryo.files import replacing
 from pyrocryo.io.mrc import write_map, write_stack
 from pyrocryo.metrics.mcc import correlation
+from pyrocryo.metrics.pose import in_plane_angle, mean_angle
 from pyrocryo.particles import Particles
 from pyrocryo.svi import Fit, checkpoints
 from pyrocryo.to_arviz import to_netcdf
@@ -201,7 +202,15 @@ def _write_figures(
     if "image_correlation" in table:
         clean = np.asarray(post["posterior_predictive"]["clean"])[:, 0]
     box = observed.shape[-1]
+    true = inferred = None
+    if "pose_error_deg" in table:
+        true = in_plane_angle(np.asarray(post["constant_data"]["rotation"]))
+        inferred = mean_angle(np.asarray(post["posterior"]["pose"]))
     for n, seed in enumerate(fit.seeds):
+        if inferred is not None:
+            figures[f"poses_seed{seed}"] = plots.poses(
+                np.rad2deg(true.ravel()), np.rad2deg(inferred[n].ravel()), f"seed {seed}"
+            )
         codes = means[n].reshape(-1, means.shape[-1])
         if truth is not None:
             factors = np.asarray(truth).reshape(len(codes), -1)

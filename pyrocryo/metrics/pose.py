@@ -8,7 +8,7 @@ from pyrocryo.errors import InputError
 from pyrocryo.metrics.r2 import cubic, halves, held_out
 from pyrocryo.metrics.score import Score, paired, permuted_columns
 
-__all__ = ["in_plane_angle", "pose_errors", "pose_leak"]
+__all__ = ["in_plane_angle", "mean_angle", "pose_errors", "pose_leak"]
 
 HARMONICS = 4
 IN_PLANE = 1e-4
@@ -20,6 +20,12 @@ def in_plane_angle(rotation: np.ndarray) -> np.ndarray | None:
     if (rotation[..., 2, 2] < 1 - IN_PLANE).any():
         return None
     return np.arctan2(rotation[..., 1, 0], rotation[..., 0, 0])
+
+
+def mean_angle(poses: np.ndarray) -> np.ndarray:
+    """Mean angles (rad) `(chain, ...)` of draws of unit vectors `(chain, draw, ..., 2)`."""
+    mean = np.asarray(poses).mean(axis=1)
+    return np.arctan2(mean[..., 1], mean[..., 0])
 
 
 def pose_errors(

@@ -10,7 +10,7 @@ import numpy as np
 from pyrocryo.errors import InputError
 from pyrocryo.metrics.maps import image_correlation
 from pyrocryo.metrics.mcc import mcc, rotation_angle
-from pyrocryo.metrics.pose import in_plane_angle, pose_errors, pose_leak
+from pyrocryo.metrics.pose import in_plane_angle, mean_angle, pose_errors, pose_leak
 from pyrocryo.metrics.r2 import r2
 from pyrocryo.metrics.score import Score
 
@@ -103,8 +103,7 @@ def _poses(post: Any, constant: Any) -> dict[str, Any]:
     }
     if "pose" not in post["posterior"]:
         return table
-    mean = np.asarray(post["posterior"]["pose"]).mean(axis=1)
-    inferred = np.arctan2(mean[..., 1], mean[..., 0]).reshape(len(mean), -1)
+    inferred = mean_angle(np.asarray(post["posterior"]["pose"])).reshape(len(z), -1)
     errors = np.array([pose_errors(true, angle, frames=frames) for angle in inferred])
     table["pose_error_deg"] = row(np.median(errors, axis=1), 90.0)
     table["pose_flips"] = row((errors > FLIPPED).mean(axis=1), 0.5)

@@ -18,7 +18,10 @@ COLUMNS = {
     "r2_knn": "R² kNN",
     "mcc_pearson": "MCC",
     "angle_deg": "angle left °",
+    "pose_error_deg": "pose error °",
+    "pose_error_frame_deg": "after α(z) °",
 }
+ONE_DIGIT = ("elbo", "angle_deg", "pose_error_deg", "pose_error_frame_deg")
 
 
 def compare(folders: Sequence[str | Path]) -> str:
@@ -66,7 +69,7 @@ def _agreement(seeds: dict[str, Any]) -> str:
 def _cell(row: dict[str, Any] | None, key: str) -> str:
     if row is None or row["mean"] is None:
         return "–"
-    digits = 1 if key in ("elbo", "angle_deg") else 3
+    digits = 1 if key in ONE_DIGIT else 3
     return f"{row['mean']:.{digits}f} ± {row['sd']:.{digits}f}"
 
 
@@ -74,4 +77,4 @@ def _mean_cell(rows: list[dict[str, Any]], entry: str, key: str) -> str:
     values = [row[entry] for row in rows if row.get(entry) is not None]
     if not values:
         return ""
-    return f"{sum(values) / len(values):.{1 if key == 'angle_deg' else 3}f}"
+    return f"{sum(values) / len(values):.{1 if key in ONE_DIGIT else 3}f}"

@@ -20,13 +20,20 @@ MEANING = {
     "mcc_pearson": "mean correlation of matched axes; 1 = each axis is one motion",
     "mcc_spearman": "the same for ranks: blind to monotone warps",
     "r2_linear": "what a linear map of z tells of the motions; blind to rotations",
+    "r2_cubic": "what cubic polynomials of z tell of them; blind to rotations and mild warps",
     "r2_knn": "what any smooth map of z tells of them",
     "angle_deg": "degrees by which the axes are turned; 0 = none",
+    "pose_leak": "share of the variance of z that the pose explains; 0 = none, as it should be",
+    "pose_error_deg": "median error of the poses after one global gauge",
+    "pose_error_frame_deg": "the same after a frame that may turn with the conformation",
+    "pose_within_10_deg": "share of images within 10° then",
+    "pose_flips": "share of images more than 90° off after the global gauge",
 }
 CAPTIONS = {
     "loss": "Training: negative ELBO by step.",
     "metrics": "Metrics beside their floors.",
     "latents": "Inferred latents against true motions; readable axes follow one motion each.",
+    "poses": "Inferred poses against true ones; a line of slope 1, anywhere, is right.",
     "traversal": "What moving along each axis does to the molecule.",
     "images": "Images of the posterior and what the model makes of them.",
 }
