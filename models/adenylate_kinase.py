@@ -11,7 +11,10 @@ transition path), poses uniform in space and known, 64 x 64 pixels of 1.5 angstr
 brightness and noise are learned), --volume atoms learns how each atom moves, and which combination
 is an axis. The guide takes Gauss-Newton steps on the volume. --limit prints the scores of the
 exact posterior under the true decoder, which no model can beat.
-Expected: TBD
+Expected with --volume hinges (8 seeds, mean ± sd): Spearman .974 ± .000 for NMP and .983 ± .000
+for LID, where the limit (100 molecules) is .975 and .985; MCC .979 ± .000. With --volume atoms (4
+seeds): .970 ± .002 and .981 ± .000, MCC .975 ± .001, axes within 2.8°.
+Takes about a minute a seed on one core (hinges), and five (atoms).
 """
 
 from dataclasses import dataclass

@@ -11,6 +11,8 @@ Data: images of a molecule with arms at 300, 240 and 180 K, poses known, with si
 spread for all components at each temperature) the prior is blind to rotations and the seeds
 scatter: the negative control (20 ± 15°, 4 of 8 within 10°; on a second data set 26 ± 10°, 1 of
 16).
+With --wells the law has double and harmonic wells in turn (energies in k_B T at 300 K), which a
+free decoder cannot identify in theory, however many temperatures are measured.
 Takes about half a minute a seed on one core.
 """
 

@@ -90,6 +90,8 @@ class Fit:
                 settings[name] = getattr(self, name)
         device = _device(self.device)
         body = io.read_map(self.body)[0] if isinstance(self.body, Path) else None
+        if self.body is not None:
+            frames.check_body(pair, body)
         svi.prepare(pair, particles, self.seeds, settings)  # before the run folder is made
         out = io.new_folder(self.out or Path("runs") / self.model.stem, resume=self.resume)
         fit = svi.fit(

@@ -24,7 +24,7 @@ from pyrocryo.pair import Pair
 from pyrocryo.particles import Particles
 from pyrocryo.svi import Fit
 
-__all__ = ["Frame", "reference_body"]
+__all__ = ["Frame", "check_body", "reference_body"]
 
 ANGLES = 360
 ROUNDS = 20  # of aligning and asking anew what stays still
@@ -70,15 +70,7 @@ def reference_body(fit: Fit, particles: Particles, body: np.ndarray | None = Non
     Raises:
         InputError: If poses are known, the volume is not flat, or the body does not fit it.
     """
-    pair = fit.pairs[0]
-    if not pair.pose.latent or pair.volume.dim != 2:
-        raise InputError("reference_body: only in-plane poses of flat volumes have a frame to fix")
-    side = pair.volume.side
-    if body is not None and (np.shape(body) != (side, side) or not np.any(np.asarray(body) > 0)):
-        raise InputError(
-            f"body: expected weights of shape {(side, side)}, some positive, got shape "
-            f"{np.shape(body)}"
-        )
+    check_body(fit.pairs[0], body)
     rows = np.arange(min(MOST, len(particles)))
     pairs = []
     for pair in fit.pairs:
@@ -86,9 +78,21 @@ def reference_body(fit: Fit, particles: Particles, body: np.ndarray | None = Non
         with torch.no_grad():
             z = pair.posterior_of(batch).mean.reshape(-1, pair.dim)
         framed = copy.deepcopy(pair)
-        framed.frame = _fitted(pair, z[torch.randperm(len(z))[:MOST].sort().values], body)
+        framed.frame = _fitted(pair, z[:: max(1, len(z) // MOST)], body)
         pairs.append(framed)
     return replace(fit, pairs=pairs)
+
+
+def check_body(pair: Pair, body: np.ndarray | None) -> None:
+    """Raises InputError if ``pair`` has no frame to fix, or ``body`` does not fit its maps."""
+    if not pair.pose.latent or pair.volume.dim != 2:
+        raise InputError("body: only in-plane poses of flat volumes have a frame to fix")
+    side = pair.volume.side
+    if body is not None and (np.shape(body) != (side, side) or not np.any(np.asarray(body) > 0)):
+        raise InputError(
+            f"body: expected weights of shape {(side, side)}, some positive, got shape "
+            f"{np.shape(body)}"
+        )
 
 
 def _fitted(pair: Pair, z: Tensor, body: np.ndarray | None) -> Frame:

@@ -282,3 +282,11 @@ def test_the_command_is_installed():
     )
     for command in ("fit", "simulate", "report", "compare"):
         assert command in done.stdout
+
+
+def test_a_body_for_known_poses_is_refused_before_training(tmp_path, capsys):
+    model = Path(__file__).parents[1] / "models" / "vae.py"
+    options = ["--body", "auto", "--n", "60", "--out", str(tmp_path / "run")]
+    assert main(["fit", str(model), *options]) == 2
+    assert "body: only in-plane poses of flat volumes" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

@@ -33,7 +33,7 @@ def test_shell_commands_run(tmp_path, monkeypatch):
         for line in "\n".join(_blocks("sh")).splitlines()
         if line.startswith("pyrocryo ")
     ]
-    assert [words[0] for words in lines] == ["simulate", "fit", "compare", "fit", "fit"]
+    assert [words[0] for words in lines] == ["simulate", "fit", "compare", "fit", "fit", "fit"]
     for words in lines:
         words = [str(ROOT / word) if word.startswith("models/") else word for word in words]
         if "yours.star" in words or "stack.mrcs" in words:
@@ -43,6 +43,7 @@ def test_shell_commands_run(tmp_path, monkeypatch):
             words += ["--n", "60"]
         if words[0] == "fit":
             words += ["--steps", "3", "--draws", "3"]
+            words += ["--rigid-steps", "1"] if "in-plane" in words else []
         assert main(words) == 0
 
 

@@ -124,6 +124,15 @@ def test_atoms_of_a_known_molecule_show_it(rng):
     assert sum(p.numel() for p in volume.parameters()) == 2
 
 
+@pytest.mark.parametrize("molecule", [pc.molecules.TwoArms, pc.molecules.AdenylateKinase])
+def test_known_molecules_can_be_captured(molecule):
+    """No copy between devices at every call, nothing that the host waits for."""
+    particles = pc.simulate.poses(molecule(), n=60, box=24, pixel_size=4.0)
+    volume = pc.volumes.Atoms.known(molecule(), pixel_size=4.0)
+    pair = pc.Pair(pc.priors.IsotropicNormal(2), volume, 24, rotate=False)
+    assert "capture" in pc.testing.check_pair(pair, particles)
+
+
 @pytest.mark.parametrize("kind", ["grid", "implicit", "atoms"])
 def test_each_learns_and_swaps_by_one_word(kind, pairs_in_time):
     pair = pc.Pair(

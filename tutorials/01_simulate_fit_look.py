@@ -18,6 +18,7 @@
 import os
 
 import arviz as az
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
@@ -40,8 +41,12 @@ batch = particles.batch(np.arange(4))
 for name, field in zip(batch._fields, batch, strict=True):
     print(f"{name:12s}{tuple(field.shape)}")
 
-first, second = batch.images[:, 0].numpy(), batch.images[:, 1].numpy()
-pc.plots.images(first, second, "the first frame, the second, their difference")
+figure, panels = plt.subplots(2, 4, figsize=(5.2, 2.8), layout="constrained")
+for t, row in enumerate(panels):
+    for axes, image in zip(row, batch.images[:, t], strict=True):
+        axes.imshow(image, cmap="gray", origin="lower")
+        axes.set(xticks=[], yticks=[])
+    row[0].set_ylabel(f"frame {t + 1}")
 
 # %% [markdown]
 # ## A pair: the generative model and its guide

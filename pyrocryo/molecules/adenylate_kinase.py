@@ -60,6 +60,7 @@ class AdenylateKinase:
         self.domain = np.select(members, [1, 2])  # 0 CORE, 1 NMP, 2 LID
         self.width = torch.full((len(residues),), float(width))
         self.weight = torch.ones(len(residues))
+        self._moved: dict[tuple[torch.dtype, torch.device], tuple[Tensor, ...]] = {}
 
     def closure(self, z: Tensor) -> Tensor:
         """Fractions of closure `h` of conformations `z`."""
@@ -69,15 +70,27 @@ class AdenylateKinase:
         """Positions (Å) of all Cα, `(..., 214, 3)`, of conformations `z` `(..., 2)`."""
         if z.shape[-1] != self.dim:
             raise InputError(f"z: expected 2 hinges on the last axis, got {z.shape[-1]}")
-        seen = torch.as_tensor(self.ca_open).to(z)
-        seen = seen.expand(*z.shape[:-1], *seen.shape)
-        angle = self.closure(z) * torch.as_tensor(self.angle).to(z)
+        still, angles, crosses, pivots, members = self._constants(z)
+        seen = still.expand(*z.shape[:-1], *still.shape)
+        angle = self.closure(z) * angles
         for k in range(self.dim):
-            axis, pivot = (torch.as_tensor(a[k]).to(z) for a in (self.axis, self.pivot))
-            turned = (seen - pivot) @ _about(axis, angle[..., k]).transpose(-1, -2) + pivot
-            member = torch.as_tensor(self.domain == k + 1, device=z.device)
-            seen = torch.where(member[:, None], turned, seen)
+            turn = _about(crosses[k], angle[..., k])
+            turned = (seen - pivots[k]) @ turn.transpose(-1, -2) + pivots[k]
+            seen = torch.where(members[k], turned, seen)
         return seen
+
+    def _constants(self, z: Tensor) -> tuple[Tensor, ...]:
+        """What the motion needs, of the dtype and on the device of `z`; kept once moved."""
+        place = z.dtype, z.device
+        if place not in self._moved:
+            cross = np.cross(self.axis[:, None, :], np.eye(3)).transpose(0, 2, 1)  # a ×
+            numbers = (self.ca_open, self.angle, cross, self.pivot)
+            member = np.stack([self.domain == k + 1 for k in range(self.dim)])[..., None]
+            self._moved[place] = (
+                *(torch.as_tensor(a).to(z) for a in numbers),
+                torch.as_tensor(member, device=z.device),
+            )
+        return self._moved[place]
 
     def render(
         self, z: Tensor, rotation: Tensor, shift: Tensor, *, box: int, pixel_size: float
@@ -123,10 +136,8 @@ def _hinge(start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray, 
     return axis, pivot - axis * (axis @ pivot), angle
 
 
-def _about(axis: Tensor, angle: Tensor) -> Tensor:
-    """Rodrigues' rotations `(..., 3, 3)` by ``angle`` `(...,)` about a unit ``axis`` `(3,)`."""
-    x, y, z = axis.tolist()
-    cross = axis.new_tensor([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
+def _about(cross: Tensor, angle: Tensor) -> Tensor:
+    """Rodrigues' rotations `(..., 3, 3)` by ``angle`` `(...,)`; ``cross`` is the matrix of a ×."""
     angle = angle[..., None, None]
-    identity = torch.eye(3, dtype=axis.dtype, device=axis.device)
+    identity = torch.eye(3, dtype=cross.dtype, device=cross.device)
     return identity + angle.sin() * cross + (1 - angle.cos()) * (cross @ cross)

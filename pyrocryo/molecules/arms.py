@@ -54,6 +54,7 @@ class Arms:
         self._body = body
         self.width = self.radius * torch.tensor([0.15, 0.12, 0.10] + [0.08] * (BLOBS_AN_ARM * k))
         self.weight = torch.ones(len(self.width))
+        self._moved: dict[tuple[torch.dtype, torch.device], tuple[Tensor, ...]] = {}
 
     def centres(self, z: Tensor) -> Tensor:
         """Positions (Å) of all Gaussians in the molecule's frame.
@@ -66,14 +67,23 @@ class Arms:
         """
         if z.shape[-1] != self.dim:
             raise InputError(f"z: expected {self.dim} angles on the last axis, got {z.shape[-1]}")
-        angle = self._base.to(z) + self.swing * z
+        base, hinge, length, arm_reach, still = self._constants(z)
+        angle = base + self.swing * z
         direction = torch.stack([angle.cos(), angle.sin()], dim=-1)  # (..., k, 2)
-        reach = (self._length[:, None] * self._reach).to(z)  # (k, 3)
-        arms = self._hinge.to(z)[:, None, :] + reach[..., None] * direction.unsqueeze(-2)
+        reach = length[:, None] * arm_reach  # (k, 3)
+        arms = hinge[:, None, :] + reach[..., None] * direction.unsqueeze(-2)
         arms = arms.flatten(-3, -2)
-        body = self._body.to(z).expand(*arms.shape[:-2], -1, -1)
+        body = still.expand(*arms.shape[:-2], -1, -1)
         flat = self.radius * torch.cat([body, arms], dim=-2)
         return torch.cat([flat, torch.zeros_like(flat[..., :1])], dim=-1)
+
+    def _constants(self, z: Tensor) -> tuple[Tensor, ...]:
+        """The molecule's shape, of the dtype and on the device of `z`; kept once moved."""
+        place = z.dtype, z.device
+        if place not in self._moved:
+            shape = (self._base, self._hinge, self._length, self._reach, self._body)
+            self._moved[place] = tuple(part.to(z) for part in shape)
+        return self._moved[place]
 
     def render(
         self, z: Tensor, rotation: Tensor, shift: Tensor, *, box: int, pixel_size: float
