@@ -7,7 +7,7 @@ apart, make the axes identifiable, up to their order and sign.
 
 Data: time-resolved pairs of images of a molecule with arms, poses known. The exact ELBO with the
 rotation layer; the paper's weights are --gamma 10 --scale 1 --rate 10. Expected (8 seeds, mean ±
-sd): at b = .5 linear R² .973 ± .009, MCC .987 ± .004, every seed within 1.7°; at b = .25 .977 ±
+sd): at b = .5 linear R² .971 ± .009, MCC .986 ± .004, every seed within 1.9°; at b = .25 .977 ±
 .007, .988 ± .003, within 2.9°; with --arms 4 --n 10000 --steps 2500 .978 ± .004, .988 ± .002,
 within 1.8°. With --volume implicit --steps 1500 R² .980 ± .003, MCC .991 ± .001; with --volume
 atoms .993 ± .000, .995 ± .003, within 1.8°.

@@ -256,3 +256,36 @@ def test_turn_matches_the_simulator():
     rotation = torch.as_tensor(pc.rotations.in_plane([0.7]), dtype=torch.float32)
     expected = molecule.render(z, rotation, torch.zeros(1, 2), box=32, pixel_size=3.0)
     assert np.corrcoef(seen.ravel(), expected.ravel())[0, 1] > 0.9999
+
+
+@pytest.mark.benchmark
+def test_what_a_training_step_costs(pairs_in_time):
+    """Printed: a step with each volume, in units of a step with the grid, side by side."""
+    import time
+
+    from pyro.infer import TraceMeanField_ELBO
+
+    batch = pairs_in_time.batch(np.arange(64))
+    volumes = {
+        "grid": pc.volumes.Grid(),
+        "implicit, 256 pixels": pc.volumes.Implicit(),
+        "implicit, all 1024": pc.volumes.Implicit(pixels=None),
+        "64 atoms": pc.volumes.Atoms(pixel_size=3.0),
+    }
+    pairs = {
+        name: pc.Pair(pc.priors.LaplaceTransition(2, 2.0), volume, 32)
+        for name, volume in volumes.items()
+    }
+    elbo, spent = TraceMeanField_ELBO(), {name: [] for name in pairs}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for _ in range(6):
+        for name, pair in pairs.items():
+            started = time.perf_counter()
+            elbo.differentiable_loss(pair.model, pair.guide, batch).backward()
+            spent[name].append(time.perf_counter() - started)
+    torch.set_num_threads(threads)
+    median = {name: np.median(times[1:]) for name, times in spent.items()}
+    for name, seconds in median.items():
+        print(f"{name:22s}{1e3 * seconds:8.1f} ms {seconds / median['grid']:6.1f} x grid")
+    assert all(np.isfinite(seconds) for seconds in median.values())
