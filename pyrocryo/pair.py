@@ -96,7 +96,8 @@ class Pair(nn.Module):
         self.register_buffer("first_noise", torch.tensor(float(noise or 1.0)))
         self.noise_steps = nn.Parameter(torch.tensor(0.0), requires_grad=noise is None)
         self.frame: Callable[[Tensor], Tensor] | None = None
-        self._prior_there: tuple[torch.device, Any] | None = None  # a plain one, where we are
+        # a plain distribution, and the same where the pair is
+        self._prior_there: tuple[Any, torch.device, Any] | None = None
         self._take_name()
 
     def __deepcopy__(self, memo: dict) -> Pair:
@@ -147,10 +148,10 @@ class Pair(nn.Module):
     def _prior(self, context: dict[str, Tensor]) -> Any:
         # Pyro distributions are callable themselves, so they are told apart first
         if isinstance(self.prior, dist.Distribution):
-            device = self.noise_steps.device
-            if self._prior_there is None or self._prior_there[0] != device:
-                self._prior_there = device, _on_device(self.prior, device)
-            return self._prior_there[1]
+            device, kept = self.noise_steps.device, self._prior_there
+            if kept is None or kept[0] is not self.prior or kept[1] != device:
+                kept = self._prior_there = self.prior, device, _on_device(self.prior, device)
+            return kept[2]
         return self.prior(**context)
 
     @property
