@@ -114,7 +114,7 @@ def test_rigid_steps_decode_the_mean_and_leave_z_alone(pair, pairs_in_time):
 
 def test_settings_of_the_stages():
     settings = pc.svi.Settings(steps=100, rigid_steps=20, kl_warmup=10)
-    assert settings.beta_at(19) == 0
+    assert settings.beta_at(19) == 1  # of the pose: rigid steps leave out that of z alone
     assert settings.beta_at(24) == pytest.approx(0.5)
     assert settings.beta_at(60) == 1
     with pytest.raises(

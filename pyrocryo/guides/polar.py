@@ -12,8 +12,9 @@ from pyrocryo.imaging import polar
 
 __all__ = ["Polar"]
 
-FIRST_CONCENTRATION = 30.0  # times the length of the mean, which is short at first
-LARGEST_CONCENTRATION = 3000.0
+# Times the length of the mean: short lengths still give any posterior down to the uniform one. An
+# exponential without a floor is pushed to 0 by the KL early on, its gradient with it, for good.
+SMALLEST_SIZE, FIRST_SIZE = 10.0, 30.0
 
 
 class Polar(nn.Module):
@@ -57,9 +58,16 @@ class Polar(nn.Module):
         rings = polar(flat, shift.reshape(-1, 2), radii=self.radii, angles=self.angles)
         features = self.second(self.first(rings))
         weights = self.score(features).squeeze(1).softmax(-1)
-        spread = self.spread(features.mean(-1)) + math.log(FIRST_CONCENTRATION)
-        size = spread.clamp_max(math.log(LARGEST_CONCENTRATION)).exp()
+        size = _size(self.spread(features.mean(-1)))
         return PlanarNormal((size * (weights @ self.directions)).unflatten(0, lead))
+
+
+def _size(raw: Tensor) -> Tensor:
+    """Sizes from the smallest up, the first one at 0: linear upwards, and ever slower downwards.
+
+    Algebraic on either side, so that a gradient is left to come back by.
+    """
+    return SMALLEST_SIZE + (FIRST_SIZE - SMALLEST_SIZE) * 0.5 * (raw + (raw.square() + 4).sqrt())
 
 
 class CircularFilters(nn.Module):

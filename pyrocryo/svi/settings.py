@@ -72,7 +72,9 @@ class Settings:
     def beta_at(self, step: int) -> float:
         """Weight of the KL at step 0, 1, ..."""
         done = step + 1 - self.rigid_steps
-        return self.beta * min(1.0, max(0, done) / self.kl_warmup) if self.kl_warmup else self.beta
+        if done <= 0 or not self.kl_warmup:  # rigid steps leave out the KL of z alone
+            return self.beta
+        return self.beta * min(1.0, done / self.kl_warmup)
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Settings:
