@@ -97,10 +97,10 @@ def scores(config: Config, fit: pc.Fit, scored: pc.Particles, out: Path) -> dict
     if "truth" not in scored.fields:
         return {}
     result = {}
-    batch = scored.batch(np.arange(len(scored)))
     with torch.no_grad():
         for trained in fit.pairs:
-            z = trained.posterior_of(batch).mean.numpy()
+            batch = trained.moved(scored.batch(np.arange(len(scored))))
+            z = trained.posterior_of(batch).mean.cpu().numpy()
             for name, value in _hinges(scored, z).items():
                 result.setdefault(name, []).append(value)
     if config.limit:
@@ -108,6 +108,8 @@ def scores(config: Config, fit: pc.Fit, scored: pc.Particles, out: Path) -> dict
         molecule = pc.molecules.AdenylateKinase(width=config.width)
         best = pc.simulate.information_limit(molecule, part, fit.pairs[0].prior)
         result |= {f"{name}_limit": [value] for name, value in _hinges(part, best).items()}
+    for name, values in result.items():
+        print(f"{name:20s}{np.mean(values):.3f} ± {np.std(values):.3f}")
     return result
 
 

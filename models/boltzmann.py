@@ -69,7 +69,7 @@ class Config:
 def training(config: Config) -> dict[str, float]:
     """Settings of the fit."""
     if config.pose == "in-plane":  # poses first, on a rigid molecule; then it may move
-        return {"steps": 3000, "batch_size": 64, "lr": 2e-3, "rigid_steps": 200, "restarts": 4}
+        return {"steps": 3000, "batch_size": 64, "lr": 2e-3, "rigid_steps": 200}
     return {"steps": 1500, "batch_size": 64, "lr": 4e-3}
 
 
@@ -84,6 +84,8 @@ def particles(config: Config) -> pc.Particles:
 
 def pair(config: Config, particles: pc.Particles) -> pc.Pair:
     """Model and guide."""
+    if config.wells and config.equal:
+        raise pc.InputError("equal: spreads are not those of wells; give --equal or --wells")
     return pc.Pair(
         prior=config.prior,
         pose=pc.poses.InPlane() if config.pose == "in-plane" else pc.poses.Known(),

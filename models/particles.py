@@ -51,7 +51,7 @@ posterior = {"draws": 4, "held_out": 200}  # each draw is a projection of a whol
 def training(config: Config) -> dict[str, float]:
     """Settings of the fit."""
     if config.pose == "in-plane":  # poses first, on a rigid molecule; then it may move
-        return {"steps": 3000, "batch_size": 64, "lr": 2e-3, "rigid_steps": 200, "restarts": 4}
+        return {"steps": 3000, "batch_size": 64, "lr": 2e-3, "rigid_steps": 200}
     return {"steps": 600, "batch_size": 32, "lr": 4e-3}
 
 
@@ -83,12 +83,12 @@ def scores(config: Config, fit: pc.Fit, scored: pc.Particles, out: Path) -> dict
         written, voxel = pc.io.read_map(out / "volumes" / f"seed{seed}_median.mrc")
         pairs = []
         for rows in scored.chunks(16):
-            batch = scored.batch(rows)
+            batch = trained.moved(scored.batch(rows))
             with torch.no_grad():
-                rotation, shift = trained.placed(batch)
+                rotation, shift = (a.cpu() for a in trained.reported(batch))
             maps = torch.as_tensor(written).expand(len(rows), *written.shape)
             images = project(maps, rotation, shift, box=scored.box)
-            pairs.append((images.numpy(), batch.images.numpy()))
+            pairs.append((images.numpy(), batch.images.cpu().numpy()))
         correlations = [pc.metrics.image_correlation(a, b) * len(a) for a, b in pairs]
         result["map_correlation"].append(sum(correlations) / len(scored))
         if config.reference is not None:

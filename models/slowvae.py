@@ -12,14 +12,6 @@ sd): at b = .5 linear R² .971 ± .009, MCC .986 ± .004, every seed within 1.9�
 within 1.8°. With --volume implicit --steps 1500 R² .980 ± .003, MCC .991 ± .001; with --volume
 atoms .993 ± .000, .995 ± .003, within 1.8°.
 
-With --pose in-plane (angles over the full circle unknown; 3000 steps, the first 200 on a rigid
-molecule, best of 4 starts): median pose error 6.4 ± .1° after one global gauge and .40 ± .01°
-once a frame that turns with the conformation is fitted, every image within 10° then, no flips; the
-pose explains nothing of z (-.016 ± .001); linear R² .943 ± .040, cubic .978 ± .002 (z comes out
-warped), MCC .967 ± .022, every seed within 5.5°. Without restarts about one start in eight cannot
-tell the molecule from itself upside down, and its ELBO is 170 nats lower. At --scale .25 (2000
-steps, one start) 5 of 8 seeds within 10°, at the same pose errors. As published (--rate 10
---gamma 10 --plugin --kl-warmup 600): 6 of 8 within 10°, one seed loses a component.
 Takes 15-30 s a seed on one core (atoms 45 s, implicit 65 s, in-plane 70 s).
 """
 
@@ -58,7 +50,7 @@ class Config:
 def training(config: Config) -> dict[str, float]:
     """Settings of the fit."""
     if config.pose == "in-plane":  # poses first, on a rigid molecule; then it may move
-        return {"steps": 3000, "batch_size": 64, "lr": 2e-3, "rigid_steps": 200, "restarts": 4}
+        return {"steps": 3000, "batch_size": 64, "lr": 2e-3, "rigid_steps": 200}
     return {"steps": 1200, "batch_size": 64, "lr": 4e-3}
 
 

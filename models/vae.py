@@ -43,7 +43,7 @@ class Config:
 def training(config: Config) -> dict[str, float]:
     """Settings of the fit."""
     if config.pose == "in-plane":  # poses first, on a rigid molecule; then it may move
-        return {"steps": 3000, "batch_size": 64, "lr": 2e-3, "rigid_steps": 200, "restarts": 4}
+        return {"steps": 3000, "batch_size": 64, "lr": 2e-3, "rigid_steps": 200}
     return {"steps": 1200, "batch_size": 64, "lr": 4e-3}
 
 

@@ -59,15 +59,13 @@ class Fit:
     """Steps over which the KL comes in."""
     rigid_steps: int | None = None
     """Steps at first in which the molecule is kept rigid, so that poses are found first."""
-    restarts: int | None = None
-    """Fresh starts of each seed through the rigid steps, of which the best goes on."""
     draws: int | None = None
     """Posterior draws a held-out particle (default: 50, or what the model file says)."""
     held_out: int | None = None
     """Most held-out particles in the posterior (default: 800, or what the model file says)."""
     body: Literal["auto"] | Path | None = None
-    """Unknown in-plane poses: report them in the frame of this part of the molecule, a mask .mrc
-    that goes with the median map, or auto for what moves least."""
+    """Unknown in-plane poses: report them in the frame of what moves least (auto), or of a mask
+    .mrc drawn on the median map of an earlier run of one seed (then with --resume)."""
     device: str = "cpu"
     """Where to train: cpu, cuda, cuda:1, ..."""
     resume: bool = False
@@ -92,6 +90,11 @@ class Fit:
         body = io.read_map(self.body)[0] if isinstance(self.body, Path) else None
         if self.body is not None:
             frames.check_body(pair, body)
+        if body is not None and self.seeds > 1:
+            raise InputError(
+                f"body: each seed has an angle of its own, so {self.body} cannot go with "
+                f"{self.seeds} of them; use --seeds 1, or --body auto"
+            )
         svi.prepare(pair, particles, self.seeds, settings)  # before the run folder is made
         out = io.new_folder(self.out or Path("runs") / self.model.stem, resume=self.resume)
         fit = svi.fit(
@@ -116,6 +119,8 @@ class Fit:
             "options": dataclasses.asdict(config),
             "source": str(self.data) if self.data else "simulated by the model file",
             "poses": str(self.poses) if self.poses else None,
+            "body": None if self.body is None else str(self.body),
+            "body_residual_deg": [p.frame.residual_deg for p in fit.pairs if p.frame],
             "device": self.device,
             "scored": {"particles": len(scored), "held_out": particles.has_test, **shown},
         }

@@ -45,7 +45,7 @@ class UniformDirection(ProjectedNormal):
 
 
 class PlanarNormal(ProjectedNormal):
-    r"""The projected normal on the circle, accurate at every concentration.
+    r"""The projected normal on the circle, accurate in single precision wherever it has mass.
 
     With `t` and `r` the components of the concentration along and across a direction,
 

@@ -71,14 +71,21 @@ def reference_body(fit: Fit, particles: Particles, body: np.ndarray | None = Non
         InputError: If poses are known, the volume is not flat, or the body does not fit it.
     """
     check_body(fit.pairs[0], body)
-    rows = np.arange(min(MOST, len(particles)))
+    rows = np.arange(min(MOST // (particles.frames or 1), len(particles)))
+    fewest = 4 * len(_monomials(torch.zeros(fit.pairs[0].dim)))
+    if len(rows) * (particles.frames or 1) < fewest:
+        raise InputError(
+            f"particles: a frame needs at least {fewest} images, got "
+            f"{len(rows) * (particles.frames or 1)}"
+        )
     pairs = []
     for pair in fit.pairs:
         batch = pair.moved(particles.batch(rows))
         with torch.no_grad():
             z = pair.posterior_of(batch).mean.reshape(-1, pair.dim)
         framed = copy.deepcopy(pair)
-        framed.frame = _fitted(pair, z[:: max(1, len(z) // MOST)], body)
+        framed.frame = None  # α is that of the maps as learned
+        framed.frame = _fitted(framed, z, body)
         pairs.append(framed)
     return replace(fit, pairs=pairs)
 
@@ -88,10 +95,15 @@ def check_body(pair: Pair, body: np.ndarray | None) -> None:
     if not pair.pose.latent or pair.volume.dim != 2:
         raise InputError("body: only in-plane poses of flat volumes have a frame to fix")
     side = pair.volume.side
-    if body is not None and (np.shape(body) != (side, side) or not np.any(np.asarray(body) > 0)):
+    if body is None:
+        return
+    r = np.arange(side) - side // 2
+    inside = np.hypot(r[:, None], r) < side / 2 - 1
+    body = np.asarray(body)
+    if body.shape != inside.shape or not np.isfinite(body).all() or not (body[inside] > 0).any():
         raise InputError(
-            f"body: expected weights of shape {(side, side)}, some positive, got shape "
-            f"{np.shape(body)}"
+            f"body: expected finite weights of shape {inside.shape}, some positive within the "
+            f"circle that fits the map, got shape {body.shape}"
         )
 
 
@@ -107,7 +119,8 @@ def _fitted(pair: Pair, z: Tensor, body: np.ndarray | None) -> Frame:
         if body is None:
             aligned = _turned_back(maps, alpha)
             variance = aligned.var(dim=0, keepdim=True)
-            weight = 1 / (variance + variance.median())
+            floor = variance.median() + 1e-6 * aligned.square().mean() + 1e-12
+            weight = 1 / (variance + floor)
     centre, scale = z.mean(dim=0), z.std(dim=0).clamp_min(1e-6)
     features = _monomials(((z - centre) / scale).clamp(-3, 3))
     solution = torch.linalg.lstsq(features, alpha.unsqueeze(-1)).solution.squeeze(-1)

@@ -43,7 +43,8 @@ class Pair(nn.Module):
     ``pair.model`` and ``pair.guide`` are modules and ordinary Pyro callables of a batch
     (``particles.batch(index)``); sites: ``pose`` (only where it is unknown), ``z`` and, observed,
     ``x``. While training (``pair.train()``, as modules start) a volume that asks for it is shown
-    a random share of the pixels, and ``x`` is scaled up accordingly; after ``pair.eval()``, all.
+    a random share of the pixels, and ``x`` is scaled up accordingly; after ``pair.eval()``, all:
+    call that before ``Predictive`` and before NUTS, whose density must not be random.
 
     Args:
         prior: A Pyro distribution with event shape `(K,)` or `(T, K)`, or a function or module
@@ -84,6 +85,11 @@ class Pair(nn.Module):
         self.volume = copy.deepcopy(volume).build(self.dim, self.box)
         guide = copy.deepcopy(guide) if guide is not None else Amortised()
         self.encoder = guide.build(self.dim, self.box, self.volume)
+        if self.pose.latent and self.volume.dim != 2:
+            raise InputError(
+                "pose: angles in the plane show a molecule from one side only; give them a volume "
+                "of dim=2"
+            )
         if pose_guide is not None and not self.pose.latent:
             raise InputError("pose_guide: there is nothing to guess, these poses are known")
         self.pose_encoder = None
@@ -208,8 +214,7 @@ class Pair(nn.Module):
         if not self.pose.latent:
             return self.pose(batch)
         if direction is None:
-            posterior = self.pose_of(batch)
-            direction = getattr(posterior, "base_dist", posterior).mean
+            direction = self.pose_of(batch).mean
         return self.pose(batch, direction)
 
     def pose_of(self, batch: Any) -> Any:
@@ -238,6 +243,14 @@ class Pair(nn.Module):
             z = z.to(self.noise_steps)
             maps = self.volume.density(z @ self.rotation())
             return maps if self.frame is None else unturned(maps, self.frame(z))
+
+    def reported(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """As :meth:`placed`, in the frame of the reference body, which :meth:`density` is in."""
+        if not self.pose.latent:
+            return self.placed(batch)
+        direction = self.pose_of(batch).mean
+        z = self.posterior_of(batch, direction).mean
+        return self.pose(batch, self.framed(direction, z))
 
     def framed(self, direction: Tensor, z: Tensor) -> Tensor:
         """Poses `(..., 2)` in the frame of the reference body, if one was fixed."""

@@ -371,3 +371,20 @@ def test_speed():
             print(f"{name}: {rates[0]:.3g} a second, {rates[1] / rates[0]:.0f} x BoltzmannNormal")
     finally:
         torch.set_num_threads(threads)
+
+
+def test_a_network_of_a_user_is_an_energy():
+    class Mine(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = torch.nn.Sequential(
+                torch.nn.Linear(1, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1)
+            )
+
+        def forward(self, z):
+            return z.square() + self.net(z.unsqueeze(-1)).squeeze(-1)
+
+    prior = pc.priors.Boltzmann(energies=(Mine(), Mine()), reference=300.0)
+    particles = pc.simulate.temperature(pc.molecules.TwoArms(), n=60, prior=prior)
+    pair = pc.Pair(prior, pc.volumes.Grid(), particles.box)
+    assert pc.fit(pair, particles, steps=2).exact_kl

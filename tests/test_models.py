@@ -57,7 +57,7 @@ def test_short_form(path, volume, pose, tmp_path):
     options = ["--n", "60", "--arms", "3", "--out", str(out), "--seeds", "2"]
     options += ["--volume", volume, "--pose", pose]
     if pose == "in-plane":
-        options += ["--rigid-steps", "1", "--restarts", "2", "--body", "auto"]
+        options += ["--rigid-steps", "1", "--body", "auto"]
         if volume == "grid":
             options += ["--n", "240"]  # held out: enough images to score poses on
     assert main(["fit", str(path), *options, *SHORT]) == 0

@@ -129,3 +129,12 @@ def test_reflection_folds_back():
 def test_wrong_input_is_named(call, message):
     with pytest.raises(pc.InputError, match=message):
         call(pc.molecules.TwoArms())
+
+
+def test_a_limit_that_the_grid_cannot_resolve_is_refused():
+    molecule = pc.molecules.TwoArms()
+    sharp = pc.simulate.poses(molecule, n=6, snr=500.0)
+    with pytest.raises(pc.InputError, match="too sharp for a grid"):
+        pc.simulate.information_limit(molecule, sharp, pc.priors.IsotropicNormal(2))
+    with pytest.raises(pc.InputError, match="event shape .2,., got"):
+        pc.simulate.information_limit(molecule, sharp, pc.priors.LaplaceTransition(2, 1.0))

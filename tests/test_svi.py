@@ -116,47 +116,6 @@ def test_a_killed_fit_resumes_to_the_same_numbers(slowvae, pairs_in_time, tmp_pa
             assert torch.equal(value, b.state_dict()[name]), name
 
 
-def test_the_best_of_several_starts_goes_on(pairs_in_time, tmp_path, monkeypatch, caplog):
-    """Rigid steps of every start, then the best alone; killed later, it resumes to the same."""
-    pair = pc.Pair(
-        pc.priors.LaplaceTransition(2, 2.0), pc.volumes.Grid(), 32, pose=pc.poses.InPlane()
-    )
-    options = {"steps": 14, "rigid_steps": 6, "restarts": 3, "batch_size": 32}
-    with caplog.at_level("INFO", logger="pyrocryo"):
-        whole = pc.fit(pair, pairs_in_time, progress=False, **options)
-    (said,) = [r.message for r in caplog.records if "starts end" in r.message]
-    losses = [float(word) for word in said.rsplit("at ")[-1].split(", ")]
-    assert len(set(losses)) == 3
-    assert whole.history["loss"][0, 5] == pytest.approx(min(losses), abs=0.06)
-    alone = pc.fit(pair, pairs_in_time, **{**options, "restarts": 1})
-    assert whole.history["loss"][0, 5] <= alone.history["loss"][0, 5]
-    assert np.isfinite(whole.history["loss"]).all()
-
-    from pyrocryo.svi import train
-
-    monkeypatch.setattr(checkpoints, "EVERY", 5)
-    calls = iter(range(10**6))
-    original = train._rows
-
-    def rows(*args):
-        if next(calls) == 3 * 6 + 6:  # after the checkpoint at step 10
-            raise Wall
-        return original(*args)
-
-    path = tmp_path / "checkpoint.pt"
-    monkeypatch.setattr(train, "_rows", rows)
-    with pytest.raises(Wall):
-        pc.fit(pair, pairs_in_time, checkpoint=path, **options)
-    monkeypatch.setattr(train, "_rows", original)
-    resumed = pc.fit(pair, pairs_in_time, checkpoint=path, resume=True, **options)
-    np.testing.assert_array_equal(resumed.history["loss"], whole.history["loss"])
-
-
-def test_starts_need_rigid_steps():
-    with pytest.raises(pc.InputError, match="restarts: 3 starts are told apart by their rigid_st"):
-        pc.svi.Settings(restarts=3)
-
-
 def test_checkpoints_hold_tensors_only_and_must_match(slowvae, pairs_in_time, tmp_path):
     path = tmp_path / "checkpoint.pt"
     pc.fit(slowvae, pairs_in_time, steps=2, checkpoint=path)
@@ -247,3 +206,35 @@ def test_gamma_needs_transitions(pairs_in_time):
     pair = pc.Pair(pc.priors.IsotropicNormal(2), pc.volumes.Grid(), pairs_in_time.box)
     with pytest.raises(pc.InputError, match="gamma: 10 weighs transition terms"):
         pc.fit(pair, pairs_in_time, gamma=10.0)
+
+
+def test_other_settings_of_parts_are_another_model():
+    from pyrocryo.svi.plan import _fingerprint
+
+    def told(volume, **options):
+        return _fingerprint(pc.Pair(pc.priors.IsotropicNormal(2), volume, 16, **options))
+
+    molecule = pc.molecules.TwoArms()
+    faster = pc.molecules.TwoArms()
+    faster.swing *= 2
+    marks = [
+        told(pc.volumes.Implicit(2)),
+        told(pc.volumes.Implicit(2, pixels=64)),
+        told(pc.volumes.Implicit(2, side=8)),
+        told(pc.volumes.Atoms.known(molecule, pixel_size=6.0)),
+        told(pc.volumes.Atoms.known(faster, pixel_size=6.0)),
+        told(pc.volumes.Grid(), guide=pc.guides.GaussNewton(2)),
+        told(pc.volumes.Grid(), guide=pc.guides.GaussNewton(3)),
+    ]
+    assert len(set(marks)) == len(marks)
+    assert told(pc.volumes.Implicit(2)) == marks[0]
+
+
+def test_a_trained_pair_trains_on_a_share_of_the_pixels_again(pairs_in_time):
+    pair = pc.Pair(pc.priors.LaplaceTransition(2, 2.0), pc.volumes.Implicit(pixels=64), 32)
+    fit = pc.fit(pair, pairs_in_time, steps=2)
+    assert not fit.pairs[0].training
+    seen = []
+    fit.pairs[0].volume.register_forward_hook(lambda *a: seen.append(a[-1].shape[-1]))
+    pc.fit(fit.pairs[0], pairs_in_time, steps=2)
+    assert seen[-2:] == [64, 64]

@@ -42,6 +42,10 @@ class GaussNewton(nn.Module):
         self.log_widening = nn.Parameter(torch.zeros(latent))
         return self
 
+    def extra_repr(self) -> str:
+        """What decides its answer beside the weights: resuming goes by it."""
+        return f"iterations={self.iterations}"
+
     def reset_parameters(self) -> None:
         """Back to a standard normal prior, unit noise and the posterior as linearised."""
         for parameter in self.parameters():

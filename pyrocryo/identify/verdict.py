@@ -35,7 +35,7 @@ def rotation_gap(pair: Pair, batch: Any, *, draws: int = DRAWS, seed: int = 0) -
     pair = copy.deepcopy(pair).cpu()  # where every prior can be sampled
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
-        prior = pair.prior_of(batch)
+        prior = pair.prior_of(pair.moved(batch))
         count = max(1, math.ceil(draws / max(1, prior.batch_shape.numel())))
         z = prior.sample((count,))
         here = prior.log_prob(z)

@@ -83,13 +83,14 @@ class AdenylateKinase:
         """What the motion needs, of the dtype and on the device of `z`; kept once moved."""
         place = z.dtype, z.device
         if place not in self._moved:
-            cross = np.cross(self.axis[:, None, :], np.eye(3)).transpose(0, 2, 1)  # a ×
-            numbers = (self.ca_open, self.angle, cross, self.pivot)
-            member = np.stack([self.domain == k + 1 for k in range(self.dim)])[..., None]
-            self._moved[place] = (
-                *(torch.as_tensor(a).to(z) for a in numbers),
-                torch.as_tensor(member, device=z.device),
-            )
+            with torch.inference_mode(False):  # what is kept must serve autograd later
+                cross = np.cross(self.axis[:, None, :], np.eye(3)).transpose(0, 2, 1)  # a ×
+                numbers = (self.ca_open, self.angle, cross, self.pivot)
+                member = np.stack([self.domain == k + 1 for k in range(self.dim)])[..., None]
+                self._moved[place] = (
+                    *(torch.as_tensor(a).to(z) for a in numbers),
+                    torch.as_tensor(member, device=z.device),
+                )
         return self._moved[place]
 
     def render(

@@ -81,8 +81,9 @@ class Arms:
         """The molecule's shape, of the dtype and on the device of `z`; kept once moved."""
         place = z.dtype, z.device
         if place not in self._moved:
-            shape = (self._base, self._hinge, self._length, self._reach, self._body)
-            self._moved[place] = tuple(part.to(z) for part in shape)
+            with torch.inference_mode(False):  # what is kept must serve autograd later
+                shape = (self._base, self._hinge, self._length, self._reach, self._body)
+                self._moved[place] = tuple(part.to(z) for part in shape)
         return self._moved[place]
 
     def render(

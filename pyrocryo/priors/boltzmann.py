@@ -232,7 +232,7 @@ class Boltzmann(nn.Module):
             raise InputError(f"temperature: expected positive K, got {cold:g} to {hot:g}")
         extent, nodes = self.unit["extent"], self.unit["nodes"]
         with torch.no_grad():
-            ends = torch.tensor([cold, hot], dtype=torch.float64, device=self.temperatures.device)
+            ends = torch.tensor([cold, hot]).to(self.temperatures)
             fine = {**self.unit, "nodes": FINER * nodes}
             colder, hotter = BoltzmannWells(ends, self.energies, **fine).weights()
         left = torch.maximum(hotter[:, 0], hotter[:, -1]).tolist()

@@ -35,7 +35,7 @@ class LaplaceTransition(dist.TorchDistribution):
         plugin: Take each step from the posterior mean of the frame before, leaving out that
             frame's variance: the SlowVAE as published (Klindt et al. 2021; with γ = 10 and
             rate 10 the setting of 2024), which is no bound on the evidence. Only the closed-form
-            KL differs.
+            KL differs, so `check_prior` names it.
 
     Attributes:
         transition_weight: Weight γ of the transition terms in the KL, 1 for the exact ELBO; set

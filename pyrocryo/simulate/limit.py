@@ -15,6 +15,7 @@ __all__ = ["information_limit"]
 SIDE = 25  # grid points along each component, in ± 3
 EDGE = 3.0
 MOST_POINTS = 500_000  # of the grid over all frames of a molecule
+FINEST = 0.4  # grid steps that a median standard deviation must have
 AT_ONCE = 128  # images rendered at once
 
 
@@ -37,7 +38,8 @@ def information_limit(molecule: Any, particles: Particles, prior: Any) -> np.nda
         `(N, [T,] K)`.
 
     Raises:
-        InputError: If the particles are no simulated ones, or the grid would be too large.
+        InputError: If the particles are no simulated ones, the prior is not one over them, or the
+            grid would be too large, or is too coarse for what the images tell.
     """
     missing = [n for n in ("truth", "rotation", "shift") if n not in particles.fields]
     if missing:
@@ -48,6 +50,9 @@ def information_limit(molecule: Any, particles: Particles, prior: Any) -> np.nda
             f"particles: {frames} frames of {k} components need a grid of {SIDE}^{k * frames} "
             "points"
         )
+    event = (k,) if particles.frames is None else (frames, k)
+    if tuple(getattr(prior, "event_shape", ())) != event:
+        raise InputError(f"prior: expected a distribution of event shape {event}, got {prior!r}")
     axis = torch.linspace(-EDGE, EDGE, SIDE)
     points = torch.cartesian_prod(*[axis] * k).reshape(-1, k)
     n = len(particles)
@@ -77,4 +82,12 @@ def information_limit(molecule: Any, particles: Particles, prior: Any) -> np.nda
             for rows in fitness.unflatten(0, (n, frames))
         ]
     )
+    own = fitness.softmax(-1)
+    spread = (own @ points.square() - (own @ points).square()).clamp_min(0).sqrt().median()
+    step = 2 * EDGE / (SIDE - 1)
+    if spread < FINEST * step:
+        raise InputError(
+            f"particles: z is known to {spread:.2g} from an image, too sharp for a grid of step "
+            f"{step:g}: no limit at so high a signal"
+        )
     return means.reshape(*particles.truth.shape).numpy()

@@ -26,9 +26,6 @@ class Settings:
             Boltzmann priors.
         rigid_steps: Steps at first in which every `z` is decoded as 0 and its KL left out: poses
             are found on a rigid molecule before it may move. The warm-up comes after.
-        restarts: Fresh starts of each seed that go through the rigid steps; the one with the
-            lowest loss at their end goes on. Now and then a start cannot tell a molecule from
-            itself upside down, and its loss shows it.
         clip: Largest norm of the gradient (of the loss per particle).
     """
 
@@ -39,26 +36,19 @@ class Settings:
     gamma: float = 1.0
     kl_warmup: int = 0
     rigid_steps: int = 0
-    restarts: int = 1
     clip: float = 50.0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "lr", "restarts", "clip"):
+        for name in ("steps", "batch_size", "lr", "clip"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name}: expected a positive number, got {getattr(self, name)}")
         for name in ("beta", "gamma", "kl_warmup", "rigid_steps"):
             if not getattr(self, name) >= 0:
                 raise InputError(f"{name}: expected 0 or more, got {getattr(self, name)}")
-        if self.rigid_steps + self.kl_warmup > self.steps:
+        if self.rigid_steps >= self.steps or self.rigid_steps + self.kl_warmup > self.steps:
             raise InputError(
                 f"steps: {self.steps} leave no room for rigid_steps {self.rigid_steps} and "
                 f"kl_warmup {self.kl_warmup}"
-            )
-
-        if self.restarts > 1 and not self.rigid_steps:
-            raise InputError(
-                f"restarts: {self.restarts} starts are told apart by their rigid_steps, of which "
-                "there are none"
             )
 
     def lr_at(self, step: int) -> float:

@@ -98,8 +98,7 @@ def fit(
     log.info("%d seeds on %r", len(plan.seeds), train)
     started = time.perf_counter()
     pairs, histories = [], []
-    total = len(plan.seeds) * (chosen.steps + (chosen.restarts - 1) * chosen.rigid_steps)
-    with Progress(pair.prior_name, total, progress) as bar:
+    with Progress(pair.prior_name, len(plan.seeds) * chosen.steps, progress) as bar:
         for seed in plan.seeds:
             trained, history = _fit_one(
                 pair, train, chosen, seed, torch.device(device), bar, state
@@ -121,84 +120,42 @@ def _fit_one(
     bar: Progress,
     state: checkpoints.State,
 ) -> tuple[Pair, np.ndarray]:
+    pair = copy.deepcopy(pair).train()
+    pair.frame = None  # of other weights, where a trained pair is fitted again
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
-        run = _Run(pair, train, settings, seed, device, bar)
-        first = state.restore(seed, run.pair, run.optimiser, run.history)
-        others = (settings.restarts - 1) * settings.rigid_steps
-        if first:
-            bar.restore(first + others)
-        elif others:
-            first = settings.rigid_steps
-            run = _best_start(run, settings.restarts, first)
-        for step in range(first, settings.steps):
-            run.advance(step, validate=step == first)
-            last = step + 1 == settings.steps
-            state.save(seed, step + 1, run.pair, run.optimiser, run.history, last=last)
-    return run.pair.eval(), run.history
-
-
-def _best_start(run: _Run, count: int, steps: int) -> _Run:
-    """Of ``count`` fresh starts, the one with the lowest loss at the end of ``steps``."""
-    runs = [run, *(run.afresh() for _ in range(count - 1))]
-    for one in runs:
-        for step in range(steps):
-            one.advance(step, validate=step == 0)
-    losses = [one.history[steps - max(1, steps // 5) : steps, 0].mean() for one in runs]
-    log.info("starts end their rigid steps at %s", ", ".join(f"{loss:.1f}" for loss in losses))
-    return runs[int(np.argmin(losses))]
-
-
-class _Run:
-    """One pair in training, from weights of its own."""
-
-    def __init__(
-        self,
-        pair: Pair,
-        train: Particles,
-        settings: Settings,
-        seed: int,
-        device: torch.device,
-        bar: Progress,
-    ) -> None:
-        self._given = pair, train, settings, seed, device, bar
-        self.train, self.settings, self.seed, self.bar = train, settings, seed, bar
-        self.pair = copy.deepcopy(pair)
-        for module in self.pair.modules():
+        for module in pair.modules():
             if hasattr(module, "reset_parameters"):
                 module.reset_parameters()
-        self.pair.to(device)
-        self.parameters = [p for p in self.pair.parameters() if p.requires_grad]
-        self.optimiser = torch.optim.Adam(self.parameters, lr=settings.lr, fused=True)
-        self.history = np.zeros((settings.steps, len(TRACKED)))
-        self.elbo = TraceMeanField_ELBO()
-
-    def afresh(self) -> _Run:
-        """The same from other weights: the generator has moved on."""
-        return _Run(*self._given)
-
-    def advance(self, step: int, *, validate: bool) -> None:
-        """One step of the optimiser."""
-        pair, settings = self.pair, self.settings
-        rows = _rows(len(self.train), settings.batch_size, step, self.seed)
-        batch = pair.moved(self.train.batch(rows))
-        beta, lr = settings.beta_at(step), settings.lr_at(step)
-        self.optimiser.param_groups[0]["lr"] = lr
-        weights = Weights(beta, settings.gamma, rigid=step < settings.rigid_steps)
-        with pyro.validation_enabled(validate), weights:
-            loss = self.elbo.differentiable_loss(pair.model, pair.guide, batch) / len(rows)
-        self.optimiser.zero_grad()
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.parameters, settings.clip)
-        self.history[step] = loss.item(), norm.item(), lr, beta
-        if not np.isfinite(self.history[step, :2]).all():
-            raise FloatingPointError(
-                f"seed {self.seed}, step {step}: the loss is {loss.item():g} and its gradient "
-                f"{norm.item():g}; {_culprit(pair, batch)}"
-            )
-        self.optimiser.step()
-        self.bar.update(seed=self.seed, step=step, elbo=-self.history[step, 0])
+        pair.to(device)
+        parameters = [p for p in pair.parameters() if p.requires_grad]
+        optimiser = torch.optim.Adam(parameters, lr=settings.lr, fused=True)
+        elbo = TraceMeanField_ELBO()
+        history = np.zeros((settings.steps, len(TRACKED)))
+        first = state.restore(seed, pair, optimiser, history)
+        bar.restore(first)
+        for step in range(first, settings.steps):
+            rows = _rows(len(train), settings.batch_size, step, seed)
+            batch = pair.moved(train.batch(rows))
+            beta, lr = settings.beta_at(step), settings.lr_at(step)
+            optimiser.param_groups[0]["lr"] = lr
+            weights = Weights(beta, settings.gamma, rigid=step < settings.rigid_steps)
+            with pyro.validation_enabled(step == first), weights:
+                loss = elbo.differentiable_loss(pair.model, pair.guide, batch) / len(rows)
+            optimiser.zero_grad()
+            loss.backward()
+            norm = nn.utils.clip_grad_norm_(parameters, settings.clip)
+            history[step] = loss.item(), norm.item(), lr, beta
+            if not np.isfinite(history[step, :2]).all():
+                raise FloatingPointError(
+                    f"seed {seed}, step {step}: the loss is {loss.item():g} and its gradient "
+                    f"{norm.item():g}; {_culprit(pair, batch)}"
+                )
+            optimiser.step()
+            bar.update(seed=seed, step=step, elbo=-history[step, 0])
+            state.save(seed, step + 1, pair, optimiser, history, last=step + 1 == settings.steps)
+    return pair.eval(), history
 
 
 def _warn_if_not_reset(pair: Pair) -> None:

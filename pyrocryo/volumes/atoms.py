@@ -135,6 +135,14 @@ class Atoms(nn.Module):
         for parameter in self.parameters(recurse=False):
             nn.init.zeros_(parameter)
 
+    def extra_repr(self) -> str:
+        """What decides its numbers beside the weights: resuming goes by it."""
+        told = f"dim={self.dim}, count={self.count}, pixel_size={self.pixel_size:g}"
+        if self._known is None:
+            return told
+        moved = self._known(torch.linspace(-2, 2, self._latent)).abs().mean(dim=0)
+        return f"{told}, known={[round(x, 4) for x in moved.tolist()]}"
+
     @property
     def numbers_an_image(self) -> int:
         """Numbers held while one image is made, for those who choose how many to make at once."""

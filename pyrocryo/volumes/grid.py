@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from pyrocryo.errors import InputError
@@ -74,8 +75,8 @@ class Grid(nn.Module):
         Returns:
             `(..., box, box)`.
         """
-        lead = z.shape[:-1]
-        maps = self.density(z.flatten(0, -2))
+        lead = torch.broadcast_shapes(z.shape[:-1], rotation.shape[:-2], shift.shape[:-1])
+        maps = self.density(z.expand(*lead, -1).flatten(0, -2))
         rotation = rotation.expand(*lead, 3, 3).reshape(-1, 3, 3)
         shift = shift.expand(*lead, 2).reshape(-1, 2)
         project = resample if self.dim == 2 else resample_projection

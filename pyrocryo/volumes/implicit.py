@@ -71,6 +71,10 @@ class Implicit(nn.Module):
         self.last = nn.Linear(widths[-1], 1)
         return self
 
+    def extra_repr(self) -> str:
+        """What decides its numbers beside the weights: resuming goes by it."""
+        return f"dim={self.dim}, pixels={self.pixels}, side={self.side}"
+
     @property
     def numbers_an_image(self) -> int:
         """Numbers held while one image is made, for those who choose how many to make at once."""
@@ -99,7 +103,8 @@ class Implicit(nn.Module):
         Returns:
             `(..., box, box)`, or `(..., P)`.
         """
-        lead = z.shape[:-1]
+        lead = torch.broadcast_shapes(z.shape[:-1], rotation.shape[:-2], shift.shape[:-1])
+        z = z.expand(*lead, -1)
         axis = pixel_centres(self.box, dtype=z.dtype, device=z.device)
         seen = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), dim=-1).flatten(0, 1)
         if pixels is not None:
