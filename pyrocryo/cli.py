@@ -89,7 +89,7 @@ class Fit:
         device = _device(self.device)
         body = io.read_map(self.body)[0] if isinstance(self.body, Path) else None
         if self.body is not None:
-            frames.check_body(pair, body)
+            frames.check_body(pair, particles.train, body)
         if body is not None and self.seeds > 1:
             raise InputError(
                 f"body: each seed has an angle of its own, so {self.body} cannot go with "

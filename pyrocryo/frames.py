@@ -70,14 +70,8 @@ def reference_body(fit: Fit, particles: Particles, body: np.ndarray | None = Non
     Raises:
         InputError: If poses are known, the volume is not flat, or the body does not fit it.
     """
-    check_body(fit.pairs[0], body)
+    check_body(fit.pairs[0], particles, body)
     rows = np.arange(min(MOST // (particles.frames or 1), len(particles)))
-    fewest = 4 * len(_monomials(torch.zeros(fit.pairs[0].dim)))
-    if len(rows) * (particles.frames or 1) < fewest:
-        raise InputError(
-            f"particles: a frame needs at least {fewest} images, got "
-            f"{len(rows) * (particles.frames or 1)}"
-        )
     pairs = []
     for pair in fit.pairs:
         batch = pair.moved(particles.batch(rows))
@@ -90,10 +84,13 @@ def reference_body(fit: Fit, particles: Particles, body: np.ndarray | None = Non
     return replace(fit, pairs=pairs)
 
 
-def check_body(pair: Pair, body: np.ndarray | None) -> None:
-    """Raises InputError if ``pair`` has no frame to fix, or ``body`` does not fit its maps."""
+def check_body(pair: Pair, particles: Particles, body: np.ndarray | None) -> None:
+    """Raises InputError for no frame to fix, too few images, or a body that fits no map."""
     if not pair.pose.latent or pair.volume.dim != 2:
         raise InputError("body: only in-plane poses of flat volumes have a frame to fix")
+    images, fewest = len(particles) * (particles.frames or 1), 4 * math.comb(pair.dim + 3, 3)
+    if images < fewest:
+        raise InputError(f"body: α(z) needs at least {fewest} images, there are {images}")
     side = pair.volume.side
     if body is None:
         return

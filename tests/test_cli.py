@@ -284,6 +284,14 @@ def test_the_command_is_installed():
         assert command in done.stdout
 
 
+def test_a_body_from_too_few_images_is_refused_before_training(tmp_path, capsys):
+    model = Path(__file__).parents[1] / "models" / "boltzmann.py"
+    options = ["--pose", "in-plane", "--body", "auto", "--n", "30", "--out", str(tmp_path / "run")]
+    assert main(["fit", str(model), *options]) == 2
+    assert "body: α(z) needs at least 40 images, there are 27" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_body_for_known_poses_is_refused_before_training(tmp_path, capsys):
     model = Path(__file__).parents[1] / "models" / "vae.py"
     options = ["--body", "auto", "--n", "60", "--out", str(tmp_path / "run")]
