@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import copy
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,12 +21,13 @@ from mrcfile.utils import data_dtype_from_header
 
 from pyrocryo.errors import InputError
 from pyrocryo.files import replacing
+from pyrocryo.io.sections import Run, Sections, identity
 from pyrocryo.particles import ImageSource
 
 __all__ = ["Header", "Stacks", "read_header", "read_map", "write_map", "write_stack"]
 
 MODES = (0, 1, 2, 6, 12)  # int8, int16, float32, uint16, float16
-OPEN_FILES = 64  # stacks mapped at once: a project may have thousands, a process about 1000
+OPEN_FILES = 64  # stacks open at once: a project may have thousands, a process about 1000
 CHUNK = 1024  # images written at once
 
 
@@ -42,13 +45,7 @@ class Header(NamedTuple):
     axes: tuple[int, int, int]
     """Which axes columns, rows and sections are; (1, 2, 3) is x, y, z."""
     identity: tuple[int, int, int]
-    """Size, time of change and inode: another file under the same name differs in one of them."""
-
-    def map(self) -> np.memmap:
-        """Maps the pixels into memory, unless the file is no longer the one that was read."""
-        if _identity(self.path) != self.identity:
-            raise InputError(f"{self.path}: changed since it was opened; load it again")
-        return np.memmap(self.path, self.dtype, "r", self.offset, self.shape)
+    """Size, time of change and inode of the file."""
 
 
 def read_header(path: str | Path) -> Header:
@@ -65,7 +62,7 @@ def read_header(path: str | Path) -> Header:
     try:
         with open(path, "rb") as file:
             raw = file.read(HEADER_DTYPE.itemsize)
-        identity = _identity(path)
+            status = os.fstat(file.fileno())
     except OSError as error:
         raise InputError(f"{path}: cannot read it ({error.strerror or error})") from error
     if len(raw) < HEADER_DTYPE.itemsize:
@@ -81,22 +78,22 @@ def read_header(path: str | Path) -> Header:
     dtype = data_dtype_from_header(h)
     offset = HEADER_DTYPE.itemsize + extended
     expected = offset + dtype.itemsize * shape[0] * shape[1] * shape[2]
-    if identity[0] < expected:
+    if status.st_size < expected:
         raise InputError(
             f"{path}: truncated, expected {expected} bytes for {shape[0]} sections of "
-            f"{shape[1]} x {shape[2]} pixels, found {identity[0]}"
+            f"{shape[1]} x {shape[2]} pixels, found {status.st_size}"
         )
     width = float(h.cella.x) / int(h.mx) if h.mx > 0 else 0.0
     width = float(f"{width:.6g}") if np.isfinite(width) and width > 0 else 0.0  # header is float32
     axes = (int(h.mapc), int(h.mapr), int(h.maps))
-    return Header(path, shape, dtype, offset, width, axes, identity)
+    return Header(path, shape, dtype, offset, width, axes, identity(status))
 
 
 class Stacks:
     """Images of one or more MRC stacks, read when asked for.
 
-    Everything is checked here, before a pixel is read. At most ``OPEN_FILES`` stacks are mapped
-    at a time.
+    Everything is checked here, before a pixel is read. At most ``OPEN_FILES`` stacks are open at
+    a time, and no pixel stays in memory.
 
     Args:
         rows: File and 0-based section of each image.
@@ -134,7 +131,6 @@ class Stacks:
                 f"which holds {held[i]}"
             )
         self._which, self._section = which, section
-        self._map = lru_cache(OPEN_FILES)(lambda file: self._headers[file].map())
         self.shape = (len(rows), box, box)
         self.dtype = np.dtype(np.float32)
 
@@ -162,25 +158,37 @@ class Stacks:
         which, section = self._which[index], self._section[index]
         box = self.shape[-1]
         out = np.empty((which.size, box, box), dtype=np.float32)
-        for file, places, sections in _by_file(which.ravel(), section.ravel()):
-            out[places] = self._map(file)[sections]
+        files = list(_by_file(which.ravel(), section.ravel()))
+        for start in range(0, len(files), OPEN_FILES):
+            self._read(files[start : start + OPEN_FILES], out)
         return out.reshape(*which.shape, box, box)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the open files."""
+        return {name: value for name, value in self.__dict__.items() if name != "_open"}
 
-def _by_file(which: np.ndarray, section: np.ndarray) -> Iterator[tuple[int, Any, Any]]:
-    """Groups images by file: yields file, places in the result, sections in rising order."""
+    @cached_property
+    def _open(self) -> Callable[[int], Sections]:
+        headers = self._headers
+        return lru_cache(OPEN_FILES)(lambda file: Sections(headers[file]))
+
+    def _read(self, files: Sequence[tuple[int, list[Run]]], out: np.ndarray) -> None:
+        opened = [(self._open(file), runs) for file, runs in files]
+        for file, runs in opened:
+            file.expect(runs)
+        for file, runs in opened:
+            file.read(runs, out)
+
+
+def _by_file(which: np.ndarray, section: np.ndarray) -> Iterator[tuple[int, list[Run]]]:
+    """Groups images by file: yields each file and its runs, sections in rising order."""
     order = np.lexsort((section, which))
-    starts = np.flatnonzero(np.diff(which[order], prepend=-1))
-    for places in np.split(order, starts[1:]):
-        if not places.size:
-            continue
-        sections = section[places]
-        if (np.diff(sections) == 1).all() and (np.diff(places) == 1).all():
-            # A run in one file: slices copy straight out of the map, in one go.
-            places = slice(places[0], places[-1] + 1)
-            yield int(which[places][0]), places, slice(sections[0], sections[-1] + 1)
-        else:
-            yield int(which[places[0]]), places, sections
+    which, section = which[order], section[order]
+    parted = (np.diff(which) != 0) | (np.diff(section) != 1) | (np.diff(order) != 1)
+    starts = np.flatnonzero(np.append(True, parted))[: order.size]
+    columns = which[starts], order[starts], section[starts], np.diff(starts, append=order.size)
+    for file, runs in groupby(np.stack(columns, axis=1).tolist(), key=itemgetter(0)):
+        yield file, [Run(*run) for _, *run in runs]
 
 
 def read_map(path: str | Path) -> tuple[np.ndarray, float]:
@@ -200,7 +208,9 @@ def read_map(path: str | Path) -> tuple[np.ndarray, float]:
         raise InputError(f"{path}: expected a cubic map, got {' x '.join(map(str, h.shape))}")
     if h.axes not in ((1, 2, 3), (0, 0, 0)):
         raise InputError(f"{path}: axes stored in the order {h.axes}, expected (1, 2, 3): x, y, z")
-    return np.array(h.map(), dtype=np.float32).reshape(shape), h.voxel_size
+    out = np.empty(h.shape, dtype=np.float32)
+    Sections(h).read([Run(0, 0, h.shape[0])], out)
+    return out.reshape(shape), h.voxel_size
 
 
 def write_map(path: str | Path, array: np.ndarray, pixel_size: float) -> None:
@@ -264,8 +274,3 @@ def _header_dtype(raw: bytes) -> np.dtype:
         warnings.filterwarnings("ignore", category=RuntimeWarning, module="mrcfile")
         mrc = MrcInterpreter(stream, permissive=True, header_only=True)
     return mrc.header.dtype
-
-
-def _identity(path: Path) -> tuple[int, int, int]:
-    status = os.stat(path)
-    return status.st_size, status.st_mtime_ns, status.st_ino
