@@ -20,7 +20,10 @@ PER_IMAGE = ("rotation", "shift", "time", "truth")  # one entry a frame; other f
 
 
 class ImageSource(Protocol):
-    """What images must offer: an array, a memory map, or a lazy list of stacks."""
+    """What images must offer: an array, a memory map, or a lazy list of stacks.
+
+    As with arrays, what an integer array picks is new: whoever asked may change it.
+    """
 
     shape: tuple[int, ...]
 
@@ -138,6 +141,12 @@ class Particles:
         return int(self.images.shape[1]) if len(self.images.shape) == 4 else None
 
     @property
+    def in_memory(self) -> bool:
+        """Whether the images are a float32 array, so that a batch costs no reading."""
+        array = isinstance(self.images, np.ndarray) and not isinstance(self.images, np.memmap)
+        return array and self.images.dtype == np.float32
+
+    @property
     def has_test(self) -> bool:
         """Whether any particles are held out."""
         return self._test is not None
@@ -159,8 +168,8 @@ class Particles:
         return self._subset(np.asarray(index, dtype=int))
 
     def raw(self, index: np.ndarray) -> np.ndarray:
-        """Images at positions ``index`` as stored, before offset and scale."""
-        return np.asarray(self.images[self._rows[index]])
+        """Images at positions ``index`` as stored, before offset and scale, in a new array."""
+        return np.asarray(self.images[np.asarray(self._rows[index])])
 
     def batch(self, index: np.ndarray) -> Any:
         """Reads the particles at positions ``index`` into a named tuple of tensors.
@@ -173,9 +182,10 @@ class Particles:
         import torch
 
         index = np.asarray(index)
-        images = self.raw(index).astype(np.float32)
+        images = self.raw(index).astype(np.float32, copy=False)
         if self.offset != 0.0 or self.scale != 1.0:
-            images = (images - np.float32(self.offset)) / np.float32(self.scale)
+            images -= np.float32(self.offset)
+            images /= np.float32(self.scale)
         fields = {
             name: torch.as_tensor(
                 value[index].astype(np.float32) if value.dtype.kind == "f" else value[index]
