@@ -29,8 +29,9 @@ class Run(NamedTuple):
 class Sections:
     """An open MRC file. Threads may read from it at the same time; it closes when dropped.
 
-    The pages of a memory map count as memory of the process until the kernel wants them back.
-    Reading into an array leaves none behind, and is faster where images lie scattered.
+    The pages of a memory map count as memory of the process until the kernel wants them back;
+    reading into an array leaves none behind. From a cold disk, scattered images come faster, as
+    the kernel is told of all of them at once.
 
     Args:
         header: What :func:`~pyrocryo.io.mrc.read_header` found.
