@@ -44,7 +44,9 @@ class Fit:
     pixel_size: float | None = None
     """Å per pixel, for particles that do not say."""
     seeds: int = 1
-    """How many seeds to train, one after another."""
+    """How many seeds to train."""
+    together: int | None = None
+    """Most seeds to train at once (default: what fits on a GPU, and what pays on a CPU)."""
     steps: int | None = None
     """Optimiser steps."""
     batch_size: int | None = None
@@ -66,8 +68,16 @@ class Fit:
     body: Literal["auto"] | Path | None = None
     """Unknown in-plane poses: report them in the frame of what moves least (auto), or of a mask
     .mrc drawn on the median map of an earlier run of one seed (then with --resume)."""
+    order: Literal["own", "shared"] | None = None
+    """Seeds see the particles in an order of their own, or in one and the same."""
     device: str = "cpu"
     """Where to train: cpu, cuda, cuda:1, ..."""
+    devices: int = 1
+    """How many of them, each with a process and its share of every batch."""
+    precision: Literal["float32", "tf32", "bf16"] | None = None
+    """Of matrix products (tf32) or networks (bf16) while training; all else is float32."""
+    capture: bool | None = None
+    """Trace the training step into one graph (default: where there are steps enough to pay)."""
     resume: bool = False
     """Go on from the checkpoint in the run folder."""
 
@@ -96,16 +106,25 @@ class Fit:
                 f"{self.seeds} of them; use --seeds 1, or --body auto"
             )
         svi.prepare(pair, particles, self.seeds, settings)  # before the run folder is made
-        out = io.new_folder(self.out or Path("runs") / self.model.stem, resume=self.resume)
+        out = self.out or Path("runs") / self.model.stem
+        if svi.first_process():
+            out = io.new_folder(out, resume=self.resume)
+        else:
+            log.setLevel(logging.WARNING)
         fit = svi.fit(
             pair,
             particles,
             seeds=self.seeds,
             device=device,
+            devices=self.devices,
+            together=self.together,
+            capture=self.capture,
             checkpoint=out / "checkpoint.pt",
             resume=self.resume,
             **settings,
         )
+        if not svi.first_process():
+            return
         if self.body is not None:
             fit = frames.reference_body(fit, particles.train, body)
         scored = particles.test if particles.has_test else particles

@@ -64,6 +64,11 @@ class PlanarNormal(ProjectedNormal):
         )
         return new
 
+    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
+        like = {"dtype": self.concentration.dtype, "device": self.concentration.device}
+        point = self.concentration + torch.randn(self._extended_shape(sample_shape), **like)
+        return point / point.norm(dim=-1, keepdim=True)
+
     def log_prob(self, value: Tensor) -> Tensor:
         (cx, cy), (x, y) = self.concentration.unbind(-1), value.unbind(-1)
         return _log_density(cx * x + cy * y, cx * y - cy * x)

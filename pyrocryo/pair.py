@@ -7,6 +7,7 @@ import inspect
 import itertools
 import weakref
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -102,6 +103,8 @@ class Pair(nn.Module):
         self.register_buffer("first_noise", torch.tensor(float(noise or 1.0)))
         self.noise_steps = nn.Parameter(torch.tensor(0.0), requires_grad=noise is None)
         self.frame: Callable[[Tensor], Tensor] | None = None
+        # what networks run in (lower precision, while training so); densities and KL never do
+        self.autocast: Callable[[], AbstractContextManager] = nullcontext
         # a plain distribution, and the same where the pair is
         self._prior_there: tuple[Any, torch.device, Any] | None = None
         self._take_name()
@@ -175,7 +178,8 @@ class Pair(nn.Module):
 
     def _model(self, batch: Any) -> Tensor:
         for name, parameter in self.named_parameters():  # for pyro.infer.SVI, which looks there
-            if parameter.requires_grad:
+            # (what stands in for a parameter while gradients are taken is not one)
+            if parameter.requires_grad and isinstance(parameter, nn.Parameter):
                 pyro.param(f"{self._name}.{name}", parameter)
         images, pixels = batch.images, self._pixels(batch.images)
         if pixels is not None:
@@ -185,7 +189,9 @@ class Pair(nn.Module):
             direction = pyro.sample("pose", self.pose.prior(batch)) if self.pose.latent else None
             z = pyro.sample("z", self.prior_of(batch))
             u = z @ self.rotation()  # R^T z
-            clean = self.volume(u, *self.placed(batch, direction), *_given(pixels))
+            where = self.placed(batch, direction)
+            with self.autocast():
+                clean = self.volume(u, *where, *_given(pixels))
             with poutine.scale(scale=1 / share):
                 law = dist.Normal(clean, self.noise).to_event(images.dim() - 1)
                 pyro.sample("x", law, obs=images)
@@ -219,7 +225,8 @@ class Pair(nn.Module):
 
     def pose_of(self, batch: Any) -> Any:
         """The distribution q(pose | x) of each particle, event shape `(2,)` or `(T, 2)`."""
-        posterior = self.pose_encoder(batch.images, shift_of(batch))
+        with self.autocast():
+            posterior = self.pose_encoder(batch.images, shift_of(batch))
         return posterior.to_event(1) if batch.images.dim() == 4 else posterior
 
     def posterior_of(self, batch: Any, direction: Tensor | None = None) -> Any:
@@ -230,7 +237,8 @@ class Pair(nn.Module):
             direction: As for :meth:`placed`.
         """
         rotation, shift = self.placed(batch, direction)
-        loc, scale_tril = self.encoder(batch.images, rotation.detach(), shift)
+        with self.autocast():
+            loc, scale_tril = self.encoder(batch.images, rotation.detach(), shift)
         posterior = RotatedNormal(loc, scale_tril, self.rotation())
         return posterior.to_event(1) if batch.images.dim() == 4 else posterior
 

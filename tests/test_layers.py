@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "pyrocryo"
 FLOORS = [
-    {"errors", "files", "to_arviz", "rotations", "directions"},
+    {"errors", "files", "to_arviz", "rotations", "directions", "precision"},
     {"particles", "metrics", "rotated_normal", "plots"},
     {"imaging"},
     {"molecules", "volumes", "poses", "priors"},

@@ -211,9 +211,12 @@ def test_several_pairs_learn_under_plain_svi(pairs_in_time):
 
 def test_a_pair_leaves_nothing_in_the_parameter_store(slowvae, pairs_in_time):
     pyro.clear_param_store()
-    fit = pc.fit(slowvae, pairs_in_time, steps=2, seeds=2)
+    pairs = pc.fit(slowvae, pairs_in_time, steps=2, seeds=2).pairs
+    assert not len(pyro.get_param_store())  # fit has no use for it
+    svi = SVI(pairs[1].model, pairs[1].guide, pyro.optim.Adam({}), Trace_ELBO())
+    svi.step(pairs_in_time.batch(np.arange(5)))
     assert len(pyro.get_param_store())
-    del fit
+    del pairs, svi
     gc.collect()
     assert not len(pyro.get_param_store())
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, softplus
 
 from pyrocryo.imaging import resample
+from pyrocryo.precision import exact
 
 __all__ = ["Amortised"]
 
@@ -60,17 +61,25 @@ class Amortised(nn.Module):
         images = images.expand(*lead, box, box).reshape(-1, box, box)
         rotation, shift = rotation.reshape(-1, 3, 3), shift.expand(*lead, 2).reshape(-1, 2)
         if self.spatial == 2:
-            back = rotation.transpose(-1, -2)
-            undo = -(back[..., :2, :2] @ shift.unsqueeze(-1)).squeeze(-1)
-            images = resample(images, back, undo, box=box)
+            images = _upright(images, rotation, shift)
         if self.side < box:
             images = adaptive_avg_pool2d(images.unsqueeze(1), self.side).squeeze(1)
         features = images.flatten(1)
         if self.spatial == 3:
             features = torch.cat([features, rotation.flatten(1)], dim=-1)
-        loc, diagonal, below = self.network(features).split(
-            [self.latent, self.latent, self._below.shape[1]], dim=-1
+        loc, diagonal, below = (
+            self.network(features)
+            .to(images.dtype)
+            .split([self.latent, self.latent, self._below.shape[1]], dim=-1)
         )
         scale = torch.diag_embed(softplus(diagonal) + SMALLEST_SD)
         scale[:, self._below[0], self._below[1]] = below
         return loc.unflatten(0, lead), scale.unflatten(0, lead)
+
+
+@exact
+def _upright(images: Tensor, rotation: Tensor, shift: Tensor) -> Tensor:
+    """Flat particles `(B, D, D)` turned and moved back to where their molecule was."""
+    back = rotation.transpose(-1, -2)
+    undo = -(back[..., :2, :2] @ shift.unsqueeze(-1)).squeeze(-1)
+    return resample(images, back, undo, box=images.shape[-1])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from pyrocryo.precision import exact
+
 __all__ = ["GaussNewton"]
 
 STEP = 0.05  # of the finite differences, in units of z
@@ -51,6 +53,7 @@ class GaussNewton(nn.Module):
         for parameter in self.parameters():
             nn.init.zeros_(parameter)
 
+    @exact
     def forward(self, images: Tensor, rotation: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
         """Mean `(..., K)` and Cholesky factor `(..., K, K)` of each image's posterior.
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pyrocryo.directions import PlanarNormal
 from pyrocryo.imaging import polar
+from pyrocryo.precision import exact
 
 __all__ = ["Polar"]
 
@@ -51,6 +52,7 @@ class Polar(nn.Module):
         self.register_buffer("directions", directions, persistent=False)
         return self
 
+    @exact
     def forward(self, images: Tensor, shift: Tensor) -> PlanarNormal:
         """The pose posterior of images `(..., D, D)` of molecules at ``shift`` `(..., 2)` (px)."""
         lead = images.shape[:-2]

@@ -14,10 +14,12 @@ from torch import Tensor
 from torch.nn.functional import grid_sample
 
 from pyrocryo.imaging.splat import pixel_centres
+from pyrocryo.precision import exact
 
 __all__ = ["polar", "resample", "resample_projection"]
 
 
+@exact
 def resample(images: Tensor, rotation: Tensor, shift: Tensor, *, box: int) -> Tensor:
     r"""Turns and moves 2-D maps: :math:`y(r) = m(A^\top (r - t))`, bilinear, zero outside.
 
@@ -38,6 +40,7 @@ def resample(images: Tensor, rotation: Tensor, shift: Tensor, *, box: int) -> Te
     return _sample(images, back, shift, [r, r])
 
 
+@exact
 def resample_projection(maps: Tensor, rotation: Tensor, shift: Tensor, *, box: int) -> Tensor:
     r"""Projects 3-D maps: :math:`y(r) = \int v(A^\top (r - t, s)) ds`, trilinear, zero outside.
 
@@ -59,6 +62,7 @@ def resample_projection(maps: Tensor, rotation: Tensor, shift: Tensor, *, box: i
     return _sample(maps, rotation.transpose(-1, -2), shift, [r, r, beam]).sum(dim=1)
 
 
+@exact
 def polar(images: Tensor, shift: Tensor, *, radii: int, angles: int) -> Tensor:
     r"""Rings around the molecule: :math:`p(\rho, \theta) = x(t + \rho (\cos\theta, \sin\theta))`.
 

@@ -13,37 +13,45 @@ from pyrocryo.files import replacing
 from pyrocryo.pair import Pair
 
 if TYPE_CHECKING:
+    from pyrocryo.svi.step import Step
     from pyrocryo.svi.train import Fit
 
 __all__ = ["State", "write"]
 
 EVERY = 200  # steps between two checkpoints
+FORMAT = 2
 
 
 class State:
-    """The checkpoint of a fit: trained seeds, and the one in training.
+    """The checkpoint of a fit: trained seeds, and those in training.
 
     The file holds tensors, numbers and strings only, so that ``torch.load(weights_only=True)``
-    reads it.
+    reads it, and nothing in it depends on the device or the number of processes.
 
     Args:
         path: The file, or None for a fit that leaves none.
         key: What must agree for a checkpoint to be resumed: settings, seeds, data, model.
         resume: Start from the file.
+        writes: Whether this process is the one that writes.
     """
 
-    def __init__(self, path: Path | None, key: dict[str, Any], resume: bool) -> None:
+    def __init__(
+        self, path: Path | None, key: dict[str, Any], resume: bool, writes: bool = True
+    ) -> None:
         self.path = path
-        self.content: dict[str, Any] = {"format": 1, "key": key, "done": {}, "current": None}
+        self.writes = writes and path is not None
+        self.content: dict[str, Any] = {"format": FORMAT, "key": key, "done": {}, "current": None}
         if not resume:
             return
         if path is None or not path.exists():
             raise InputError(f"resume: there is no checkpoint at {path}")
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
-            found = content["key"]
+            found, version = content["key"], content["format"]
         except Exception as error:
             raise InputError(f"resume: {path} is not a checkpoint of pyrocryo ({error})") from None
+        if version != FORMAT:
+            raise InputError(f"resume: {path} was written by another version of pyrocryo")
         for name, value in key.items():
             if found.get(name) != value:
                 raise InputError(
@@ -51,60 +59,65 @@ class State:
                 )
         self.content = content
 
-    def restore(
-        self,
-        seed: int,
-        pair: Pair,
-        optimiser: torch.optim.Optimizer,
-        history: np.ndarray,
-    ) -> int:
-        """Puts the saved state of ``seed`` in place; returns the number of steps it has had."""
+    def done(self, seed: int, pair: Pair) -> np.ndarray | None:
+        """Puts a trained seed's parameters in place; returns its history, or None if not done."""
         saved = self.content["done"].get(seed)
-        current = self.content["current"]
-        if saved is None and current is not None and current["seed"] == seed:
-            saved = current
         if saved is None:
+            return None
+        self._load(pair, saved["pair"])
+        return saved["history"].numpy()
+
+    @property
+    def current(self) -> list[int]:
+        """The seeds that were in training."""
+        current = self.content["current"]
+        return [] if current is None else list(current["seeds"])
+
+    def restore(self, step: Step, history: np.ndarray, rank: int) -> int:
+        """Puts the state of the seeds in training in place; returns how many steps they had."""
+        current = self.content["current"]
+        if current is None:
             return 0
-        try:
-            pair.load_state_dict(saved["pair"])
-        except RuntimeError as error:
-            first = str(error).splitlines()[0]
-            raise InputError(f"resume: {self.path} holds another model ({first})") from None
-        steps = saved["steps"]
-        history[:steps] = saved["history"].numpy()
-        if saved is current:
-            optimiser.load_state_dict(saved["optimiser"])
-            torch.set_rng_state(saved["rng"])
-            if saved["cuda_rng"] is not None:
-                torch.cuda.set_rng_state(saved["cuda_rng"], pair.noise_steps.device)
+        for pair, saved in zip(step.stack.pairs, current["pairs"], strict=True):
+            self._load(pair, saved)
+        step.optimiser.load_state_dict(current["optimiser"])
+        if rank < len(current["chance"]):
+            step.set_chance(current["chance"][rank])
+        steps = current["steps"]
+        history[:steps] = current["history"].numpy()
         return steps
 
     def save(
-        self,
-        seed: int,
-        steps: int,
-        pair: Pair,
-        optimiser: torch.optim.Optimizer,
-        history: np.ndarray,
-        *,
-        last: bool,
+        self, seeds: list[int], steps: int, step: Step, history: np.ndarray, *, last: bool
     ) -> None:
         """Saves after every :data:`EVERY` steps and after the last."""
-        if self.path is None or not (last or steps % EVERY == 0):
+        if not (last or steps % EVERY == 0):
             return
-        saved = _trained(seed, pair, history[:steps])
+        chance = [] if last else step.all_chances()  # every process takes part
+        if not self.writes:
+            return
+        pairs = [_weights(pair) for pair in step.stack.pairs]
         if last:
-            self.content["done"][seed] = saved
+            for n, seed in enumerate(seeds):
+                self.content["done"][seed] = _trained(pairs[n], history[:, n])
             self.content["current"] = None
         else:
-            device = pair.noise_steps.device
             self.content["current"] = {
-                **saved,
-                "optimiser": optimiser.state_dict(),
-                "rng": torch.get_rng_state(),
-                "cuda_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+                "seeds": seeds,
+                "steps": steps,
+                "pairs": pairs,
+                "history": torch.from_numpy(history[:steps].copy()),
+                "optimiser": _on_cpu(step.optimiser.state_dict()),
+                "chance": chance,
             }
         _write(self.content, self.path)
+
+    def _load(self, pair: Pair, saved: dict[str, Any]) -> None:
+        try:
+            pair.load_state_dict(saved)
+        except RuntimeError as error:
+            first = str(error).splitlines()[0]
+            raise InputError(f"resume: {self.path} holds another model ({first})") from None
 
 
 def write(fit: Fit, path: Path) -> None:
@@ -112,17 +125,24 @@ def write(fit: Fit, path: Path) -> None:
     done = {}
     for n, (seed, pair) in enumerate(zip(fit.seeds, fit.pairs, strict=True)):
         history = np.stack([values[n] for values in fit.history.values()], axis=1)
-        done[seed] = _trained(seed, pair, history)
-    _write({"format": 1, "key": fit.key, "done": done, "current": None}, path)
+        done[seed] = _trained(_weights(pair), history)
+    _write({"format": FORMAT, "key": fit.key, "done": done, "current": None}, path)
 
 
-def _trained(seed: int, pair: Pair, history: np.ndarray) -> dict[str, Any]:
-    return {
-        "seed": seed,
-        "steps": len(history),
-        "pair": {name: value.cpu() for name, value in pair.state_dict().items()},
-        "history": torch.from_numpy(history.copy()),
-    }
+def _weights(pair: Pair) -> dict[str, Any]:
+    return {name: value.cpu().clone() for name, value in pair.state_dict().items()}
+
+
+def _trained(weights: dict[str, Any], history: np.ndarray) -> dict[str, Any]:
+    return {"pair": weights, "history": torch.from_numpy(history.copy())}
+
+
+def _on_cpu(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.cpu()
+    if isinstance(value, dict):
+        return {key: _on_cpu(one) for key, one in value.items()}
+    return [_on_cpu(one) for one in value] if isinstance(value, list) else value
 
 
 def _write(content: dict[str, Any], path: Path) -> None:

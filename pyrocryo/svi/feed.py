@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from copy import copy
 from typing import Any, Self
 
 import numpy as np
@@ -65,6 +66,13 @@ class Feed:
             self._batch = _Whole(particles, device).batch
         self._reader: ThreadPoolExecutor | None = None
         self._ahead: deque[tuple[int, Future]] = deque()
+
+    def again(self, rows: Rows, steps: range) -> Feed:
+        """The same particles, in another order."""
+        new = copy(self)
+        new._rows, new._steps = rows, iter(steps)
+        new._ahead = deque()
+        return new
 
     def __enter__(self) -> Self:
         if not self.resident:

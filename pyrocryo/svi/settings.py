@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args, get_type_hints
 
 from pyrocryo.errors import InputError
 
@@ -27,6 +27,10 @@ class Settings:
         rigid_steps: Steps at first in which every `z` is decoded as 0 and its KL left out: poses
             are found on a rigid molecule before it may move. The warm-up comes after.
         clip: Largest norm of the gradient (of the loss per particle).
+        order: Seeds see the particles in an order of their "own" (a seed is then the same alone
+            and in company), or in a "shared" one, which reads each batch once for all of them.
+        precision: "float32"; "tf32", matrix products of GPUs with 10 bits of mantissa; or "bf16",
+            networks in bfloat16 (autocast). Geometry, likelihood and KL stay in float32.
     """
 
     steps: int = 1500
@@ -37,6 +41,8 @@ class Settings:
     kl_warmup: int = 0
     rigid_steps: int = 0
     clip: float = 50.0
+    order: Literal["own", "shared"] = "own"
+    precision: Literal["float32", "tf32", "bf16"] = "float32"
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "lr", "clip"):
@@ -45,6 +51,12 @@ class Settings:
         for name in ("beta", "gamma", "kl_warmup", "rigid_steps"):
             if not getattr(self, name) >= 0:
                 raise InputError(f"{name}: expected 0 or more, got {getattr(self, name)}")
+        for name in ("order", "precision"):
+            known = get_args(get_type_hints(Settings)[name])
+            if getattr(self, name) not in known:
+                raise InputError(
+                    f"{name}: expected one of {', '.join(known)}, got {getattr(self, name)!r}"
+                )
         if self.rigid_steps >= self.steps or self.rigid_steps + self.kl_warmup > self.steps:
             raise InputError(
                 f"steps: {self.steps} leave no room for rigid_steps {self.rigid_steps} and "

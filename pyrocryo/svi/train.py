@@ -1,11 +1,12 @@
-"""``fit``: one optimiser, one loop, several seeds one after another."""
+"""``fit``: one loop for all seeds, several at once where that pays."""
 
 from __future__ import annotations
 
 import copy
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -14,22 +15,29 @@ from typing import Any
 import numpy as np
 import pyro
 import torch
-from pyro.infer import TraceMeanField_ELBO
-from torch import Tensor, nn
+from torch import Tensor
 
+from pyrocryo.errors import InputError
 from pyrocryo.pair import Pair
 from pyrocryo.particles import Particles
-from pyrocryo.svi import checkpoints
-from pyrocryo.svi.plan import prepare
+from pyrocryo.svi import checkpoints, grouping
+from pyrocryo.svi.devices import Machine, machine, matrix_products
+from pyrocryo.svi.feed import Feed
+from pyrocryo.svi.memory import free_memory
+from pyrocryo.svi.plan import Plan, prepare
+from pyrocryo.svi.program import Program
 from pyrocryo.svi.progress import Progress
 from pyrocryo.svi.settings import Settings
-from pyrocryo.svi.weights import Weights
+from pyrocryo.svi.stack import Stack
+from pyrocryo.svi.step import Step
 
 __all__ = ["Fit", "fit"]
 
 log = logging.getLogger("pyrocryo")
 TRACKED = ("loss", "grad_norm", "lr", "beta")
 EXAMPLE = 64
+WORTH_TRACING = 500  # steps on a CPU; tracing takes about a second
+GLANCE = 0.5  # seconds between two looks at a GPU's losses
 
 
 @dataclass
@@ -64,6 +72,9 @@ def fit(
     *,
     seeds: int | Sequence[int] = 1,
     device: str | torch.device = "cpu",
+    devices: int = 1,
+    together: int | None = None,
+    capture: bool | None = None,
     progress: bool | None = None,
     checkpoint: str | Path | None = None,
     resume: bool = False,
@@ -72,90 +83,213 @@ def fit(
     """Trains copies of ``pair`` on ``particles.train``, one for each seed.
 
     Each seed draws its own initial weights, order of particles and noise. The pair given is left
-    as it was. Distributions are validated on the first step only.
+    as it was. Distributions are validated once, before the first step. Then the step is traced:
+    ELBO and gradients become one graph of tensor operations that runs without Pyro and autograd
+    (on a GPU, with the optimiser, as one CUDA graph), with the same numbers. What cannot be traced
+    (control flow that depends on data) trains as Python, and the log says why.
 
     Args:
         pair: Model and guide.
         particles: The data; what is held out is not looked at.
         seeds: How many seeds (0, 1, ...), or which.
         device: Where to train.
+        devices: How many processes to share each batch among, each with a device of this kind.
+            Each further one runs the calling script again up to this point.
+        together: Most seeds to train at once, with parameters stacked along a leading axis; by
+            default as many as fit on a GPU, and on a CPU only of small pairs, where it pays.
+        capture: Trace the step, or don't; by default where there are enough steps to pay for it.
         progress: Progress bar; by default on a terminal, log lines elsewhere.
         checkpoint: File to save the state to as training goes on.
         resume: Go on from ``checkpoint``, to the same result as an uninterrupted run.
         **settings: See :class:`Settings`: ``steps``, ``batch_size``, ``lr``, ...
 
     Raises:
-        InputError: If pair, particles and settings do not go together.
+        InputError: If pair, particles and settings do not go together, or do not fit into memory.
         FloatingPointError: If the loss or a gradient stops being finite; says step and site.
     """
     plan = prepare(pair, particles, seeds, settings)
-    train, chosen = plan.train, plan.settings
+    if together is not None and together < 1:
+        raise InputError(f"together: expected at least 1, got {together}")
+    there = machine(device, devices, plan.settings.precision)
+    if plan.settings.batch_size % there.world:
+        raise InputError(
+            f"batch_size: {plan.settings.batch_size} particles cannot be shared evenly among "
+            f"{there.world} devices"
+        )
     path = Path(checkpoint) if checkpoint else None
-    state = checkpoints.State(path, plan.key, resume)
+    state = checkpoints.State(path, plan.key, resume, writes=there.rank == 0)
     _warn_if_not_reset(pair)
     if not plan.exact_kl:
         log.info("no closed-form KL for %s: Monte Carlo", pair.prior_name)
-    log.info("%d seeds on %r", len(plan.seeds), train)
+    log.info("%d seeds on %r", len(plan.seeds), plan.train)
     started = time.perf_counter()
-    pairs, histories = [], []
-    with Progress(pair.prior_name, len(plan.seeds) * chosen.steps, progress) as bar:
-        for seed in plan.seeds:
-            trained, history = _fit_one(
-                pair, train, chosen, seed, torch.device(device), bar, state
-            )
-            pairs.append(trained)
-            histories.append(history)
+    rows = plan.settings.batch_size * (plan.train.frames or 1)
+    shown = progress if there.rank == 0 else False
+    cuda = [there.device] if there.device.type == "cuda" else []
+    with (
+        Progress(pair.prior_name, len(plan.seeds) * plan.settings.steps, rows, shown) as bar,
+        torch.random.fork_rng(devices=cuda),
+        matrix_products(plan.settings.precision),
+    ):
+        trained = _Training(pair, plan, there, state, bar).run(together, capture)
+    pairs, histories = zip(*(trained[seed] for seed in plan.seeds), strict=True)
     history = {name: np.stack([h[:, i] for h in histories]) for i, name in enumerate(TRACKED)}
     seconds = time.perf_counter() - started
-    example = train.batch(np.arange(min(EXAMPLE, len(train))))
-    return Fit(pairs, plan.seeds, history, chosen, seconds, plan.exact_kl, example, plan.key)
+    example = plan.train.batch(np.arange(min(EXAMPLE, len(plan.train))))
+    return Fit(
+        list(pairs), plan.seeds, history, plan.settings, seconds, plan.exact_kl, example, plan.key
+    )
 
 
-def _fit_one(
-    pair: Pair,
-    train: Particles,
-    settings: Settings,
-    seed: int,
-    device: torch.device,
-    bar: Progress,
-    state: checkpoints.State,
-) -> tuple[Pair, np.ndarray]:
-    pair = copy.deepcopy(pair).train()
-    pair.frame = None  # of other weights, where a trained pair is fitted again
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
+class _Training:
+    """The seeds of a fit, group after group."""
+
+    def __init__(
+        self, pair: Pair, plan: Plan, there: Machine, state: checkpoints.State, bar: Progress
+    ) -> None:
+        self.pair, self.plan, self.settings = pair, plan, plan.settings
+        self.there, self.state, self.bar = there, state, bar
+        self.feed: Feed | None = None
+        self.at_once = 1
+
+    def run(
+        self, together: int | None, capture: bool | None
+    ) -> dict[int, tuple[Pair, np.ndarray]]:
+        """Trained pairs and their histories by seed."""
+        result, left = {}, []
+        for seed in self.plan.seeds:
+            pair, _ = self._fresh(seed)
+            history = self.state.done(seed, pair)
+            if history is None:
+                left.append(seed)
+            else:
+                self.bar.restore(len(history))
+                result[seed] = pair.eval(), history
+        if not left:
+            return result
+        if capture is None:
+            on_gpu = self.there.device.type == "cuda"
+            capture = on_gpu or len(left) * self.settings.steps >= WORTH_TRACING
+        example = self._moved(self.plan.train.batch(self._rows(0, left[0])))
+        pair, _ = self._fresh(left[0])
+        with grouping.told(pair, self.settings, example, lambda: self.at_once):
+            program = Program(pair, example, self.settings, capture)
+            for group in self._groups(program, left, together, example):
+                self.at_once = len(group)
+                for seed, pair, history in self._group(program, group):
+                    result[seed] = pair, history
+        return result
+
+    def _groups(
+        self, program: Program, left: list[int], together: int | None, example: Any
+    ) -> list[list[int]]:
+        begun = self.state.current
+        left = [seed for seed in left if seed not in begun]
+        parts = [[seed] for seed in left]
+        each = grouping.needed(self.pair, program.peak, sum(field.nbytes for field in example))
+        if program.captured and each > grouping.SHARE * free_memory(self.there.device):
+            pair, _ = self._fresh(left[0])
+            raise InputError(grouping.too_large(pair, self.settings, example, program.peak))
+        if program.captured and together != 1 and len(left) > 1:
+            found = grouping.groups(left, each, self.there.device, together)
+            largest = max(found, key=len)
+            pairs = [self._fresh(seed)[0] for seed in largest]
+            if len(largest) > 1 and program.stackable(pairs):
+                parts = found
+                log.info("%d seeds at once, %.2g MB each", len(largest), each / 1e6)
+        return [*([begun] if begun else []), *parts]
+
+    def _group(self, program: Program, seeds: list[int]) -> Iterator[tuple[int, Pair, np.ndarray]]:
+        settings, there, several = self.settings, self.there, len(seeds) > 1
+        pairs, generators = zip(*(self._fresh(seed) for seed in seeds), strict=True)
+        stack = Stack(pairs, program.blocks)
+        step = Step(stack, settings, generators if several else (), there.world)
+        if not several:
+            step.set_chance([generators[0].get_state()])
+        phases = {
+            rigid: program.phase(pairs, rigid) for rigid in {settings.rigid_steps > 0, False}
+        }
+        history = np.zeros((settings.steps, len(seeds), len(TRACKED)))
+        first = self.state.restore(step, history, there.rank) if seeds == self.state.current else 0
+        self.bar.restore(first * len(seeds))
+        record = torch.zeros(settings.steps, 2, len(seeds), device=there.device)
+        label = f"seed {seeds[0]}" if not several else f"seeds {seeds[0]} to {seeds[-1]}"
+
+        def rows(n: int) -> np.ndarray:
+            if not several or settings.order == "shared":
+                return self._rows(n, seeds[0])
+            return np.stack([self._rows(n, seed) for seed in seeds])
+
+        known, clock = first, time.perf_counter()
+        with self._feed(rows, range(first, settings.steps)) as feed:
+            for n in range(first, settings.steps):
+                beta, lr = settings.beta_at(n), settings.lr_at(n)
+                step(phases[n < settings.rigid_steps], feed(n), beta, lr)
+                record[n] = step.now()
+                history[n, :, 2:] = lr, beta
+                last = n + 1 == settings.steps
+                due = last or (n + 1) % checkpoints.EVERY == 0 or there.device.type == "cpu"
+                if due or time.perf_counter() - clock > GLANCE:
+                    values = record[known : n + 1].cpu().numpy()
+                    history[known : n + 1, :, :2] = values.transpose(0, 2, 1)
+                    self._watch(values, known, seeds, stack.pairs)
+                    elbo = -float(values[-1, 0].mean())
+                    self.bar.update((n + 1 - known) * len(seeds), seeds=label, step=n, elbo=elbo)
+                    known, clock = n + 1, time.perf_counter()
+                self.state.save(seeds, n + 1, step, history, last=last)
+        for s, (seed, pair) in enumerate(zip(seeds, stack.release(), strict=True)):
+            pair.autocast = nullcontext
+            yield seed, pair.eval(), history[:, s]
+
+    def _watch(
+        self, values: np.ndarray, first: int, seeds: list[int], pairs: Sequence[Pair]
+    ) -> None:
+        """Stops at the first loss or gradient that is not finite."""
+        broken = np.argwhere(~np.isfinite(values).all(axis=1))
+        if not len(broken):
+            return
+        n, s = broken[0]
+        step, seed = first + int(n), seeds[s]
+        batch = self._moved(self.plan.train.batch(self._rows(step, seed)))
+        loss, norm = values[n, :, s]
+        raise FloatingPointError(
+            f"seed {seed}, step {step}: the loss is {loss:g} and its gradient {norm:g}; "
+            f"{_culprit(pairs[s], batch)}"
+        )
+
+    def _fresh(self, seed: int) -> tuple[Pair, torch.Generator]:
+        """A copy of the pair as this seed starts it, and the random numbers that come next."""
+        pair = copy.deepcopy(self.pair).train()
+        pair.frame = None  # of other weights, where a trained pair is fitted again
         torch.manual_seed(seed)
         for module in pair.modules():
             if hasattr(module, "reset_parameters"):
                 module.reset_parameters()
-        pair.to(device)
-        parameters = [p for p in pair.parameters() if p.requires_grad]
-        optimiser = torch.optim.Adam(parameters, lr=settings.lr, fused=True)
-        elbo = TraceMeanField_ELBO()
-        history = np.zeros((settings.steps, len(TRACKED)))
-        first = state.restore(seed, pair, optimiser, history)
-        bar.restore(first)
-        for step in range(first, settings.steps):
-            rows = _rows(len(train), settings.batch_size, step, seed)
-            batch = pair.moved(train.batch(rows))
-            beta, lr = settings.beta_at(step), settings.lr_at(step)
-            optimiser.param_groups[0]["lr"] = lr
-            weights = Weights(beta, settings.gamma, rigid=step < settings.rigid_steps)
-            with pyro.validation_enabled(step == first), weights:
-                loss = elbo.differentiable_loss(pair.model, pair.guide, batch) / len(rows)
-            optimiser.zero_grad()
-            loss.backward()
-            norm = nn.utils.clip_grad_norm_(parameters, settings.clip)
-            history[step] = loss.item(), norm.item(), lr, beta
-            if not np.isfinite(history[step, :2]).all():
-                raise FloatingPointError(
-                    f"seed {seed}, step {step}: the loss is {loss.item():g} and its gradient "
-                    f"{norm.item():g}; {_culprit(pair, batch)}"
-                )
-            optimiser.step()
-            bar.update(seed=seed, step=step, elbo=-history[step, 0])
-            state.save(seed, step + 1, pair, optimiser, history, last=step + 1 == settings.steps)
-    return pair.eval(), history
+        pair.to(self.there.device).autocast = self.there.autocast
+        generator = torch.Generator(self.there.device).manual_seed(seed)
+        if self.there.device.type == "cpu":
+            generator.set_state(torch.get_rng_state())
+        if self.there.rank:  # other noise for other particles
+            sequence = np.random.SeedSequence([seed, self.there.rank])
+            generator.manual_seed(int(sequence.generate_state(1)[0]))
+        return pair, generator
+
+    def _feed(self, rows: Callable[[int], np.ndarray], steps: range) -> Feed:
+        """The batches of a group; particles that fit are put on the device once for all."""
+        if self.feed is None:
+            self.feed = Feed(self.plan.train, self.there.device, rows, steps)
+        else:
+            self.feed = self.feed.again(rows, steps)
+        return self.feed
+
+    def _rows(self, step: int, seed: int) -> np.ndarray:
+        """Particles of a step, or this process's share of them."""
+        seed = self.plan.seeds[0] if self.settings.order == "shared" else seed
+        rows = _rows(len(self.plan.train), self.settings.batch_size, step, seed)
+        return rows[self.there.rank :: self.there.world]
+
+    def _moved(self, batch: Any) -> Any:
+        return batch._make(field.to(self.there.device) for field in batch)
 
 
 def _warn_if_not_reset(pair: Pair) -> None:
@@ -177,7 +311,7 @@ def _rows(n: int, size: int, step: int, seed: int) -> np.ndarray:
     return _order(n, epoch, seed)[place * size : (place + 1) * size]
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=64)
 def _order(n: int, epoch: int, seed: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(n)
 

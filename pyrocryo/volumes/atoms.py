@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pyrocryo.errors import InputError
 from pyrocryo.imaging import splat, splat_map
 from pyrocryo.particles import Particles
+from pyrocryo.precision import exact
 from pyrocryo.volumes.grid import MOST_VOXELS_A_SIDE, refuse_tilted
 
 __all__ = ["Atoms"]
@@ -169,6 +170,7 @@ class Atoms(nn.Module):
         maps = torch.stack(maps) + self.background / self.side
         return maps.reshape(*z.shape[:-1], *maps.shape[1:])
 
+    @exact
     def forward(self, z: Tensor, rotation: Tensor, shift: Tensor) -> Tensor:
         """Clean images `(..., box, box)` of conformations `z` `(..., K)` in given poses.
 

@@ -62,7 +62,7 @@ class Grid(nn.Module):
 
     def density(self, z: Tensor) -> Tensor:
         """Density maps `(..., side, side[, side])`, indexed `[(z,) y, x]`, of `z` `(..., K)`."""
-        return self.network(z).unflatten(-1, (self.side,) * self.dim)
+        return self.network(z).to(z.dtype).unflatten(-1, (self.side,) * self.dim)
 
     def forward(self, z: Tensor, rotation: Tensor, shift: Tensor) -> Tensor:
         """Clean images of conformations `z` in given poses.

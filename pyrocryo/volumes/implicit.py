@@ -11,6 +11,7 @@ from torch.nn.functional import silu
 from pyrocryo.errors import InputError
 from pyrocryo.imaging.splat import pixel_centres
 from pyrocryo.particles import Particles
+from pyrocryo.precision import exact
 from pyrocryo.volumes.grid import MOST_VOXELS_A_SIDE, refuse_tilted
 
 __all__ = ["Implicit"]
@@ -105,32 +106,46 @@ class Implicit(nn.Module):
         """
         lead = torch.broadcast_shapes(z.shape[:-1], rotation.shape[:-2], shift.shape[:-1])
         z = z.expand(*lead, -1)
-        axis = pixel_centres(self.box, dtype=z.dtype, device=z.device)
-        seen = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), dim=-1).flatten(0, 1)
-        if pixels is not None:
-            seen = seen[pixels]
-        back = rotation.expand(*lead, 3, 3).reshape(-1, 3, 3)  # r A = A^T r, for rows r
-        centred = seen - shift.expand(*lead, 2).reshape(-1, 1, 2)
-        points = centred @ back[:, :2, : self.dim]
-        if self.dim == 3:
-            depth = pixel_centres(self.side, self.box / self.side, dtype=z.dtype, device=z.device)
-            along = depth[:, None] * back[:, None, None, 2, :]
-            points = (points.unsqueeze(2) + along).flatten(1, 2)
+        rotation = rotation.expand(*lead, 3, 3).reshape(-1, 3, 3)
+        shift = shift.expand(*lead, 2).reshape(-1, 2)
+        points = self._points(rotation, shift, pixels)
         values = self._values(points, z.reshape(-1, z.shape[-1]))
         if self.dim == 3:
             values = values.unflatten(1, (-1, self.side)).sum(-1)
         return values.reshape(*lead, *((self.box, self.box) if pixels is None else (-1,)))
 
+    @exact
+    def _points(self, rotation: Tensor, shift: Tensor, pixels: Tensor | None) -> Tensor:
+        """Where in the molecule the pixels of each image look, `(B, P [* side], dim)`."""
+        like = {"dtype": rotation.dtype, "device": rotation.device}
+        axis = pixel_centres(self.box, **like)
+        seen = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), dim=-1).flatten(0, 1)
+        if pixels is not None:
+            seen = seen[pixels]
+        # r A = A^T r, for rows r
+        points = (seen - shift.unsqueeze(1)) @ rotation[:, :2, : self.dim]
+        if self.dim == 2:
+            return points
+        depth = pixel_centres(self.side, self.box / self.side, **like)
+        along = depth[:, None] * rotation[:, None, None, 2, :]
+        return (points.unsqueeze(2) + along).flatten(1, 2)
+
     def _values(self, points: Tensor, z: Tensor) -> Tensor:
         """Densities `(B, P)` at ``points`` `(B, P, dim)` (pixels) of conformations `(B, K)`."""
-        phase = points @ self.waves
-        hidden = torch.cat([phase.cos(), phase.sin()], dim=-1)
+        hidden = _features(points, self.waves)
         for layer, code in zip(self.layers, self.codes, strict=True):
             hidden = silu(layer(hidden) + code(z).unsqueeze(1))
         inside = points.square().sum(-1) <= (self.box / 2) ** 2
-        return self.last(hidden).squeeze(-1) * inside
+        return self.last(hidden).to(points.dtype).squeeze(-1) * inside
 
     def check(self, particles: Particles) -> None:
         """Raises InputError if a 2-D volume is given rotations out of the plane."""
         if self.dim == 2:
             refuse_tilted(particles, "a 2-D implicit volume", "Implicit(dim=3)")
+
+
+@exact
+def _features(points: Tensor, waves: Tensor) -> Tensor:
+    """Fourier features `(..., 2 F)` of points `(..., dim)`."""
+    phase = points @ waves
+    return torch.cat([phase.cos(), phase.sin()], dim=-1)

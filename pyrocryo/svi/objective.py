@@ -1,0 +1,98 @@
+"""Loss and gradients as a function of tensors alone: what can be traced, stacked and replayed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from pyrocryo.pair import Pair
+from pyrocryo.svi.loss import negative_elbo
+from pyrocryo.svi.weights import Weights
+
+__all__ = ["Objective"]
+
+NOT_A_ROW = ("pixel_size",)  # of a batch: one for all particles
+
+
+class Objective:
+    """Loss and gradients of a pair, or of several seeds of it at once.
+
+    Called with the parameters in the order of ``names``, then the fields of a batch, then β where
+    it changes; returns the loss, and the gradients joined to one vector for each block of
+    parameters. Of S seeds at once, parameters, loss and gradients have a leading axis of S, and
+    each seed draws its own noise.
+
+    Args:
+        pair: Model and guide; its own parameters are not used.
+        batch: An example of the batches.
+        blocks: Names of the parameters of each block.
+        beta: β, or None if it comes with each call.
+        gamma: See :class:`pyrocryo.svi.Weights`.
+        rigid: See :class:`pyrocryo.svi.Weights`.
+        seeds: How many at once, or None for a pair without the leading axis.
+        own: Whether each of the seeds sees particles of its own: fields have the leading axis too.
+    """
+
+    def __init__(
+        self,
+        pair: Pair,
+        batch: Any,
+        blocks: Sequence[Sequence[str]],
+        *,
+        beta: float | None = 1.0,
+        gamma: float = 1.0,
+        rigid: bool = False,
+        seeds: int | None = None,
+        own: bool = True,
+    ) -> None:
+        self.blocks = blocks
+        self.names = [name for block in blocks for name in block]
+        self._module = _Loss(pair)
+        self._lead = () if seeds is None else (seeds,)
+        self._fields = type(batch)
+        self.beta, self._gamma, self._rigid = beta, gamma, rigid
+        axes = [None if not own or name in NOT_A_ROW else 0 for name in self._fields._fields]
+        self._axes = (*[0] * len(self.names), *axes, *([None] if beta is None else []))
+
+    def __call__(self, *tensors: Tensor) -> list[Tensor]:
+        """The loss, and the gradient of each block."""
+        n = len(self.names)
+        with torch.enable_grad():
+            parameters = [value.detach().requires_grad_() for value in tensors[:n]]
+            loss = self._losses(*parameters, *tensors[n:])
+            gradients = torch.autograd.grad(
+                loss.sum(), parameters, allow_unused=True, materialize_grads=True
+            )
+        flat = [gradient.reshape(*self._lead, -1) for gradient in gradients]
+        of = dict(zip(self.names, flat, strict=True))
+        joined = [torch.cat([of[name] for name in block], dim=-1) for block in self.blocks]
+        return [loss.detach(), *joined]
+
+    def loss(self, *tensors: Tensor, validate: bool = False) -> Tensor:
+        """The loss of one pair; ``validate`` lets its distributions check their arguments."""
+        n, m = len(self.names), len(self.names) + len(self._fields._fields)
+        beta = tensors[m] if self.beta is None else self.beta
+        weights = Weights(beta, self._gamma, rigid=self._rigid)
+        values = {
+            f"pair.{name}": value for name, value in zip(self.names, tensors[:n], strict=True)
+        }
+        batch = self._fields._make(tensors[n:m])
+        return functional_call(self._module, values, (batch, weights, validate))
+
+    def _losses(self, *tensors: Tensor) -> Tensor:
+        if not self._lead:
+            return self.loss(*tensors)
+        return vmap(self.loss, self._axes, randomness="different")(*tensors)
+
+
+class _Loss(nn.Module):
+    def __init__(self, pair: Pair) -> None:
+        super().__init__()
+        self.pair = pair
+
+    def forward(self, batch: Any, weights: Weights, validate: bool) -> Tensor:
+        return negative_elbo(self.pair, batch, weights, validate=validate)

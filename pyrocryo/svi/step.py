@@ -1,0 +1,206 @@
+"""One step of SVI: ELBO, gradients, clipping and Adam, for one seed or several at once."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyrocryo.svi.graph import Draw, Graph
+from pyrocryo.svi.objective import Objective
+from pyrocryo.svi.settings import Settings
+from pyrocryo.svi.stack import Stack
+
+__all__ = ["Phase", "Step"]
+
+
+class Step:
+    """Trains a stack of seeds, a step at a time.
+
+    On a CUDA device the whole step is one CUDA graph, and nothing waits for the device: what
+    :meth:`now` returns must be asked for to be known. A seed whose loss or gradient is not finite
+    is not moved by it.
+
+    Args:
+        stack: The seeds.
+        settings: Learning rate and the largest norm of the gradient.
+        generators: One for each seed, or none where torch's own is used.
+        world: Number of processes, each with its share of the particles, to average over.
+    """
+
+    def __init__(
+        self,
+        stack: Stack,
+        settings: Settings,
+        generators: Sequence[torch.Generator] = (),
+        world: int = 1,
+    ) -> None:
+        self.stack = stack
+        self.generators = list(generators)
+        self.device = stack.blocks[0].device
+        self._clip, self._world = settings.clip, world
+        self._on_gpu = self.device.type == "cuda"
+        self._lr = torch.tensor(settings.lr, device=self.device) if self._on_gpu else settings.lr
+        self.optimiser = torch.optim.Adam(
+            stack.blocks, lr=self._lr, fused=True, capturable=self._on_gpu
+        )
+        self._now = torch.zeros(2, len(stack), device=self.device)
+        self._replays: dict[int, _Replay] = {}
+
+    def __call__(self, phase: Phase, batch: Any, beta: float, lr: float) -> None:
+        """Takes one step."""
+        group = self.optimiser.param_groups[0]
+        if not self._on_gpu:
+            group["lr"] = lr
+            self._run(phase, phase.inputs(self.stack, batch, beta))
+            return
+        self._lr.fill_(lr)
+        if not phase.captured:
+            self._run(phase, phase.inputs(self.stack, batch, beta))
+            return
+        if id(phase) not in self._replays:
+            self._replays[id(phase)] = _Replay(self, phase, batch, beta)
+        self._replays[id(phase)](batch, beta)
+
+    def now(self) -> Tensor:
+        """Loss and norm of the gradient of each seed, `(2, S)`, before the step was taken."""
+        return self._now
+
+    def chance(self) -> list[Tensor]:
+        """Where each seed's random numbers stand (torch's own, where there are no generators)."""
+        if self.generators:
+            return [generator.get_state() for generator in self.generators]
+        if self._on_gpu:
+            return [torch.cuda.get_rng_state(self.device)]
+        return [torch.get_rng_state()]
+
+    def all_chances(self) -> list[list[Tensor]]:
+        """The same of every process."""
+        mine = self.chance()
+        if self._world == 1:
+            return [mine]
+        gathered: list[Any] = [None] * self._world
+        torch.distributed.all_gather_object(gathered, mine)
+        return gathered
+
+    def set_chance(self, states: Sequence[Tensor]) -> None:
+        """Goes on with the random numbers from there."""
+        for generator, state in zip(self.generators, states, strict=False):
+            generator.set_state(state)
+        if not self.generators:
+            if self._on_gpu:
+                torch.cuda.set_rng_state(states[0], self.device)
+            else:
+                torch.set_rng_state(states[0])
+
+    def _run(self, phase: Phase, inputs: Sequence[Tensor]) -> None:
+        loss, *gradients = phase.call(*inputs, *phase.noise(self.generators))
+        for n, block in enumerate(self.stack.blocks):
+            block.grad = gradients[n].view_as(block) if n < len(gradients) else None
+        active = [block for block in self.stack.blocks if block.grad is not None]
+        loss = loss.reshape(-1)
+        if self._world > 1:
+            for values in (loss, *(block.grad for block in active)):
+                torch.distributed.all_reduce(values)
+                values /= self._world
+        norms = [torch.linalg.vector_norm(block.grad, dim=1) for block in active]
+        norm = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms), dim=0)
+        torch.stack([loss, norm], out=self._now)
+        good = torch.isfinite(loss) & torch.isfinite(norm)
+        factor = (self._clip / (norm + 1e-6)).clamp_max(1.0)
+        # only where it costs nothing to know: on a GPU the host would have to wait
+        if self._on_gpu or not bool((good & (factor == 1.0)).all()):
+            for block in active:
+                block.grad = torch.where(good[:, None], block.grad * factor[:, None], 0.0)
+        self.optimiser.step()
+
+
+class Phase:
+    """What is computed in the steps of one part of the training: rigid, or not.
+
+    Args:
+        objective: Loss and gradients.
+        call: The same, traced; by default as it is.
+        draws: The random numbers that each seed draws for itself, to go with ``call``.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        call: Callable[..., Sequence[Tensor]] | None = None,
+        draws: Sequence[Draw] = (),
+    ) -> None:
+        self.objective = objective
+        self.call = call or objective
+        self.draws = list(draws)
+        self._buffers: list[Tensor] = []
+
+    @property
+    def captured(self) -> bool:
+        """Whether it runs without Python."""
+        return isinstance(self.call, Graph)
+
+    def inputs(self, stack: Stack, batch: Any, beta: float | Tensor) -> list[Tensor]:
+        """The arguments of ``call``."""
+        tensors = [*stack.tensors(self.objective.names), *batch]
+        if self.objective.beta is None:
+            tensors.append(torch.as_tensor(beta, device=stack.blocks[0].device))
+        return tensors
+
+    def noise(self, generators: Sequence[torch.Generator]) -> list[Tensor]:
+        """Fresh random numbers, `(S, ...)` each, each seed's from its own generator."""
+        if self.draws and not self._buffers:
+            device = generators[0].device
+            self._buffers = [
+                torch.empty(len(generators), *draw.shape, dtype=draw.dtype, device=device)
+                for draw in self.draws
+            ]
+        for s, generator in enumerate(generators):
+            for draw, buffer in zip(self.draws, self._buffers, strict=True):
+                draw(generator, buffer[s])
+        return self._buffers
+
+
+class _Replay:
+    """A step as one CUDA graph: one launch for all of its kernels."""
+
+    def __init__(self, step: Step, phase: Phase, batch: Any, beta: float) -> None:
+        self._batch = [field.clone() for field in batch]
+        self._beta = torch.tensor(float(beta), device=step.device)
+        given = phase.inputs(step.stack, self._batch, self._beta)
+        self._graph = torch.cuda.CUDAGraph()
+        for generator in step.generators:
+            self._graph.register_generator_state(generator)
+        with _undone(step):  # a first run outside, as capture asks for, must leave no trace
+            side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                step._run(phase, given)
+            torch.cuda.current_stream().wait_stream(side)
+        with torch.cuda.graph(self._graph):
+            step._run(phase, given)
+
+    def __call__(self, batch: Any, beta: float) -> None:
+        for there, field in zip(self._batch, batch, strict=True):
+            there.copy_(field, non_blocking=True)
+        self._beta.fill_(beta)
+        self._graph.replay()
+
+
+@contextlib.contextmanager
+def _undone(step: Step) -> Iterator[None]:
+    """Puts parameters, moments and generators back to what they were."""
+    blocks, state = step.stack.blocks, step.optimiser.state
+    saved = [block.clone() for block in blocks]
+    moments = {block: {k: v.clone() for k, v in state[block].items()} for block in state}
+    chance = step.chance()
+    yield
+    for block, before in zip(blocks, saved, strict=True):
+        block.copy_(before)
+    for block in state:
+        for name, value in state[block].items():
+            value.copy_(moments[block][name]) if block in moments else value.zero_()
+    step.set_chance(chance)

@@ -1,0 +1,510 @@
+"""The training step: traced, stacked, replayed, and always the same numbers."""
+
+import copy
+import logging
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import nn
+
+import pyrocryo as pc
+from pyrocryo.svi import Settings, checkpoints, grouping, train
+from pyrocryo.svi.graph import Graph
+from pyrocryo.svi.program import Program
+from pyrocryo.svi.stack import Stack, trained
+from pyrocryo.svi.step import Step
+
+BOX = 16
+KEYS = ("loss", "grad_norm", "lr", "beta")
+
+
+@pytest.fixture(scope="module")
+def in_time():
+    return pc.simulate.time_resolved(pc.molecules.TwoArms(), n=80, seed=0, box=BOX)
+
+
+@pytest.fixture(scope="module")
+def warm():
+    return pc.simulate.temperature(pc.molecules.TwoArms(), n=80, seed=0, box=BOX)
+
+
+@pytest.fixture(scope="module")
+def around():
+    return pc.simulate.poses(
+        pc.molecules.AdenylateKinase(), n=40, seed=0, box=BOX, pixel_size=6.0, snr=1.0
+    )
+
+
+def _small(**options):
+    options.setdefault("volume", pc.volumes.Grid(hidden=(16,)))
+    options.setdefault("guide", pc.guides.Amortised((16,)))
+    options.setdefault("prior", pc.priors.LaplaceTransition(2, 2.0))
+    return pc.Pair(box=BOX, **options)
+
+
+def _energies():
+    return pc.priors.Boltzmann(
+        energies=[pc.priors.LearnedEnergy(), pc.priors.DoubleWell(1.0)], reference=300
+    )
+
+
+PAIRS = {
+    "slowvae": lambda: _small(),
+    "vae": lambda: _small(prior=pc.priors.IsotropicNormal(2)),
+    "implicit": lambda: _small(volume=pc.volumes.Implicit(pixels=100, hidden=(16,), features=8)),
+    "atoms": lambda: _small(volume=pc.volumes.Atoms(pixel_size=3.0, count=12, hidden=(8,))),
+    "in-plane": lambda: _small(pose=pc.poses.InPlane()),
+    "monte carlo": lambda: _small(prior=dist.StudentT(5.0, torch.zeros(2, 2), 1.0).to_event(2)),
+    "boltzmann": lambda: _small(
+        prior=pc.priors.Boltzmann(
+            table={280: [0.5, 1.0], 300: [1.0, 0.7], 320: [1, 1]}, learned=True
+        )
+    ),
+    "energies": lambda: _small(prior=_energies()),
+    "gauss-newton": lambda: _small(
+        prior=pc.priors.IsotropicNormal(2),
+        volume=pc.volumes.Atoms.known(pc.molecules.AdenylateKinase(), pixel_size=6.0),
+        guide=pc.guides.GaussNewton(1),
+        rotate=False,
+    ),
+}
+SETTINGS = {
+    "slowvae": {"gamma": 2.0, "beta": 0.5},
+    "in-plane": {"rigid_steps": 4, "kl_warmup": 4, "clip": 1.0},
+    "vae": {"kl_warmup": 5},
+}
+
+
+def _particles(name, request):
+    data = {"boltzmann": "warm", "energies": "warm", "gauss-newton": "around"}
+    particles = request.getfixturevalue(data.get(name, "in_time"))
+    if name != "boltzmann":
+        return particles
+    table = np.array([280.0, 300.0, 320.0])
+    fields = dict(particles.fields, temperature=table[np.arange(len(particles)) % 3])
+    return pc.Particles(particles.images, pixel_size=particles.pixel_size, **fields)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_a_traced_step_gives_the_numbers_of_python(name, request):
+    particles = _particles(name, request)
+    options = {"steps": 12, "batch_size": 8, **SETTINGS.get(name, {})}
+    as_python = pc.fit(PAIRS[name](), particles, capture=False, **options)
+    traced = pc.fit(PAIRS[name](), particles, capture=True, **options)
+    for key in KEYS:
+        np.testing.assert_allclose(traced.history[key], as_python.history[key], rtol=1e-6)
+    for a, b in zip(traced.pairs[0].parameters(), as_python.pairs[0].parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+
+
+def _batch(particles, rows, number):
+    batch = particles.batch(rows)
+    return batch._make(f.to(number) if f.is_floating_point() else f for f in batch)
+
+
+def _program(pair, particles, number=torch.float32, **settings):
+    settings = Settings(batch_size=8, steps=20, **settings)
+    batch = _batch(particles, np.arange(8), number)
+    return Program(pair, batch, settings, capture=True), settings
+
+
+def _seeds(pair, n):
+    pairs = [copy.deepcopy(pair) for _ in range(n)]
+    for seed, one in enumerate(pairs):
+        torch.manual_seed(seed)
+        for module in one.modules():
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+    return pairs
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_a_stacked_seed_equals_itself_alone(name, request):
+    """Loss and gradients of ten steps, each seed with its own particles and noise."""
+    particles = _particles(name, request)
+    # poses pass through Fourier transforms, whose rounding the first steps of Adam make larger
+    number = torch.float64 if name == "in-plane" else torch.float32
+    template = PAIRS[name]().to(number)
+    program, settings = _program(template, particles, number, **SETTINGS.get(name, {}))
+    pairs = _seeds(template, 3)
+    assert program.stackable(pairs)
+    generators = [torch.Generator().manual_seed(10 + s) for s in range(3)]
+    together = Step(Stack(copy.deepcopy(pairs), program.blocks), settings, generators)
+    alone = [Step(Stack([pair], program.blocks), settings) for pair in pairs]
+    chances = [torch.Generator().manual_seed(10 + s).get_state() for s in range(3)]
+    for n in range(10):
+        rigid = n < settings.rigid_steps
+        rows = [(np.arange(8) + 8 * n + 5 * s) % 30 for s in range(3)]
+        batches = [_batch(particles, r, number) for r in rows]
+        stacked = batches[0]._make(
+            torch.stack(fields) if fields[0].dim() else fields[0]
+            for fields in zip(*batches, strict=True)
+        )
+        weight = settings.beta_at(n), settings.lr_at(n)
+        together(program.phase(together.stack.pairs, rigid), stacked, *weight)
+        for s, step in enumerate(alone):
+            step.set_chance([chances[s]])
+            step(program.phase(step.stack.pairs, rigid), batches[s], *weight)
+            chances[s] = step.chance()[0]
+            torch.testing.assert_close(
+                together.now()[:, s], step.now()[:, 0], rtol=1e-5, atol=1e-5
+            )
+            for a, b in zip(together.stack.blocks, step.stack.blocks, strict=True):
+                if b.grad is None:
+                    assert a.grad is None
+                    continue
+                error = (a.grad[s] - b.grad[0]).norm() / b.grad.norm()
+                assert error < 1e-5, (n, s)
+
+
+@pytest.mark.parametrize("order", ["own", "shared"])
+def test_seeds_together_and_one_after_another(in_time, order):
+    options = {"steps": 12, "batch_size": 8, "seeds": [3, 5, 8], "capture": True, "order": order}
+    apart = pc.fit(_small(), in_time, together=1, **options)
+    together = pc.fit(_small(), in_time, together=2, **options)
+    np.testing.assert_allclose(together.history["loss"], apart.history["loss"], rtol=1e-5)
+    post = pc.posterior(together, in_time.test, draws=4)
+    assert list(post.posterior.chain.values) == [3, 5, 8]
+
+
+def test_a_shared_order_shows_all_seeds_the_same(in_time, monkeypatch):
+    shown = []
+    original = pc.Particles.batch
+
+    def seen(self, rows):
+        shown.append(np.asarray(rows))
+        return original(self, rows)
+
+    monkeypatch.setattr(pc.Particles, "batch", seen)
+    fits = [
+        pc.fit(_small(), in_time, steps=3, batch_size=8, seeds=2, order="shared", together=n)
+        for n in (1, 2)
+    ]
+    own = pc.fit(_small(), in_time, steps=3, batch_size=8, seeds=2)
+    np.testing.assert_allclose(fits[0].history["loss"], fits[1].history["loss"], rtol=1e-5)
+    assert not np.allclose(own.history["loss"][1], fits[0].history["loss"][1])
+
+
+class Branches(nn.Module):
+    dim = 2
+
+    def forward(self, temperature):
+        size = 1.0 if temperature.mean().item() > 1 else 2.0
+        return dist.Normal(temperature.new_zeros(len(temperature), 2), size).to_event(1)
+
+
+class Counts(nn.Module):
+    dim = 2
+    calls = 0
+
+    def forward(self, temperature):
+        Counts.calls += 1
+        size = 1.0 + 0.1 * Counts.calls
+        return dist.Normal(temperature.new_zeros(len(temperature), 2), size).to_event(1)
+
+
+class Remembers(nn.Module):
+    dim = 2
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(2))
+
+    def forward(self, temperature):
+        self.mean.add_(0.001)
+        return dist.Normal(self.mean.expand(len(temperature), 2), 1.0).to_event(1)
+
+
+@pytest.mark.parametrize(
+    ("prior", "why"),
+    [
+        (Branches, r"taken out of a tensor \(.item\(\).*test_step.py, line"),
+        (Counts, "other numbers than Python"),
+        (Remembers, "buffer prior.mean"),
+    ],
+)
+def test_what_cannot_be_traced_trains_as_python_and_says_why_once(warm, caplog, prior, why):
+    options = {"steps": 6, "batch_size": 8, "seeds": 2}
+    with caplog.at_level(logging.WARNING, logger="pyrocryo"):
+        fit = pc.fit(_small(prior=prior()), warm, capture=True, **options)
+    said = [r.message for r in caplog.records if "not traced" in r.message]
+    assert len(said) == 1
+    assert re.search(why, said[0])
+    assert (fit.history["loss"][:, -1] < fit.history["loss"][:, 0]).all()
+    if prior is Branches:
+        plain = pc.fit(_small(prior=prior()), warm, capture=False, **options)
+        np.testing.assert_array_equal(plain.history["loss"], fit.history["loss"])
+
+
+def test_a_guide_with_dropout_is_traced_and_stacked(in_time):
+    class Dropping(pc.guides.Amortised):
+        def build(self, latent, box, volume):
+            super().build(latent, box, volume)
+            self.network.insert(2, nn.Dropout(0.3))
+            return self
+
+    def pair():
+        return _small(guide=Dropping((16,)))
+
+    options = {"steps": 6, "batch_size": 8, "seeds": 2}
+    plain = pc.fit(pair(), in_time, capture=False, **options)
+    for together in (1, 2):
+        traced = pc.fit(pair(), in_time, capture=True, together=together, **options)
+        np.testing.assert_allclose(traced.history["loss"], plain.history["loss"], rtol=1e-5)
+
+
+def test_seeds_that_cannot_be_stacked_train_one_after_another(in_time, caplog):
+    class Noisy(pc.guides.Amortised):
+        def forward(self, images, rotation, shift):
+            jitter = torch.normal(images.mean((-1, -2), keepdim=True), 0.01)
+            return super().forward(images + jitter, rotation, shift)
+
+    def pair():
+        return _small(guide=Noisy((16,)))
+
+    options = {"steps": 6, "batch_size": 8, "seeds": 2}
+    plain = pc.fit(pair(), in_time, capture=False, **options)
+    with caplog.at_level(logging.WARNING, logger="pyrocryo"):
+        traced = pc.fit(pair(), in_time, capture=True, together=2, **options)
+    np.testing.assert_allclose(traced.history["loss"], plain.history["loss"], rtol=1e-6)
+    said = [r.message for r in caplog.records if "one after another" in r.message]
+    assert len(said) == 1
+    assert "random numbers depend on other numbers" in said[0]
+
+
+def test_a_graph_computes_once_what_never_changes():
+    calls = []
+
+    def call(x):
+        calls.append(1)
+        fixed = torch.arange(4.0).square().exp()
+        filled = torch.zeros(4)
+        filled[1] = 2.0  # written to: not the same tensor twice
+        filled.add_(x)
+        return [(fixed * x + torch.rand(4)).sum(), filled]
+
+    x = torch.ones(4)
+    graph = Graph(call, [x])
+    names = [str(n.target) for n in graph._module.graph.nodes]
+    assert not any("arange" in name or "exp" in name for name in names)
+    first, again = graph(x), graph(x)
+    torch.testing.assert_close(again[1], torch.tensor([1.0, 3.0, 1.0, 1.0]))
+    assert first[0] != again[0]  # fresh noise
+    assert len(calls) == 1
+    torch.manual_seed(3)
+    expected = call(2 * x)[0]
+    torch.manual_seed(3)
+    assert torch.equal(graph(2 * x)[0], expected)
+    assert 16 <= graph.peak < 1000
+
+
+def test_the_peak_of_a_graph_counts_what_lives_at_once():
+    def call(x):
+        y = x * 2  # 4000 bytes
+        z = y.view(10, 100).t() + 1  # the view is free; y goes after this
+        return [(z * 3).sum()]
+
+    assert Graph(call, [torch.ones(1000)]).peak == 8000
+
+
+def test_a_seed_that_is_not_finite_is_not_moved(in_time):
+    program, settings = _program(_small(), in_time)
+    pairs = _seeds(_small(), 2)
+    step = Step(
+        Stack(pairs, program.blocks), settings, [torch.Generator().manual_seed(s) for s in (0, 1)]
+    )
+    assert program.stackable(pairs)
+    batch = in_time.batch(np.arange(8))
+    batch = batch._make(torch.stack([f, f]) if f.dim() else f for f in batch)
+    batch.images[1, 0] = float("nan")
+    before = [block.clone() for block in step.stack.blocks]
+    step(program.phase(pairs, False), batch, 1.0, 1e-2)
+    assert torch.isfinite(step.now()).tolist() == [[True, False], [True, False]]
+    for a, b in zip(before, step.stack.blocks, strict=True):
+        assert torch.equal(a[1], b[1])
+        assert not torch.equal(a[0], b[0])
+
+
+def test_pairs_of_a_stack_are_its_rows_until_released():
+    pairs = _seeds(_small(), 2)
+    expected = [[p.clone() for p in trained(pair).values()] for pair in pairs]
+    stack = Stack(pairs, [list(trained(pairs[0]))])
+    stack.blocks[0][1] += 1
+    for a, b in zip(trained(pairs[1]).values(), expected[1], strict=True):
+        torch.testing.assert_close(a.detach(), b.detach() + 1)
+    stack.release()
+    stack.blocks[0].zero_()
+    for a, b in zip(trained(pairs[0]).values(), expected[0], strict=True):
+        assert torch.equal(a, b)
+
+
+def test_groups_are_even_and_fit(monkeypatch):
+    monkeypatch.setattr(grouping, "free_memory", lambda device: 10_000_000)
+    cpu, seeds = torch.device("cpu"), list(range(10))
+    sizes = [len(g) for g in grouping.groups(seeds, 2_000_000, cpu, None)]
+    assert sum(sizes) == 10
+    assert max(sizes) == 4
+    assert max(sizes) - min(sizes) <= 1
+    assert [len(g) for g in grouping.groups(seeds, 2_000_000, cpu, 3)] == [2, 3, 3, 2]
+    assert len(grouping.groups(seeds, grouping.CACHE + 1, cpu, None)) == 10
+
+
+def test_what_does_not_fit_is_told_with_what_would(in_time, monkeypatch):
+    monkeypatch.setattr(grouping, "free_memory", lambda device: 1_000_000)
+    monkeypatch.setattr(train, "free_memory", lambda device: 1_000_000)
+    with pytest.raises(pc.InputError, match=r"batch_size: 64 particles do not fit .* (\d+) would"):
+        pc.fit(_small(), in_time, steps=2, capture=True)
+    with pytest.raises(pc.InputError) as told:
+        pc.fit(_small(), in_time, steps=2, capture=True)
+    fitting = int(str(told.value).split()[-2])
+    assert 8 <= fitting < 64
+    pc.fit(_small(), in_time, steps=2, capture=True, batch_size=fitting)
+
+
+def test_a_failed_allocation_is_told(in_time, monkeypatch):
+    def full(*args):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Step, "_run", full)
+    with pytest.raises(pc.InputError, match="together: .* 4 seeds at once; 2 should fit"):
+        pc.fit(_small(), in_time, steps=2, seeds=4, capture=True, together=4)
+    with pytest.raises(pc.InputError, match="batch_size: 64 particles do not fit"):
+        pc.fit(_small(), in_time, steps=2)
+
+
+@pytest.mark.parametrize("together", [1, 2])
+def test_a_killed_traced_fit_resumes_to_the_same_numbers(in_time, tmp_path, monkeypatch, together):
+    monkeypatch.setattr(checkpoints, "EVERY", 5)
+    options = {"steps": 12, "seeds": 4, "batch_size": 8, "capture": True, "together": together}
+    whole = pc.fit(_small(), in_time, **options)
+    path = tmp_path / "checkpoint.pt"
+    original, calls = Step.__call__, iter(range(10**6))
+
+    def walled(self, *args):
+        if next(calls) == 20:
+            raise KeyboardInterrupt
+        return original(self, *args)
+
+    monkeypatch.setattr(Step, "__call__", walled)
+    with pytest.raises(KeyboardInterrupt):
+        pc.fit(_small(), in_time, checkpoint=path, **options)
+    monkeypatch.setattr(Step, "__call__", original)
+    resumed = pc.fit(_small(), in_time, checkpoint=path, resume=True, **options)
+    for key in KEYS:
+        np.testing.assert_array_equal(resumed.history[key], whole.history[key])
+
+
+@pytest.mark.parametrize("name", ["slowvae", "implicit", "atoms", "in-plane", "gauss-newton"])
+def test_bf16_trains_networks_and_keeps_the_rest(name, request):
+    particles = _particles(name, request)
+    options = {"steps": 20, "batch_size": 8}
+    full = pc.fit(PAIRS[name](), particles, **options)
+    low = pc.fit(PAIRS[name](), particles, precision="bf16", **options)
+    traced = pc.fit(PAIRS[name](), particles, precision="bf16", capture=True, **options)
+    np.testing.assert_allclose(low.history["loss"], full.history["loss"], rtol=0.02)
+    np.testing.assert_allclose(traced.history["loss"], low.history["loss"], rtol=1e-4)
+    if name == "gauss-newton":  # no network reads these images: nothing to lower
+        np.testing.assert_array_equal(low.history["loss"], full.history["loss"])
+    else:
+        assert not np.array_equal(low.history["loss"], full.history["loss"])
+    batch = particles.batch(np.arange(3))
+    pair = low.pairs[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        clean = pair.volume(torch.zeros(*batch.images.shape[:-2], 2), *pair.placed(batch))
+        loc, scale = pair.encoder(batch.images, *pair.placed(batch))
+    assert clean.dtype == loc.dtype == scale.dtype == torch.float32
+
+
+def test_tf32_is_left_as_it_was_found(in_time):
+    before = torch.get_float32_matmul_precision()
+    pc.fit(_small(), in_time, steps=2, precision="tf32")
+    assert torch.get_float32_matmul_precision() == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"precision": "fp16"}, "precision: expected one of float32, tf32, bf16, got 'fp16'"),
+        ({"order": "random"}, "order: expected one of own, shared, got 'random'"),
+        ({"together": 0}, "together: expected at least 1, got 0"),
+        ({"devices": 0}, "devices: expected at least 1, got 0"),
+        ({"devices": 2, "device": "cuda:1"}, "device: cuda:1 is one device, but devices is 2"),
+    ],
+)
+def test_wrong_options_are_named(in_time, options, message):
+    with pytest.raises(pc.InputError, match=message):
+        pc.fit(_small(), in_time, steps=2, **options)
+
+
+SCRIPT = """
+import sys, torch
+import pyrocryo as pc
+from pyrocryo.svi import checkpoints
+checkpoints.EVERY = 4
+devices, steps, path, resume = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
+particles = pc.simulate.time_resolved(pc.molecules.TwoArms(), n=80, seed=0, box=16)
+pair = pc.Pair(pc.priors.LaplaceTransition(2, 2.0), pc.volumes.Grid(hidden=(16,)), 16)
+if steps < 12:  # as if killed then
+    from pyrocryo.svi.step import Step
+    original, calls = Step.__call__, iter(range(100))
+    def walled(self, *args):
+        if next(calls) == steps:
+            sys.exit()
+        return original(self, *args)
+    Step.__call__ = walled
+fit = pc.fit(
+    pair, particles, steps=12, batch_size=8, seeds=2, devices=devices, capture=True, together=2,
+    checkpoint=path, resume=resume == "resume",
+)
+torch.save(fit.pairs[1].state_dict(), f"{path}.{pc.svi.first_process()}.{devices}")
+"""
+
+
+def _run(script, *args):
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
+    done = subprocess.run(
+        [sys.executable, str(script), *map(str, args)],
+        env=environment,
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_two_processes_share_each_batch_and_leave_one_checkpoint(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    for devices in (1, 2):
+        _run(script, devices, 12, tmp_path / f"{devices}.pt", "new")
+
+    def losses(name):
+        done = torch.load(tmp_path / name, weights_only=True)["done"]
+        return np.stack([done[seed]["history"][:, 0].numpy() for seed in (0, 1)])
+
+    one, two = losses("1.pt"), losses("2.pt")
+    np.testing.assert_allclose(two, one, rtol=0.03)  # the same particles, other noise
+    assert not np.array_equal(one, two)
+    first, second = (
+        torch.load(tmp_path / f"2.pt.{first}.2", weights_only=True) for first in (True, False)
+    )
+    for name, value in first.items():  # both processes hold the same weights
+        assert torch.equal(value, second[name]), name
+    # stopped on two devices, gone on with on two and on one
+    _run(script, 2, 9, tmp_path / "stopped.pt", "new")
+    saved = (tmp_path / "stopped.pt").read_bytes()
+    _run(script, 2, 12, tmp_path / "stopped.pt", "resume")
+    np.testing.assert_array_equal(losses("stopped.pt"), two)
+    (tmp_path / "stopped.pt").write_bytes(saved)
+    _run(script, 1, 12, tmp_path / "stopped.pt", "resume")
+    found = losses("stopped.pt")
+    np.testing.assert_array_equal(found[:, :8], two[:, :8])
+    np.testing.assert_allclose(found[:, 8:], two[:, 8:], rtol=0.03)
