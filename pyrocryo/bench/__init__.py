@@ -1,0 +1,1 @@
+"""Ratios of timings, both sides in one run: ``pyrocryo bench``."""
