@@ -1,5 +1,6 @@
 """CryoDRGN's default model is the pair that its timings are compared with."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 import pyrocryo as pc
+from pyrocryo.bench.cryodrgn import rows
 from pyrocryo.bench.hartley import disc, hartley, transform
 from pyrocryo.bench.vae import Slice, loss, renamed, vae
 
@@ -138,3 +140,26 @@ def test_geometry_stays_single_under_autocast():
 def test_wrong_input_is_named(make, message):
     with pytest.raises(pc.InputError, match=message):
         make()
+
+
+@pytest.mark.benchmark
+def test_steps_against_those_of_cryodrgn():
+    """Printed: seconds an image on both sides, and their ratio."""
+    found = list(rows("cpu", quick=True))
+    if not found:
+        pytest.skip("cryodrgn cannot be imported: pip install cryodrgn==4.3.1")
+    for row in found:
+        low, high = row["spread"]
+        print(
+            f"{row['name']:60s}{row['ours']:9.4f} s, cryoDRGN {row['other']:7.3f} s an image: "
+            f"{row['ratio']:.2f} x ({low:.2f} to {high:.2f})"
+        )
+    assert all(np.isfinite(row["ratio"]) for row in found)
+
+
+def test_without_cryodrgn_there_are_no_rows(monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "cryodrgn", None)
+    monkeypatch.delitem(sys.modules, "cryodrgn.commands.train_vae", raising=False)
+    with caplog.at_level("INFO", logger="pyrocryo"):
+        assert not list(rows("cpu", quick=True))
+    assert "pip install cryodrgn" in caplog.text
