@@ -97,9 +97,7 @@ class Pair(nn.Module):
         if self.pose.latent:
             pose_guide = copy.deepcopy(pose_guide) if pose_guide is not None else Polar()
             self.pose_encoder = pose_guide.build(self.box)
-        self.rotation = RotationLayer(self.dim)
-        if not rotate:
-            self.rotation.angle.requires_grad_(False)
+        self.rotation = RotationLayer(self.dim, turns=rotate)
         self.register_buffer("first_noise", torch.tensor(float(noise or 1.0)))
         self.noise_steps = nn.Parameter(torch.tensor(0.0), requires_grad=noise is None)
         self.frame: Callable[[Tensor], Tensor] | None = None

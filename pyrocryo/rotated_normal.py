@@ -29,14 +29,16 @@ class RotationLayer(nn.Module):
     Args:
         dim: Size K of `z`; K (K - 1) / 2 angles.
         speed: Radians per unit of the parameters.
+        turns: Whether it turns at all; else `R` is the identity, and costs nothing.
     """
 
-    def __init__(self, dim: int, *, speed: float = 5.0) -> None:
+    def __init__(self, dim: int, *, speed: float = 5.0, turns: bool = True) -> None:
         super().__init__()
         self.dim = dim
         self.speed = speed
         self.planes = list(itertools.combinations(range(dim), 2))
-        self.angle = nn.Parameter(torch.zeros(len(self.planes)))
+        self.turns = turns
+        self.angle = nn.Parameter(torch.zeros(len(self.planes)), requires_grad=turns)
 
     def reset_parameters(self) -> None:
         """Back to the identity."""
@@ -45,6 +47,8 @@ class RotationLayer(nn.Module):
     def forward(self) -> Tensor:
         """The matrix `R`, `(K, K)`."""
         matrix = torch.eye(self.dim, dtype=self.angle.dtype, device=self.angle.device)
+        if not self.turns:
+            return matrix
         cosine, sine = (self.speed * self.angle).cos(), (self.speed * self.angle).sin()
         for n, (i, j) in enumerate(self.planes):
             turned = list(matrix.unbind(0))

@@ -4,7 +4,7 @@ import torch
 from scipy.stats import special_ortho_group
 
 from pyrocryo.imaging import resample, resample_projection, splat
-from pyrocryo.imaging.splat import pixel_centres
+from pyrocryo.imaging.splat import _factors, pixel_centres
 from pyrocryo.rotations import in_plane
 
 
@@ -21,6 +21,15 @@ def test_splat_is_the_sum_of_gaussians(box):
             for p, s, w in zip(points.numpy(), width.numpy(), weight.numpy(), strict=True)
         )
         np.testing.assert_allclose(image, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_far_tails_are_level(dtype):
+    """Processors take many times as long for products that are denormal numbers."""
+    centres = torch.tensor([[[0.0, -30.0]]], dtype=dtype)
+    factors = _factors(centres, torch.ones(1, dtype=dtype), 64, 1.0)
+    assert float(factors.min()) ** 2 > torch.finfo(dtype).tiny
+    assert float(factors.min()) < torch.finfo(dtype).eps ** 2
 
 
 def test_splat_integrates_to_its_weight():
