@@ -23,7 +23,7 @@ def exact(call: Call) -> Call:
     @functools.wraps(call)
     def kept(*args: Any, **kwargs: Any) -> Any:
         device = next(arg.device.type for arg in args if isinstance(arg, Tensor))
-        if not torch.is_autocast_enabled(device):
+        if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
             return call(*args, **kwargs)
         with torch.autocast(device, enabled=False):
             return call(*map(_raised, args), **{k: _raised(v) for k, v in kwargs.items()})

@@ -10,23 +10,23 @@ from __future__ import annotations
 
 import importlib
 import logging
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-import pyro
 import torch
-from pyro.infer import TraceMeanField_ELBO
 
 from pyrocryo.bench.hartley import disc, hartley
+from pyrocryo.bench.step import stepper
+from pyrocryo.bench.timing import row, seconds
 from pyrocryo.bench.vae import vae
 from pyrocryo.pair import Pair
 from pyrocryo.particles import Particles
 from pyrocryo.priors import IsotropicNormal
 from pyrocryo.rotations import matrix_from_euler
-from pyrocryo.svi.weights import Weights
+from pyrocryo.svi import Settings
+from pyrocryo.svi.devices import machine
 from pyrocryo.volumes import Atoms
 
 __all__ = ["rows"]
@@ -90,22 +90,15 @@ def _import_quietly() -> None:
             logger.disabled = off
 
 
-def _step(pair: Pair, batch: Any, optimiser: torch.optim.Optimizer, beta: float) -> None:
-    """One step of ours. TO BE SWAPPED for the captured step."""
-    with pyro.validation_enabled(False), Weights(beta):
-        loss = TraceMeanField_ELBO().differentiable_loss(pair.model, pair.guide, batch)
-    optimiser.zero_grad()
-    (loss / batch.images.numel()).backward()
-    optimiser.step()
-
-
 def _ours(pair: Pair, particles: Particles, device: str, *, beta: float) -> Callable[[], None]:
+    """Our step; on a GPU with networks in bfloat16, where cryoDRGN's are in float16."""
     pair.check(particles)
     pair = pair.to(device).train()
-    learned = [p for p in pair.parameters() if p.requires_grad]
-    optimiser = torch.optim.Adam(learned, lr=RATE, fused=True)
+    precision = "bf16" if torch.device(device).type == "cuda" else "float32"
+    settings = Settings(beta=beta, lr=RATE, precision=precision)
+    pair.autocast = machine(device, 1, precision).autocast
     batch = pair.moved(particles.batch(np.arange(len(particles))))
-    return lambda: _step(pair, batch, optimiser, beta)
+    return stepper(pair, batch, settings=settings)
 
 
 def _cryodrgn(particles: Particles, device: str) -> Callable[[], None]:
@@ -155,27 +148,10 @@ def _compared(
     spent = np.zeros((rounds, 1 + len(sides)))
     for n in range(rounds):
         for i, step in enumerate((other, *sides.values())):
-            _wait(device)
-            started = time.perf_counter()
-            for _ in range(steps):
-                step()
-            _wait(device)
-            spent[n, i] = (time.perf_counter() - started) / (steps * size)
+            spent[n, i] = seconds(step, device, steps) / size
     theirs, *ours = spent[1:].T
     for name, mine in zip(sides, ours, strict=True):
-        ratio = theirs / mine
-        yield {
-            "name": name,
-            "ours": float(np.median(mine)),
-            "other": float(np.median(theirs)),
-            "ratio": float(np.median(ratio)),
-            "spread": [float(ratio.min()), float(ratio.max())],
-        }
-
-
-def _wait(device: str) -> None:
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize(device)
+        yield row(name, mine, theirs)
 
 
 def _particles(n: int, box: int) -> Particles:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from pyrocryo.bench.timing import row
 from pyrocryo.io.mrc import Stacks, read_header, write_stack
 from pyrocryo.particles import Particles
 from pyrocryo.svi.feed import Feed
@@ -139,12 +140,5 @@ def _compared(
     name: str, ours: Callable[[], float], other: Callable[[], float], repeats: int
 ) -> dict:
     """Runs both sides in turn, after a first time that does not count."""
-    times = np.array([(ours(), other()) for _ in range(repeats + 1)][1:])
-    ratios = times[:, 1] / times[:, 0]
-    return {
-        "name": name,
-        "ours": float(np.median(times[:, 0])),
-        "other": float(np.median(times[:, 1])),
-        "ratio": float(np.median(ratios)),
-        "spread": [float(ratios.min()), float(ratios.max())],
-    }
+    samples = [(ours(), other()) for _ in range(repeats + 1)][1:]
+    return row(name, *zip(*samples, strict=True))
