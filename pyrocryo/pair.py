@@ -21,6 +21,7 @@ from pyrocryo.errors import InputError
 from pyrocryo.guides import Amortised, Polar
 from pyrocryo.particles import PER_IMAGE, Particles
 from pyrocryo.poses import Known, shift_of, turned, unturned
+from pyrocryo.precision import applied
 from pyrocryo.rotated_normal import RotatedNormal, RotationLayer
 
 __all__ = ["Pair"]
@@ -186,7 +187,7 @@ class Pair(nn.Module):
         with pyro.plate("particle", len(images), dim=-1):
             direction = pyro.sample("pose", self.pose.prior(batch)) if self.pose.latent else None
             z = pyro.sample("z", self.prior_of(batch))
-            u = z @ self.rotation()  # R^T z
+            u = applied(self.rotation().T, z)
             where = self.placed(batch, direction)
             with self.autocast():
                 clean = self.volume(u, *where, *_given(pixels))

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-__all__ = ["exact"]
+__all__ = ["applied", "exact"]
 
 Call = TypeVar("Call", bound=Callable[..., Any])
 
@@ -29,6 +29,14 @@ def exact(call: Call) -> Call:
             return call(*map(_raised, args), **{k: _raised(v) for k, v in kwargs.items()})
 
     return kept
+
+
+def applied(matrix: Tensor, vector: Tensor) -> Tensor:
+    """Small matrices `(..., n, k)` times vectors `(..., k)`, always in the precision they have.
+
+    A GPU's matrix products may be in TF32 (10 bits of mantissa), sums of products never are.
+    """
+    return (matrix * vector.unsqueeze(-2)).sum(-1)
 
 
 def _raised(value: Any) -> Any:

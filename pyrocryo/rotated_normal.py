@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.distributions import Independent, Normal, constraints
 from torch.distributions.kl import register_kl
 
+from pyrocryo.precision import applied
+
 __all__ = ["RotatedNormal", "RotationLayer"]
 
 
@@ -104,13 +106,12 @@ class RotatedNormal(dist.TorchDistribution):
         noise = torch.randn(
             self._extended_shape(sample_shape), dtype=self.loc.dtype, device=self.loc.device
         )
-        u = self.loc + (self.scale_tril @ noise.unsqueeze(-1)).squeeze(-1)
-        return u @ self.rotation.T
+        return applied(self.rotation, self.loc + applied(self.scale_tril, noise))
 
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
-        offset = (value @ self.rotation - self.loc).unsqueeze(-1)
+        offset = (applied(self.rotation.T, value) - self.loc).unsqueeze(-1)
         scale = self.scale_tril.expand(*offset.shape[:-2], -1, -1)
         white = torch.linalg.solve_triangular(scale, offset, upper=False).squeeze(-1)
         return -0.5 * white.square().sum(-1) - self._log_volume()
@@ -121,12 +122,13 @@ class RotatedNormal(dist.TorchDistribution):
 
     @property
     def mean(self) -> Tensor:
-        return self.loc @ self.rotation.T
+        return applied(self.rotation, self.loc)
 
     @property
     def variance(self) -> Tensor:
         r"""Marginal variances, the diagonal of :math:`R L L^\top R^\top`."""
-        return (self.rotation @ self.scale_tril).square().sum(-1)
+        columns = self.scale_tril.transpose(-1, -2).unsqueeze(-3)
+        return applied(columns, self.rotation).square().sum(-1)
 
     @property
     def total_square(self) -> Tensor:

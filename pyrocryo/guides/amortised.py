@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, softplus
 
 from pyrocryo.imaging import resample
-from pyrocryo.precision import exact
+from pyrocryo.precision import applied, exact
 
 __all__ = ["Amortised"]
 
@@ -81,5 +81,5 @@ class Amortised(nn.Module):
 def _upright(images: Tensor, rotation: Tensor, shift: Tensor) -> Tensor:
     """Flat particles `(B, D, D)` turned and moved back to where their molecule was."""
     back = rotation.transpose(-1, -2)
-    undo = -(back[..., :2, :2] @ shift.unsqueeze(-1)).squeeze(-1)
+    undo = -applied(back[..., :2, :2], shift)
     return resample(images, back, undo, box=images.shape[-1])

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import grid_sample
 
 from pyrocryo.imaging.splat import pixel_centres
-from pyrocryo.precision import exact
+from pyrocryo.precision import applied, exact
 
 __all__ = ["polar", "resample", "resample_projection"]
 
@@ -96,7 +96,7 @@ def _sample(maps: Tensor, back: Tensor, shift: Tensor, axes: list[Tensor]) -> Te
     side, dim = maps.shape[-1], len(axes)
     step = 2.0 / (side - 1)  # grid_sample's [-1, 1] runs from the first to the last voxel
     back = back * (step * side / len(axes[0]))
-    origin = -(back[..., :2] @ shift.unsqueeze(-1)).squeeze(-1) + ((side // 2) * step - 1.0)
+    origin = -applied(back[..., :2], shift) + ((side // 2) * step - 1.0)
     unit = origin.view(-1, dim, *[1] * dim)
     for n, axis in enumerate(axes):
         shape = [1] * dim

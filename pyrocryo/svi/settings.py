@@ -30,7 +30,7 @@ class Settings:
         order: Seeds see the particles in an order of their "own" (a seed is then the same alone
             and in company), or in a "shared" one, which reads each batch once for all of them.
         precision: "float32"; "tf32", matrix products of GPUs with 10 bits of mantissa; or "bf16",
-            networks in bfloat16 (autocast). Geometry, likelihood and KL stay in float32.
+            networks in bfloat16 (autocast). Poses, `z`, likelihood and KL stay in float32.
     """
 
     steps: int = 1500

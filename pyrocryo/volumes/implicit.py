@@ -11,7 +11,7 @@ from torch.nn.functional import silu
 from pyrocryo.errors import InputError
 from pyrocryo.imaging.splat import pixel_centres
 from pyrocryo.particles import Particles
-from pyrocryo.precision import exact
+from pyrocryo.precision import applied, exact
 from pyrocryo.volumes.grid import MOST_VOXELS_A_SIDE, refuse_tilted
 
 __all__ = ["Implicit"]
@@ -122,8 +122,8 @@ class Implicit(nn.Module):
         seen = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), dim=-1).flatten(0, 1)
         if pixels is not None:
             seen = seen[pixels]
-        # r A = A^T r, for rows r
-        points = (seen - shift.unsqueeze(1)) @ rotation[:, :2, : self.dim]
+        back = rotation[:, :2, : self.dim].transpose(-1, -2).unsqueeze(1)
+        points = applied(back, seen - shift.unsqueeze(1))
         if self.dim == 2:
             return points
         depth = pixel_centres(self.side, self.box / self.side, **like)
