@@ -116,6 +116,10 @@ class Pair(nn.Module):
         new._take_name()
         return new
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._take_name()
+
     def _take_name(self) -> None:
         """A prefix of its own in Pyro's global parameter store, given up with the pair."""
         self._name = f"pair{next(_numbers)}"
@@ -276,7 +280,8 @@ class Pair(nn.Module):
                 f"{self.box}"
             )
         self.pose.check(particles)
-        self.volume.check(particles)
+        # rotations that are there but not used may be whatever they are
+        self.volume.check(particles.without("rotation") if self.pose.latent else particles)
         for name in _context(self.prior):
             if name not in particles.fields:
                 held = ", ".join(particles.fields) or "no fields"

@@ -167,6 +167,14 @@ class Particles:
         """The particles at positions ``index``, none of them held out."""
         return self._subset(np.asarray(index, dtype=int))
 
+    def without(self, *names: str) -> Particles:
+        """The same particles, less some of their fields."""
+        new = self._copy()
+        new.fields = {name: value for name, value in self.fields.items() if name not in names}
+        new._batch = namedtuple("Batch", ("images", "index", "pixel_size", *new.fields))
+        new._digest = None
+        return new
+
     def raw(self, index: np.ndarray) -> np.ndarray:
         """Images at positions ``index`` as stored, before offset and scale, in a new array."""
         return np.asarray(self.images[np.asarray(self._rows[index])])

@@ -281,3 +281,12 @@ def test_a_flat_volume_refuses_tilted_particles(rng):
     pair = _pair(pc.priors.IsotropicNormal(2), particles)
     with pytest.raises(pc.InputError, match="8 images are tilted out of the plane"):
         pair.check(particles)
+
+
+def test_an_unpickled_pair_has_a_name_of_its_own(slowvae, pairs_in_time):
+    import pickle
+
+    again = pickle.loads(pickle.dumps(slowvae))
+    assert again._name != slowvae._name
+    batch = pairs_in_time.batch(np.arange(4))
+    torch.testing.assert_close(again.posterior_of(batch).mean, slowvae.posterior_of(batch).mean)

@@ -252,3 +252,33 @@ def test_a_conditioned_z_goes_with_many_poses(pairs_in_time):
         model = poutine.condition(model, {"z": torch.zeros(4, 2, 2)})
         drawn = Predictive(model, num_samples=3, parallel=True)(batch)
         assert drawn["x"].shape == (3, 4, 2, 32, 32)
+
+
+@pytest.mark.parametrize("box", [96, 101])
+def test_the_head_reads_wide_images_through_wider_pixels(box):
+    """... whose grid must not move the origin: a turn about it turns what the head says."""
+    r = torch.arange(box) - box // 2
+    x, y = torch.meshgrid(r, r, indexing="xy")
+    spots = [(14.0, 3.0, 1.0), (-9.0, 18.0, 0.7), (4.0, -16.0, 0.5)]
+    image = sum(h * torch.exp(-((x - a) ** 2 + (y - b) ** 2) / 72) for a, b, h in spots)[None]
+    head = pc.guides.Polar().build(box)
+    shift = torch.tensor([[5.0, -7.0]])
+    with torch.no_grad():
+        first = head(image, torch.zeros(1, 2)).mean
+        for degrees in (90.0, 37.0, -120.0):
+            moved = resample(image, turn(_unit([degrees])), shift, box=box)
+            found = head(moved, shift).mean
+            expected = turned(first, torch.deg2rad(torch.tensor(degrees)))
+            assert (found * expected).sum() > np.cos(np.deg2rad(1.0)), degrees
+
+
+def test_rotations_that_come_along_do_not_matter_where_poses_are_unknown(pairs_in_time):
+    tilted = np.broadcast_to(
+        pc.rotations.matrix_from_euler(np.array([[0.0, 60.0, 0.0]]))[0], (240, 2, 3, 3)
+    )
+    particles = pc.Particles(pairs_in_time.images, pixel_size=3.0, rotation=tilted)
+    prior, volume = pc.priors.LaplaceTransition(2, 2.0), pc.volumes.Grid()
+    with pytest.raises(pc.InputError, match="tilted out of the plane"):
+        pc.Pair(prior, volume, 32).check(particles)
+    pc.Pair(prior, volume, 32, pose=pc.poses.InPlane()).check(particles)
+    assert particles.fields  # still there

@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
 
 from pyrocryo.directions import PlanarNormal
 from pyrocryo.imaging import polar
@@ -16,6 +17,9 @@ __all__ = ["Polar"]
 # Times the length of the mean: short lengths still give any posterior down to the uniform one. An
 # exponential without a floor is pushed to 0 by the KL early on, its gradient with it, for good.
 SMALLEST_SIZE, FIRST_SIZE = 10.0, 30.0
+
+
+WIDEST = 48  # pixels: wider images are averaged down to it first, for rings as far apart as pixels
 
 
 class Polar(nn.Module):
@@ -41,8 +45,9 @@ class Polar(nn.Module):
 
     def build(self, box: int) -> Polar:
         """Makes the filters for images of ``box`` pixels."""
-        self.radii = max(2, min(box // 2, 24) - 1)
         self.box = box
+        self.bin = -(-box // WIDEST)
+        self.radii = max(2, box // self.bin // 2 - 1)
         self.first = CircularFilters(self.radii, self.channels, self.angles)
         self.second = CircularFilters(self.channels, self.channels, self.angles)
         self.score = nn.Conv1d(self.channels, 1, 1)
@@ -56,8 +61,12 @@ class Polar(nn.Module):
     def forward(self, images: Tensor, shift: Tensor) -> PlanarNormal:
         """The pose posterior of images `(..., D, D)` of molecules at ``shift`` `(..., 2)` (px)."""
         lead = images.shape[:-2]
-        flat = images.reshape(-1, self.box, self.box)
-        rings = polar(flat, shift.reshape(-1, 2), radii=self.radii, angles=self.angles)
+        flat, shift = images.reshape(-1, self.box, self.box), shift.reshape(-1, 2)
+        if self.bin > 1:
+            flat = avg_pool2d(flat.unsqueeze(1), self.bin).squeeze(1)
+            # the origin is the centre of pixel box // 2, wherever that falls between the wide ones
+            shift = (shift + self.box // 2 + 0.5) / self.bin - 0.5 - flat.shape[-1] // 2
+        rings = polar(flat, shift, radii=self.radii, angles=self.angles)
         features = self.second(self.first(rings))
         weights = self.score(features).squeeze(1).softmax(-1)
         size = _size(self.spread(features.mean(-1)))
