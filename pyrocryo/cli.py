@@ -105,7 +105,8 @@ class Fit:
                 f"body: each seed has an angle of its own, so {self.body} cannot go with "
                 f"{self.seeds} of them; use --seeds 1, or --body auto"
             )
-        svi.prepare(pair, particles, self.seeds, settings)  # before the run folder is made
+        where = {"device": device, "devices": self.devices, "together": self.together}
+        svi.prepare(pair, particles, self.seeds, settings, **where)  # before there is a folder
         out = self.out or Path("runs") / self.model.stem
         if svi.first_process():
             out = io.new_folder(out, resume=self.resume)
@@ -115,9 +116,7 @@ class Fit:
             pair,
             particles,
             seeds=self.seeds,
-            device=device,
-            devices=self.devices,
-            together=self.together,
+            **where,
             capture=self.capture,
             checkpoint=out / "checkpoint.pt",
             resume=self.resume,

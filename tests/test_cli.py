@@ -297,3 +297,21 @@ def test_a_body_for_known_poses_is_refused_before_training(tmp_path, capsys):
     assert main(["fit", str(model), *options]) == 2
     assert "body: only in-plane poses of flat volumes" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--devices", "5"], "batch_size: 36 particles cannot be shared evenly among 5 devices"),
+        (["--devices", "0"], "devices: expected at least 1"),
+        (["--together", "0"], "together: expected at least 1"),
+        (["--precision", "fp16"], "precision"),
+    ],
+)
+def test_a_machine_that_will_not_do_is_told_before_a_folder_is_made(
+    stack, tmp_path, capsys, options, message
+):
+    out = tmp_path / "run"
+    assert _fit("vae", "--data", stack, "--out", out, *options) == 2
+    assert message in capsys.readouterr().err
+    assert not out.exists()

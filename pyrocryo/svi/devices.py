@@ -11,8 +11,6 @@ from dataclasses import dataclass
 
 import torch
 
-from pyrocryo.errors import InputError
-
 __all__ = ["Machine", "first_process", "machine", "matrix_products"]
 
 
@@ -45,10 +43,6 @@ def machine(device: str | torch.device, devices: int, precision: str) -> Machine
         precision: "float32", "tf32" or "bf16".
     """
     device = torch.device(device)
-    if devices < 1:
-        raise InputError(f"devices: expected at least 1, got {devices}")
-    if devices > 1 and device.index is not None:
-        raise InputError(f"device: {device} is one device, but devices is {devices}")
     if devices == 1 and precision != "bf16":
         return Machine(device)  # nothing for Fabric to do, so it need not be loaded
     from lightning_fabric import Fabric

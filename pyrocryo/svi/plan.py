@@ -39,7 +39,14 @@ class Plan:
 
 
 def prepare(
-    pair: Pair, particles: Particles, seeds: int | Sequence[int], options: Mapping[str, Any]
+    pair: Pair,
+    particles: Particles,
+    seeds: int | Sequence[int],
+    options: Mapping[str, Any],
+    *,
+    device: str | torch.device = "cpu",
+    devices: int = 1,
+    together: int | None = None,
 ) -> Plan:
     """Checks that pair, particles and settings go together; reads every pixel once.
 
@@ -54,6 +61,17 @@ def prepare(
     particles.statistics()  # finds pixels that are no numbers
     train = particles.train
     settings = replace(settings, batch_size=min(settings.batch_size, len(train)))
+    if together is not None and together < 1:
+        raise InputError(f"together: expected at least 1, got {together}")
+    if devices < 1:
+        raise InputError(f"devices: expected at least 1, got {devices}")
+    if devices > 1 and torch.device(device).index is not None:
+        raise InputError(f"device: {device} is one device, but devices is {devices}")
+    if settings.batch_size % devices:
+        raise InputError(
+            f"batch_size: {settings.batch_size} particles cannot be shared evenly among "
+            f"{devices} devices"
+        )
     exact = _exact_kl(pair, train)
     if settings.gamma != 1.0 and not (exact and hasattr(pair.prior, "with_transition_weight")):
         raise InputError(

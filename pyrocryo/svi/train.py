@@ -107,10 +107,9 @@ def fit(
         InputError: If pair, particles and settings do not go together, or do not fit into memory.
         FloatingPointError: If the loss or a gradient stops being finite; says step and site.
     """
-    plan = prepare(pair, particles, seeds, settings)
-    if together is not None and together < 1:
-        raise InputError(f"together: expected at least 1, got {together}")
-    there = machine(device, devices, plan.settings.precision)
+    where = {"device": device, "devices": devices}
+    plan = prepare(pair, particles, seeds, settings, together=together, **where)
+    there = machine(**where, precision=plan.settings.precision)
     if plan.settings.batch_size % there.world:
         raise InputError(
             f"batch_size: {plan.settings.batch_size} particles cannot be shared evenly among "
