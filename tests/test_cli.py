@@ -302,7 +302,7 @@ def test_a_body_for_known_poses_is_refused_before_training(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--devices", "5"], "batch_size: 36 particles cannot be shared evenly among 5 devices"),
+        (["--devices", "5"], "batch_size: 16 particles cannot be shared evenly among 5 devices"),
         (["--devices", "0"], "devices: expected at least 1"),
         (["--together", "0"], "together: expected at least 1"),
         (["--precision", "fp16"], "precision"),
