@@ -210,6 +210,15 @@ class Counts(nn.Module):
         return dist.Normal(temperature.new_zeros(len(temperature), 2), size).to_event(1)
 
 
+class Masks(nn.Module):
+    dim = 2
+
+    def forward(self, temperature):
+        size = 1.0 + 0.1 * len(torch.unique(temperature.round()))
+        cold = temperature[temperature < 290].sum() / 1e5
+        return dist.Normal(temperature.new_zeros(len(temperature), 2), size + cold).to_event(1)
+
+
 class Remembers(nn.Module):
     dim = 2
 
@@ -227,6 +236,7 @@ class Remembers(nn.Module):
     [
         (Branches, r"taken out of a tensor \(.item\(\).*test_step.py, line"),
         (Counts, "other numbers than Python"),
+        (Masks, "depends on values .a boolean mask, unique"),
         (Remembers, "buffer prior.mean"),
     ],
 )
@@ -396,9 +406,15 @@ def test_a_killed_traced_fit_resumes_to_the_same_numbers(in_time, tmp_path, monk
     with pytest.raises(KeyboardInterrupt):
         pc.fit(_small(), in_time, checkpoint=path, **options)
     monkeypatch.setattr(Step, "__call__", original)
+    stopped = path.read_bytes()
     resumed = pc.fit(_small(), in_time, checkpoint=path, resume=True, **options)
     for key in KEYS:
         np.testing.assert_array_equal(resumed.history[key], whole.history[key])
+    if together == 2:
+        (tmp_path / "copy.pt").write_bytes(stopped)
+        options |= {"capture": False, "together": None}  # but two began together
+        again = pc.fit(_small(), in_time, checkpoint=tmp_path / "copy.pt", resume=True, **options)
+        np.testing.assert_allclose(again.history["loss"], whole.history["loss"], rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["slowvae", "implicit", "atoms", "in-plane", "gauss-newton"])

@@ -25,11 +25,18 @@ class Graph:
         inputs: An example of its arguments.
 
     Raises:
+        ValueError: If the shape of a tensor on the way depends on values.
         Exception: Whatever the function raises when it asks for a value while being traced.
     """
 
     def __init__(self, call: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]) -> None:
         self._module = make_fx(call)(*inputs)
+        for node in self._module.graph.nodes:
+            if _depends_on_values(node):
+                raise ValueError(
+                    f"the shape of what {node.target.overloadpacket.__name__} returns depends on "
+                    "values (a boolean mask, unique, nonzero)"
+                )
         _fold(self._module)
         self._compile()
 
@@ -120,6 +127,14 @@ def _random(graph: fx.Graph) -> Iterator[fx.Node]:
 
 def _tags(node: fx.Node) -> Sequence[torch.Tag]:
     return getattr(node.target, "tags", ())
+
+
+def _depends_on_values(node: fx.Node) -> bool:
+    """Whether the shape of the result does."""
+    if node.target is torch.ops.aten.index.Tensor:  # by numbers it is known, by a mask it is not
+        given = [arg.meta["val"] for arg in node.args[1] if isinstance(arg, fx.Node)]
+        return any(value.dtype in (torch.bool, torch.uint8) for value in given)
+    return torch.Tag.dynamic_output_shape in _tags(node)
 
 
 def _mutates(node: fx.Node) -> bool:

@@ -166,7 +166,9 @@ class _Training:
                 result[seed] = pair.eval(), history
         if not left:
             return result
-        if capture is None:
+        if len(self.state.current) > 1:
+            capture = True  # these seeds began together
+        elif capture is None:
             on_gpu = self.there.device.type == "cuda"
             capture = on_gpu or len(left) * self.settings.steps >= WORTH_TRACING
         example = self._moved(self.plan.train.batch(self._rows(0, left[0])))
@@ -196,6 +198,11 @@ class _Training:
             if len(largest) > 1 and program.stackable(pairs):
                 parts = found
                 log.info("%d seeds at once, %.2g MB each", len(largest), each / 1e6)
+        if len(begun) > 1 and not program.stackable([self._fresh(seed)[0] for seed in begun]):
+            raise InputError(
+                f"resume: the checkpoint has seeds {begun} in training together, which cannot be "
+                "done here; fit anew"
+            )
         return [*([begun] if begun else []), *parts]
 
     def _group(self, program: Program, seeds: list[int]) -> Iterator[tuple[int, Pair, np.ndarray]]:
