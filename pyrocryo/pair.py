@@ -194,7 +194,7 @@ class Pair(nn.Module):
             u = applied(self.rotation().T, z)
             where = self.placed(batch, direction)
             with self.autocast():
-                clean = self.volume(u, *where, *_given(pixels))
+                clean = self.volume(u, *where, *_given(pixels)).to(images.dtype)
             with poutine.scale(scale=1 / share):
                 law = dist.Normal(clean, self.noise).to_event(images.dim() - 1)
                 pyro.sample("x", law, obs=images)
@@ -242,7 +242,8 @@ class Pair(nn.Module):
         rotation, shift = self.placed(batch, direction)
         with self.autocast():
             loc, scale_tril = self.encoder(batch.images, rotation.detach(), shift)
-        posterior = RotatedNormal(loc, scale_tril, self.rotation())
+        number = batch.images.dtype
+        posterior = RotatedNormal(loc.to(number), scale_tril.to(number), self.rotation())
         return posterior.to_event(1) if batch.images.dim() == 4 else posterior
 
     def density(self, z: Tensor) -> Tensor:

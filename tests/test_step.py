@@ -270,6 +270,56 @@ def test_a_guide_with_dropout_is_traced_and_stacked(in_time):
         np.testing.assert_allclose(traced.history["loss"], plain.history["loss"], rtol=1e-5)
 
 
+def test_noise_like_another_tensor_is_stacked_too(in_time, caplog):
+    class Jittery(pc.guides.Amortised):
+        def forward(self, images, rotation, shift):
+            jittered = images + 0.1 * torch.randn_like(images) + 0.1 * torch.rand_like(images)
+            return super().forward(jittered, rotation, shift)
+
+    options = {"steps": 6, "batch_size": 8, "seeds": 2, "capture": True}
+    alone = pc.fit(_small(guide=Jittery((16,))), in_time, together=1, **options)
+    together = pc.fit(_small(guide=Jittery((16,))), in_time, together=2, **options)
+    np.testing.assert_allclose(together.history["loss"], alone.history["loss"], rtol=1e-5)
+    assert "one after another" not in caplog.text
+
+
+def test_one_latent_has_no_axes_to_turn(in_time):
+    def pair():
+        return _small(prior=pc.priors.LaplaceTransition(1, 2.0), pose=pc.poses.InPlane())
+
+    options = {"steps": 8, "batch_size": 8, "rigid_steps": 3, "seeds": 2}
+    plain = pc.fit(pair(), in_time, capture=False, **options)
+    for together, rtol in ((1, 1e-6), (2, 5e-3)):  # Adam's first steps enlarge rounding
+        traced = pc.fit(pair(), in_time, capture=True, together=together, **options)
+        np.testing.assert_allclose(traced.history["loss"], plain.history["loss"], rtol=rtol)
+
+
+def test_a_frozen_pair_is_told(in_time):
+    with pytest.raises(pc.InputError, match="pair: no parameter is left to train"):
+        pc.fit(_small().requires_grad_(False), in_time, steps=2)
+
+
+def test_a_guide_of_someone_else_in_bf16_leaves_the_densities_in_float32(in_time):
+    class Plain(nn.Module):
+        def build(self, latent, box, volume):
+            self.latent = latent
+            self.layer = nn.Linear(box * box, 2 * latent)
+            return self
+
+        def forward(self, images, rotation, shift):
+            loc, log_scale = self.layer(images.flatten(-2)).chunk(2, dim=-1)
+            return loc, torch.diag_embed(log_scale.exp())
+
+    pair = _small(guide=Plain())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert pair.encoder(in_time.batch(np.arange(2)).images, None, None)[0].dtype == (
+            torch.bfloat16
+        )
+    pair.autocast = lambda: torch.autocast("cpu", torch.bfloat16)
+    posterior = pair.posterior_of(in_time.batch(np.arange(2)))
+    assert posterior.mean.dtype == posterior.base_dist.scale_tril.dtype == torch.float32
+
+
 def test_seeds_that_cannot_be_stacked_train_one_after_another(in_time, caplog):
     class Noisy(pc.guides.Amortised):
         def forward(self, images, rotation, shift):

@@ -12,6 +12,10 @@ from torch.fx.experimental.proxy_tensor import make_fx
 __all__ = ["Graph"]
 
 SAME = {torch.ops.aten.detach.default, torch.ops.aten.alias.default}
+LIKE = {
+    torch.ops.aten.randn_like.default: torch.ops.aten.randn.default,
+    torch.ops.aten.rand_like.default: torch.ops.aten.rand.default,
+}
 COPIES = {torch.ops.aten.lift_fresh_copy.default, torch.ops.aten.lift_fresh.default}
 
 
@@ -98,6 +102,9 @@ class Draw:
     @classmethod
     def of(cls, node: fx.Node) -> Draw | None:
         """That of a node of a graph, or None if it needs other tensors' values."""
+        if node.target in LIKE:
+            like = node.meta["val"]
+            return cls(LIKE[node.target], (list(like.shape),), {}, like, False)
         in_place = torch.Tag.inplace in node.target.tags
         args = node.args[1:] if in_place else node.args
         if any(isinstance(arg, fx.Node) for arg in [*args, *node.kwargs.values()]):

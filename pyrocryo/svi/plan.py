@@ -15,6 +15,7 @@ from pyrocryo.errors import InputError
 from pyrocryo.pair import Pair
 from pyrocryo.particles import Particles
 from pyrocryo.svi.settings import Settings
+from pyrocryo.svi.stack import trained
 
 __all__ = ["Plan", "prepare"]
 
@@ -57,6 +58,8 @@ def prepare(
     seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
     if not seeds or len(set(seeds)) != len(seeds):
         raise InputError(f"seeds: expected at least one, each different, got {seeds}")
+    if not trained(pair):
+        raise InputError("pair: no parameter is left to train, all of them are frozen")
     pair.check(particles)
     particles.statistics()  # finds pixels that are no numbers
     train = particles.train

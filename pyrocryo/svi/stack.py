@@ -14,8 +14,8 @@ __all__ = ["Stack", "trained", "used"]
 
 
 def trained(pair: Pair) -> dict[str, nn.Parameter]:
-    """The parameters of a pair that are trained, by name."""
-    return {name: p for name, p in pair.named_parameters() if p.requires_grad}
+    """The parameters of a pair that are trained, by name; none without numbers."""
+    return {n: p for n, p in pair.named_parameters() if p.requires_grad and p.numel()}
 
 
 def used(loss: Tensor, pair: Pair) -> list[str]:
