@@ -108,7 +108,7 @@ class Fit:
         where = {"device": device, "devices": self.devices, "together": self.together}
         svi.prepare(pair, particles, self.seeds, settings, **where)  # before there is a folder
         out = self.out or Path("runs") / self.model.stem
-        if svi.first_process():
+        if svi.first_process(self.devices):
             out = io.new_folder(out, resume=self.resume)
         else:
             log.setLevel(logging.WARNING)
@@ -122,7 +122,7 @@ class Fit:
             resume=self.resume,
             **settings,
         )
-        if not svi.first_process():
+        if not svi.first_process(self.devices):
             return
         if self.body is not None:
             fit = frames.reference_body(fit, particles.train, body)

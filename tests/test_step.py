@@ -136,8 +136,8 @@ def test_a_stacked_seed_equals_itself_alone(name, request):
     pairs = _seeds(template, 3)
     assert program.stackable(pairs)
     generators = [torch.Generator().manual_seed(10 + s) for s in range(3)]
-    together = Step(Stack(copy.deepcopy(pairs), program.blocks), settings, generators)
-    alone = [Step(Stack([pair], program.blocks), settings) for pair in pairs]
+    together = Step(Stack(copy.deepcopy(pairs)), settings, generators)
+    alone = [Step(Stack([pair]), settings) for pair in pairs]
     chances = [torch.Generator().manual_seed(10 + s).get_state() for s in range(3)]
     for n in range(10):
         rigid = n < settings.rigid_steps
@@ -156,12 +156,9 @@ def test_a_stacked_seed_equals_itself_alone(name, request):
             torch.testing.assert_close(
                 together.now()[:, s], step.now()[:, 0], rtol=1e-5, atol=1e-5
             )
-            for a, b in zip(together.stack.blocks, step.stack.blocks, strict=True):
-                if b.grad is None:
-                    assert a.grad is None
-                    continue
-                error = (a.grad[s] - b.grad[0]).norm() / b.grad.norm()
-                assert error < 1e-5, (n, s)
+            expected = step.stack.theta.grad[0]
+            error = (together.stack.theta.grad[s] - expected).norm() / expected.norm()
+            assert error < 1e-5, (n, s)
 
 
 @pytest.mark.parametrize("order", ["own", "shared"])
@@ -377,43 +374,39 @@ def test_the_peak_of_a_graph_counts_what_lives_at_once():
 def test_a_seed_that_is_not_finite_is_not_moved(in_time):
     program, settings = _program(_small(), in_time)
     pairs = _seeds(_small(), 2)
-    step = Step(
-        Stack(pairs, program.blocks), settings, [torch.Generator().manual_seed(s) for s in (0, 1)]
-    )
+    step = Step(Stack(pairs), settings, [torch.Generator().manual_seed(s) for s in (0, 1)])
     assert program.stackable(pairs)
     batch = in_time.batch(np.arange(8))
     batch = batch._make(torch.stack([f, f]) if f.dim() else f for f in batch)
     batch.images[1, 0] = float("nan")
-    before = [block.clone() for block in step.stack.blocks]
+    before = step.stack.theta.clone()
     step(program.phase(pairs, False), batch, 1.0, 1e-2)
     assert torch.isfinite(step.now()).tolist() == [[True, False], [True, False]]
-    for a, b in zip(before, step.stack.blocks, strict=True):
-        assert torch.equal(a[1], b[1])
-        assert not torch.equal(a[0], b[0])
+    assert torch.equal(before[1], step.stack.theta[1])
+    assert not torch.equal(before[0], step.stack.theta[0])
 
 
 def test_pairs_of_a_stack_are_its_rows_until_released():
     pairs = _seeds(_small(), 2)
     expected = [[p.clone() for p in trained(pair).values()] for pair in pairs]
-    stack = Stack(pairs, [list(trained(pairs[0]))])
-    stack.blocks[0][1] += 1
+    stack = Stack(pairs)
+    stack.theta[1] += 1
     for a, b in zip(trained(pairs[1]).values(), expected[1], strict=True):
         torch.testing.assert_close(a.detach(), b.detach() + 1)
     stack.release()
-    stack.blocks[0].zero_()
+    stack.theta.zero_()
     for a, b in zip(trained(pairs[0]).values(), expected[0], strict=True):
         assert torch.equal(a, b)
 
 
-def test_groups_are_even_and_fit(monkeypatch):
-    monkeypatch.setattr(grouping, "free_memory", lambda device: 10_000_000)
+def test_groups_are_even_and_fit():
     cpu, seeds = torch.device("cpu"), list(range(10))
-    sizes = [len(g) for g in grouping.groups(seeds, 2_000_000, cpu, None)]
+    sizes = [len(g) for g in grouping.groups(seeds, 2_000_000, cpu, None, 10_000_000)]
     assert sum(sizes) == 10
     assert max(sizes) == 4
     assert max(sizes) - min(sizes) <= 1
-    assert [len(g) for g in grouping.groups(seeds, 2_000_000, cpu, 3)] == [2, 3, 3, 2]
-    assert len(grouping.groups(seeds, grouping.CACHE + 1, cpu, None)) == 10
+    assert [len(g) for g in grouping.groups(seeds, 2_000_000, cpu, 3, 10_000_000)] == [2, 3, 3, 2]
+    assert len(grouping.groups(seeds, grouping.CACHE + 1, cpu, None, 10**9)) == 10
 
 
 def test_what_does_not_fit_is_told_with_what_would(in_time, monkeypatch):

@@ -78,7 +78,7 @@ def stepper(
         device = batch.images.device
         generators = [torch.Generator(device).manual_seed(seed) for seed in range(seeds)]
         batch = batch._make(torch.stack([f] * seeds) if f.dim() else f for f in batch)
-    step = Step(Stack(pairs, program.blocks), settings, generators)
+    step = Step(Stack(pairs), settings, generators)
     phase = program.phase(pairs, rigid=False)
     return lambda: step(phase, batch, settings.beta, settings.lr)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["State", "write"]
 
+log = logging.getLogger("pyrocryo")
+
 EVERY = 200  # steps between two checkpoints
 FORMAT = 2
 
@@ -26,7 +29,8 @@ class State:
     """The checkpoint of a fit: trained seeds, and those in training.
 
     The file holds tensors, numbers and strings only, so that ``torch.load(weights_only=True)``
-    reads it, and nothing in it depends on the device or the number of processes.
+    reads it, and it can be resumed on any kind and number of devices (the random numbers go on
+    where the kind is the same).
 
     Args:
         path: The file, or None for a fit that leaves none.
@@ -80,8 +84,10 @@ class State:
             return 0
         for pair, saved in zip(step.stack.pairs, current["pairs"], strict=True):
             self._load(pair, saved)
-        step.optimiser.load_state_dict(current["optimiser"])
-        if rank < len(current["chance"]):
+        step.set_moments(current["moments"])
+        if current["device"] != step.device.type:
+            log.info("random numbers start afresh: the checkpoint is from another kind of device")
+        elif rank < len(current["chance"]):
             step.set_chance(current["chance"][rank])
         steps = current["steps"]
         history[:steps] = current["history"].numpy()
@@ -107,8 +113,9 @@ class State:
                 "steps": steps,
                 "pairs": pairs,
                 "history": torch.from_numpy(history[:steps].copy()),
-                "optimiser": _on_cpu(step.optimiser.state_dict()),
+                "moments": step.moments(),
                 "chance": chance,
+                "device": step.device.type,
             }
         _write(self.content, self.path)
 
@@ -135,14 +142,6 @@ def _weights(pair: Pair) -> dict[str, Any]:
 
 def _trained(weights: dict[str, Any], history: np.ndarray) -> dict[str, Any]:
     return {"pair": weights, "history": torch.from_numpy(history.copy())}
-
-
-def _on_cpu(value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-        return value.cpu()
-    if isinstance(value, dict):
-        return {key: _on_cpu(one) for key, one in value.items()}
-    return [_on_cpu(one) for one in value] if isinstance(value, list) else value
 
 
 def _write(content: dict[str, Any], path: Path) -> None:

@@ -149,6 +149,17 @@ def _mutates(node: fx.Node) -> bool:
     return bool(schema and schema.is_mutable)
 
 
+def _written(node: fx.Node) -> list[fx.Node]:
+    """The arguments that an operation writes to."""
+    found: list[fx.Node] = []
+    for n, argument in enumerate(node.target._schema.arguments):
+        given = node.args[n] if n < len(node.args) else node.kwargs.get(argument.name)
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            several = given if isinstance(given, (list, tuple)) else [given]
+            found += [one for one in several if isinstance(one, fx.Node)]
+    return found
+
+
 def _fold(module: fx.GraphModule) -> None:
     """Computes once what does not depend on the inputs, and drops what changes nothing."""
     graph = module.graph
@@ -179,7 +190,7 @@ def _untouched(graph: fx.Graph) -> set[fx.Node]:
     written: set[fx.Node] = set()
     for node in graph.nodes:
         if node.op == "call_function" and _mutates(node):
-            behind = [arg for arg in node.args if isinstance(arg, fx.Node)]
+            behind = _written(node)
             while behind:
                 one = behind.pop()
                 if one not in written:

@@ -32,7 +32,9 @@ def needed(pair: Pair, peak: int, batch: int) -> int:
     return COPIES * parameters + peak + 2 * batch
 
 
-def groups(seeds: list[int], each: int, device: torch.device, most: int | None) -> list[list[int]]:
+def groups(
+    seeds: list[int], each: int, device: torch.device, most: int | None, free: int
+) -> list[list[int]]:
     """Parts the seeds into groups that are trained at once.
 
     Args:
@@ -41,8 +43,9 @@ def groups(seeds: list[int], each: int, device: torch.device, most: int | None) 
         device: On a GPU as many as fit; on a CPU only seeds whose step stays in the cache gain
             anything from company.
         most: Largest group allowed; None for no limit.
+        free: Bytes that are free there.
     """
-    fit = max(1, int(SHARE * free_memory(device)) // max(1, each))
+    fit = max(1, int(SHARE * free) // max(1, each))
     if device.type == "cpu" and most is None:
         fit = min(fit, TOGETHER // each) if each <= CACHE else 1
     size = max(1, min(fit, most or len(seeds), len(seeds)))
@@ -106,7 +109,7 @@ def _need(
     """Bytes of a step on the first ``n`` particles; None if that cannot be told."""
     batch = example._make(field[:n] if field.dim() else field for field in example)
     if peak is None:
-        objective = Objective(pair, batch, [list(trained(pair))], gamma=settings.gamma)
+        objective = Objective(pair, batch, gamma=settings.gamma)
         parameters = [p.detach() for p in trained(pair).values()]
         try:
             peak = Graph(objective, [*parameters, *batch]).peak

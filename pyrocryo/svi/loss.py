@@ -32,7 +32,8 @@ def negative_elbo(pair: Pair, batch: Any, weights: Weights, *, validate: bool = 
         weights: Of the KL and its parts.
         validate: Let distributions check their arguments, which waits for values.
     """
-    with pyro.validation_enabled(validate), weights:
+    # a store of its own, as modules of Pyro's leave their parameters' values in the global one
+    with pyro.get_param_store().scope(), pyro.validation_enabled(validate), weights:
         guide = poutine.trace(pair.guide).get_trace(batch)
         model = poutine.trace(poutine.replay(pair.model, guide)).get_trace(batch)
         total = 0.0
@@ -41,6 +42,8 @@ def negative_elbo(pair: Pair, batch: Any, weights: Weights, *, validate: bool = 
                 continue
             if site["is_observed"]:
                 term, weight = -site["fn"].log_prob(site["value"]), site
+            elif isinstance(scale := guide.nodes[name]["scale"], float) and scale == 0:
+                continue
             else:
                 term, weight = _kl(guide.nodes[name], site), guide.nodes[name]
             total = total + scale_and_mask(term, weight["scale"], weight["mask"]).sum()

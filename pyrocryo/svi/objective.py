@@ -11,25 +11,26 @@ from torch.func import functional_call, vmap
 
 from pyrocryo.pair import Pair
 from pyrocryo.svi.loss import negative_elbo
+from pyrocryo.svi.stack import trained
 from pyrocryo.svi.weights import Weights
 
 __all__ = ["Objective"]
 
+SMALLEST = 1e-5  # of a gradient: below, it is the rounding of larger numbers
 NOT_A_ROW = ("pixel_size",)  # of a batch: one for all particles
 
 
 class Objective:
     """Loss and gradients of a pair, or of several seeds of it at once.
 
-    Called with the parameters in the order of ``names``, then the fields of a batch, then β where
-    it changes; returns the loss, and the gradients joined to one vector for each block of
-    parameters. Of S seeds at once, parameters, loss and gradients have a leading axis of S, and
-    each seed draws its own noise.
+    Called with the trained parameters in the order of ``names``, then the fields of a batch, then
+    β where it changes; returns the loss, and the gradients joined to one vector. Of S seeds at
+    once, parameters, loss and gradients have a leading axis of S, and each seed draws its own
+    noise.
 
     Args:
         pair: Model and guide; its own parameters are not used.
         batch: An example of the batches.
-        blocks: Names of the parameters of each block.
         beta: β, or None if it comes with each call.
         gamma: See :class:`pyrocryo.svi.Weights`.
         rigid: See :class:`pyrocryo.svi.Weights`.
@@ -41,7 +42,6 @@ class Objective:
         self,
         pair: Pair,
         batch: Any,
-        blocks: Sequence[Sequence[str]],
         *,
         beta: float | None = 1.0,
         gamma: float = 1.0,
@@ -49,8 +49,8 @@ class Objective:
         seeds: int | None = None,
         own: bool = True,
     ) -> None:
-        self.blocks = blocks
-        self.names = [name for block in blocks for name in block]
+        self.names = list(trained(pair))
+        self._sizes = [p.numel() for p in trained(pair).values()]
         self._module = _Loss(pair)
         self._lead = () if seeds is None else (seeds,)
         self._fields = type(batch)
@@ -59,7 +59,7 @@ class Objective:
         self._axes = (*[0] * len(self.names), *axes, *([None] if beta is None else []))
 
     def __call__(self, *tensors: Tensor) -> list[Tensor]:
-        """The loss, and the gradient of each block."""
+        """The loss and its gradient."""
         n = len(self.names)
         with torch.enable_grad():
             parameters = [value.detach().requires_grad_() for value in tensors[:n]]
@@ -68,9 +68,18 @@ class Objective:
                 loss.sum(), parameters, allow_unused=True, materialize_grads=True
             )
         flat = [gradient.reshape(*self._lead, -1) for gradient in gradients]
-        of = dict(zip(self.names, flat, strict=True))
-        joined = [torch.cat([of[name] for name in block], dim=-1) for block in self.blocks]
-        return [loss.detach(), *joined]
+        return [loss.detach(), torch.cat(flat, dim=-1)]
+
+    def agree(self, a: Sequence[Tensor], b: Sequence[Tensor], tolerance: float) -> bool:
+        """Whether two results of one seed are the same, but for a share of each largest entry."""
+        pairs = zip(
+            [a[0], *a[1].split(self._sizes)], [b[0], *b[1].split(self._sizes)], strict=True
+        )
+        return all(
+            bool((x - y).abs().max() <= tolerance * x.abs().max() + SMALLEST)
+            or not bool(torch.isfinite(x).all())
+            for x, y in pairs
+        )
 
     def loss(self, *tensors: Tensor, validate: bool = False) -> Tensor:
         """The loss of one pair; ``validate`` lets its distributions check their arguments."""

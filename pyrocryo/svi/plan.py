@@ -60,6 +60,13 @@ def prepare(
         raise InputError(f"seeds: expected at least one, each different, got {seeds}")
     if not trained(pair):
         raise InputError("pair: no parameter is left to train, all of them are frozen")
+    for name, parameter in trained(pair).items():
+        if parameter.dtype != pair.noise_steps.dtype or not parameter.is_floating_point():
+            raise InputError(
+                f"{name}: a parameter of {parameter.dtype}, where the pair is of "
+                f"{pair.noise_steps.dtype}; .to() gives a module one kind of number (complex "
+                "ones as pairs of real ones, torch.view_as_real)"
+            )
     pair.check(particles)
     particles.statistics()  # finds pixels that are no numbers
     train = particles.train

@@ -17,16 +17,17 @@ from pyrocryo.pair import Pair
 from pyrocryo.svi.graph import Draw, Graph
 from pyrocryo.svi.objective import Objective
 from pyrocryo.svi.settings import Settings
-from pyrocryo.svi.stack import trained, used
+from pyrocryo.svi.stack import trained
 from pyrocryo.svi.step import Phase
 
 __all__ = ["Program"]
 
 log = logging.getLogger("pyrocryo")
 
-AGREE = 1e-5  # of the largest entry: what a graph may differ from Python by
+AGREE = {"cpu": 1e-6}  # of a tensor's largest entry: what a graph may differ from Python by ...
+ELSEWHERE = 1e-4  # ... and where sums have no fixed order
 STACKED = 1e-3  # the same of one of several seeds from one alone, whose sums have another order
-OTHER = 0.9  # times the images: data that a graph was not traced on
+OTHER = 0.9  # times the images and the parameters: what a graph was not traced on
 
 
 class _Refused(Exception):
@@ -47,7 +48,6 @@ class Program:
         capture: Whether to trace.
 
     Attributes:
-        blocks: Names of the trained parameters: those that the rigid steps train, and the others.
         refused: Why the pair is not traced, if it was tried in vain.
         peak: Bytes a seed needs on the way, where it was traced.
     """
@@ -58,7 +58,6 @@ class Program:
         self._draws: dict[bool, list[Draw] | None] = {}
         self.refused: str | None = None
         self.peak = 0
-        self.blocks = [list(trained(pair))]
         with _same_chance(batch.images.device):
             self._first_pass()
             self._graphs: dict[bool, Graph] = {}
@@ -87,6 +86,8 @@ class Program:
         """
         if not self.captured:
             return Phase(self._objective(rigid, pair=pairs[0]))
+        if len(pairs) == 1 and self._difference(pairs[0]):  # constants of its own
+            return Program(pairs[0], self._batch, self._settings, True).phase(pairs, rigid)
         key = len(pairs), rigid
         if key not in self._phases:
             self._phases[key] = (
@@ -104,9 +105,8 @@ class Program:
             if None in self._draws.values():
                 raise _Refused("its random numbers depend on other numbers")
             for pair in pairs:
-                for (name, a), b in zip(self._pair.named_buffers(), pair.buffers(), strict=True):
-                    if not torch.equal(a, b):
-                        raise _Refused(f"its buffer {name} differs between seeds")
+                if name := self._difference(pair):
+                    raise _Refused(f"{name}, which is not trained, differs between seeds")
             with _same_chance(self._batch.images.device):
                 for rigid in self._parts():
                     self.phase(pairs, rigid)
@@ -114,6 +114,17 @@ class Program:
             log.warning("seeds are trained one after another: %s", refused)
             return False
         return True
+
+    def release(self) -> None:
+        """Trains as Python after all, where other processes have to."""
+        self._graphs = {}
+
+    def _difference(self, pair: Pair) -> str | None:
+        """The name of a tensor that is not trained, and differs from that of the pair traced."""
+        for (name, a), b in zip(_fixed(self._pair), (v for _, v in _fixed(pair)), strict=True):
+            if not torch.equal(a, b):
+                return name
+        return None
 
     def _parts(self) -> list[bool]:
         return [False, True] if self._settings.rigid_steps else [False]
@@ -123,31 +134,24 @@ class Program:
         return Objective(
             pair or self._pair,
             self._batch,
-            self.blocks[:1] if rigid else self.blocks,
             beta=None if chosen.kl_warmup else chosen.beta,
             gamma=chosen.gamma,
             rigid=rigid,
             **several,
         )
 
-    def _inputs(self, objective: Objective, batch: Any) -> list[Tensor]:
-        parameters = trained(self._pair)
-        weight = [] if objective.beta is not None else [batch.images.new_tensor(1.0)]
-        return [*(parameters[name].detach() for name in objective.names), *batch, *weight]
+    def _inputs(self, objective: Objective, batch: Any, scale: float = 1.0) -> list[Tensor]:
+        parameters = [scale * p.detach() for p in trained(self._pair).values()]
+        weight = [] if objective.beta is not None else [batch.images.new_tensor(scale)]
+        return [*parameters, *batch, *weight]
 
     def _first_pass(self) -> None:
-        """Validates distributions; finds what the rigid steps train."""
+        """Validates distributions; finds buffers that change."""
         before = {name: b._version for name, b in self._pair.named_buffers()}
         for rigid in self._parts():
             objective = self._objective(rigid)
-            parameters = trained(self._pair)
-            inputs = self._inputs(objective, self._batch)
-            own = [parameters[name] for name in objective.names]
-            loss = objective.loss(*own, *inputs[len(own) :], validate=True)
-            if rigid and torch.isfinite(loss):
-                first = used(loss, self._pair)
-                later = [name for name in self.blocks[0] if name not in first]
-                self.blocks = [block for block in (first, later) if block]
+            with torch.no_grad():
+                objective.loss(*self._inputs(objective, self._batch), validate=True)
         self._changed = [n for n, b in self._pair.named_buffers() if b._version != before[n]]
 
     def _traced(self, rigid: bool) -> Graph:
@@ -165,20 +169,20 @@ class Program:
             value.roll(1, 0) * (OTHER if name == "images" else 1) if value.dim() else value
             for name, value in zip(self._batch._fields, self._batch, strict=True)
         )
-        inputs = self._inputs(objective, other)
+        inputs = self._inputs(objective, other, OTHER)
         with _same_chance(self._batch.images.device):
             expected = objective(*inputs)
         with _same_chance(self._batch.images.device):
             found = graph(*inputs)
-        if not _agree(expected, found, AGREE):
+        if not objective.agree(expected, found, AGREE.get(other.images.device.type, ELSEWHERE)):
             raise _Refused("traced on one batch, it gives other numbers than Python on another")
         return graph
 
     def _stacked(self, pairs: Sequence[Pair], rigid: bool) -> Phase:
         s, own = len(pairs), self._settings.order == "own"
         objective = self._objective(rigid, seeds=s, own=own)
-        of = [trained(pair) for pair in pairs]
-        parameters = [torch.stack([p[name].detach() for p in of]) for name in objective.names]
+        of = zip(*(trained(pair).values() for pair in pairs), strict=True)
+        parameters = [torch.stack([p.detach() for p in several]) for several in of]
         batch = [
             torch.stack([field] * s) if own and field.dim() else field for field in self._batch
         ]
@@ -186,7 +190,8 @@ class Program:
         draws = self._draws[rigid]
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("error", UserWarning)  # an operation that vmap loops over
+                # an operation that vmap would take seed by seed
+                warnings.filterwarnings("error", message="There is a performance drop")
                 graph = Graph(objective, [*parameters, *batch, *rest])
             graph.lift(draws)
         except torch.OutOfMemoryError:
@@ -202,17 +207,16 @@ class Program:
                 torch.manual_seed(0)
                 alone = [value[row] for value in parameters]
                 expected = self._graphs[rigid](*alone, *self._batch, *rest)
-            if not _agree(expected, [value[row] for value in found], STACKED):
+            found_there = [value[row] for value in found]
+            if not objective.agree(expected, found_there, STACKED):
                 raise _Refused("stacked, a seed gives other numbers than alone")
         return phase
 
 
-def _agree(expected: Sequence[Tensor], found: Sequence[Tensor], tolerance: float) -> bool:
-    pairs = zip(expected, found, strict=True)
-    return all(
-        bool((a - b).abs().max() <= tolerance * a.abs().max()) or not bool(torch.isfinite(a).all())
-        for a, b in pairs
-    )
+def _fixed(pair: Pair) -> list[tuple[str, Tensor]]:
+    """Tensors of a pair that are not trained."""
+    frozen = [(n, p.detach()) for n, p in pair.named_parameters() if not p.requires_grad]
+    return [*pair.named_buffers(), *frozen]
 
 
 def _told(error: Exception) -> str:

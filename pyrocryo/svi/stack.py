@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pyrocryo.pair import Pair
 
-__all__ = ["Stack", "trained", "used"]
+__all__ = ["Stack", "trained"]
 
 
 def trained(pair: Pair) -> dict[str, nn.Parameter]:
@@ -18,52 +17,45 @@ def trained(pair: Pair) -> dict[str, nn.Parameter]:
     return {n: p for n, p in pair.named_parameters() if p.requires_grad and p.numel()}
 
 
-def used(loss: Tensor, pair: Pair) -> list[str]:
-    """Names of the trained parameters that a loss depends on."""
-    parameters = trained(pair)
-    gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
-    return [name for name, g in zip(parameters, gradients, strict=True) if g is not None]
-
-
 class Stack:
-    """S seeds of a pair whose parameters are views of a few tensors `(S, P)`.
+    """S seeds of a pair whose trained parameters are the rows of one tensor `(S, P)`.
 
     One optimiser steps them all, and each pair is up to date at any time.
 
     Args:
         pairs: The seeds, all of the same architecture and on one device.
-        blocks: Names of the parameters in each of the tensors.
     """
 
-    def __init__(self, pairs: Sequence[Pair], blocks: Sequence[Sequence[str]]) -> None:
+    def __init__(self, pairs: Sequence[Pair]) -> None:
         self.pairs = list(pairs)
         own = [trained(pair) for pair in pairs]
-        self.blocks = [
-            torch.stack([torch.cat([p[name].detach().flatten() for name in names]) for p in own])
-            for names in blocks
-        ]
-        self._views: dict[str, Tensor] = {}
-        for block, names in zip(self.blocks, blocks, strict=True):
-            start = 0
-            for name in names:
-                shape = own[0][name].shape
-                part = block[:, start : (start := start + shape.numel())]
-                self._views[name] = part.unflatten(1, shape) if shape else part[:, 0]
-                for s, parameters in enumerate(own):
-                    parameters[name].data = self._views[name][s]
+        rows = [torch.cat([p.detach().flatten() for p in one.values()]) for one in own]
+        self.theta = torch.stack(rows)
+        self.raw = torch.zeros_like(
+            self.theta
+        )  # gradients before they were clipped, the last time
+        self._shapes = {name: p.shape for name, p in own[0].items()}
+        self._views = self.split(self.theta)
+        for s, parameters in enumerate(own):
+            for name, parameter in parameters.items():
+                parameter.data = self._views[name][s]
 
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def tensors(self, names: Sequence[str]) -> list[Tensor]:
-        """Parameters, with a leading axis of S where there are several seeds."""
-        alone = len(self) == 1
-        return [self._views[name][0] if alone else self._views[name] for name in names]
+    def split(self, joined: Tensor) -> dict[str, Tensor]:
+        """Views `(S, ...)` of each parameter, or of its gradient, in a tensor `(S, P)`."""
+        views, start = {}, 0
+        for name, shape in self._shapes.items():
+            end = start + shape.numel()
+            views[name] = joined[:, start:end].unflatten(1, shape) if shape else joined[:, start]
+            start = end
+        return views
 
-    def restore(self, states: Sequence[dict[str, Any]]) -> None:
-        """Puts saved states in place."""
-        for pair, state in zip(self.pairs, states, strict=True):
-            pair.load_state_dict(state)
+    def tensors(self) -> list[Tensor]:
+        """The parameters, with a leading axis of S where there are several seeds."""
+        alone = len(self) == 1
+        return [view[0] if alone else view for view in self._views.values()]
 
     def release(self) -> list[Pair]:
         """The pairs, each with memory of its own again."""

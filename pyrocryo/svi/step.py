@@ -40,15 +40,15 @@ class Step:
     ) -> None:
         self.stack = stack
         self.generators = list(generators)
-        self.device = stack.blocks[0].device
+        self.device = stack.theta.device
         self._clip, self._world = settings.clip, world
         self._on_gpu = self.device.type == "cuda"
         self._lr = torch.tensor(settings.lr, device=self.device) if self._on_gpu else settings.lr
         self.optimiser = torch.optim.Adam(
-            stack.blocks, lr=self._lr, fused=True, capturable=self._on_gpu
+            [stack.theta], lr=self._lr, fused=True, capturable=self._on_gpu
         )
         self._now = torch.zeros(2, len(stack), device=self.device)
-        self._replays: dict[int, _Replay] = {}
+        self._replay: _Replay | None = None
 
     def __call__(self, phase: Phase, batch: Any, beta: float, lr: float) -> None:
         """Takes one step."""
@@ -61,13 +61,26 @@ class Step:
         if not phase.captured:
             self._run(phase, phase.inputs(self.stack, batch, beta))
             return
-        if id(phase) not in self._replays:
-            self._replays[id(phase)] = _Replay(self, phase, batch, beta)
-        self._replays[id(phase)](batch, beta)
+        if self._replay is None or self._replay.phase is not phase:
+            self._replay = None  # an earlier phase's memory goes first; it does not come back
+            self._replay = _Replay(self, phase, batch, beta)
+        self._replay(batch, beta)
 
     def now(self) -> Tensor:
         """Loss and norm of the gradient of each seed, `(2, S)`, before the step was taken."""
         return self._now
+
+    def moments(self) -> dict[str, Tensor]:
+        """Adam's state, on the CPU."""
+        return {
+            name: value.cpu() for name, value in self.optimiser.state[self.stack.theta].items()
+        }
+
+    def set_moments(self, saved: dict[str, Tensor]) -> None:
+        """Goes on with Adam's state from there."""
+        groups = self.optimiser.state_dict()["param_groups"]
+        self.optimiser.load_state_dict({"state": {0: saved}, "param_groups": groups})
+        self.optimiser.param_groups[0]["lr"] = self._lr  # loading has made a copy
 
     def chance(self) -> list[Tensor]:
         """Where each seed's random numbers stand (torch's own, where there are no generators)."""
@@ -97,24 +110,21 @@ class Step:
                 torch.set_rng_state(states[0])
 
     def _run(self, phase: Phase, inputs: Sequence[Tensor]) -> None:
-        loss, *gradients = phase.call(*inputs, *phase.noise(self.generators))
-        for n, block in enumerate(self.stack.blocks):
-            block.grad = gradients[n].view_as(block) if n < len(gradients) else None
-        active = [block for block in self.stack.blocks if block.grad is not None]
-        loss = loss.reshape(-1)
+        theta = self.stack.theta
+        loss, gradient = phase.call(*inputs, *phase.noise(self.generators))
+        loss, theta.grad = loss.reshape(-1), gradient.view_as(theta)
         if self._world > 1:
-            for values in (loss, *(block.grad for block in active)):
+            for values in (loss, theta.grad):
                 torch.distributed.all_reduce(values)
                 values /= self._world
-        norms = [torch.linalg.vector_norm(block.grad, dim=1) for block in active]
-        norm = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms), dim=0)
+        norm = torch.linalg.vector_norm(theta.grad, dim=1)
         torch.stack([loss, norm], out=self._now)
         good = torch.isfinite(loss) & torch.isfinite(norm)
         factor = (self._clip / (norm + 1e-6)).clamp_max(1.0)
         # only where it costs nothing to know: on a GPU the host would have to wait
         if self._on_gpu or not bool((good & (factor == 1.0)).all()):
-            for block in active:
-                block.grad = torch.where(good[:, None], block.grad * factor[:, None], 0.0)
+            self.stack.raw = theta.grad
+            theta.grad = torch.where(good[:, None], theta.grad * factor[:, None], 0.0)
         self.optimiser.step()
 
 
@@ -145,9 +155,9 @@ class Phase:
 
     def inputs(self, stack: Stack, batch: Any, beta: float | Tensor) -> list[Tensor]:
         """The arguments of ``call``."""
-        tensors = [*stack.tensors(self.objective.names), *batch]
+        tensors = [*stack.tensors(), *batch]
         if self.objective.beta is None:
-            tensors.append(torch.as_tensor(beta, device=stack.blocks[0].device))
+            tensors.append(torch.as_tensor(beta, device=stack.theta.device))
         return tensors
 
     def noise(self, generators: Sequence[torch.Generator]) -> list[Tensor]:
@@ -168,6 +178,7 @@ class _Replay:
     """A step as one CUDA graph: one launch for all of its kernels."""
 
     def __init__(self, step: Step, phase: Phase, batch: Any, beta: float) -> None:
+        self.phase = phase
         self._batch = [field.clone() for field in batch]
         self._beta = torch.tensor(float(beta), device=step.device)
         given = phase.inputs(step.stack, self._batch, self._beta)
@@ -175,12 +186,13 @@ class _Replay:
         for generator in step.generators:
             self._graph.register_generator_state(generator)
         with _undone(step):  # a first run outside, as capture asks for, must leave no trace
-            side = torch.cuda.Stream()
-            side.wait_stream(torch.cuda.current_stream())
+            side = torch.cuda.Stream(step.device)
+            side.wait_stream(torch.cuda.current_stream(step.device))
             with torch.cuda.stream(side):
                 step._run(phase, given)
-            torch.cuda.current_stream().wait_stream(side)
-        with torch.cuda.graph(self._graph):
+            torch.cuda.current_stream(step.device).wait_stream(side)
+        # other threads read ahead meanwhile, and may
+        with torch.cuda.graph(self._graph, stream=side, capture_error_mode="thread_local"):
             step._run(phase, given)
 
     def __call__(self, batch: Any, beta: float) -> None:
@@ -193,14 +205,12 @@ class _Replay:
 @contextlib.contextmanager
 def _undone(step: Step) -> Iterator[None]:
     """Puts parameters, moments and generators back to what they were."""
-    blocks, state = step.stack.blocks, step.optimiser.state
-    saved = [block.clone() for block in blocks]
-    moments = {block: {k: v.clone() for k, v in state[block].items()} for block in state}
+    theta, state = step.stack.theta, step.optimiser.state
+    before = theta.clone()
+    moments = {name: value.clone() for name, value in state[theta].items()}
     chance = step.chance()
     yield
-    for block, before in zip(blocks, saved, strict=True):
-        block.copy_(before)
-    for block in state:
-        for name, value in state[block].items():
-            value.copy_(moments[block][name]) if block in moments else value.zero_()
+    theta.copy_(before)
+    for name, value in state[theta].items():
+        value.copy_(moments[name]) if name in moments else value.zero_()
     step.set_chance(chance)

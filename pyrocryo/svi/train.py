@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
@@ -126,6 +126,7 @@ def fit(
     shown = progress if there.rank == 0 else False
     cuda = [there.device] if there.device.type == "cuda" else []
     with (
+        torch.cuda.device(there.device) if cuda else nullcontext(),
         Progress(pair.prior_name, len(plan.seeds) * plan.settings.steps, rows, shown) as bar,
         torch.random.fork_rng(devices=cuda),
         matrix_products(plan.settings.precision),
@@ -148,7 +149,6 @@ class _Training:
     ) -> None:
         self.pair, self.plan, self.settings = pair, plan, plan.settings
         self.there, self.state, self.bar = there, state, bar
-        self.feed: Feed | None = None
         self.at_once = 1
 
     def run(
@@ -163,6 +163,7 @@ class _Training:
                 left.append(seed)
             else:
                 self.bar.restore(len(history))
+                pair.autocast = nullcontext
                 result[seed] = pair.eval(), history
         if not left:
             return result
@@ -174,7 +175,10 @@ class _Training:
         example = self._moved(self.plan.train.batch(self._rows(0, left[0])))
         pair, _ = self._fresh(left[0])
         with grouping.told(pair, self.settings, example, lambda: self.at_once):
+            self.feed = Feed(self.plan.train, self.there.device, lambda step: step, range(0))
             program = Program(pair, example, self.settings, capture)
+            if not all(self.there.of_all(program.captured)):
+                program.release()
             for group in self._groups(program, left, together, example):
                 self.at_once = len(group)
                 for seed, pair, history in self._group(program, group):
@@ -188,27 +192,33 @@ class _Training:
         left = [seed for seed in left if seed not in begun]
         parts = [[seed] for seed in left]
         each = grouping.needed(self.pair, program.peak, sum(field.nbytes for field in example))
-        if program.captured and each > grouping.SHARE * free_memory(self.there.device):
-            pair, _ = self._fresh(left[0])
+        free = min(self.there.of_all(free_memory(self.there.device)))
+        each = max(self.there.of_all(each))
+        if program.captured and each > grouping.SHARE * free:
+            pair, _ = self._fresh((left or begun)[0])
             raise InputError(grouping.too_large(pair, self.settings, example, program.peak))
         if program.captured and together != 1 and len(left) > 1:
-            found = grouping.groups(left, each, self.there.device, together)
+            found = grouping.groups(left, each, self.there.device, together, free)
             largest = max(found, key=len)
-            pairs = [self._fresh(seed)[0] for seed in largest]
-            if len(largest) > 1 and program.stackable(pairs):
+            if len(largest) > 1 and self._stackable(program, largest):
                 parts = found
                 log.info("%d seeds at once, %.2g MB each", len(largest), each / 1e6)
-        if len(begun) > 1 and not program.stackable([self._fresh(seed)[0] for seed in begun]):
+        if len(begun) > 1 and not self._stackable(program, begun):
             raise InputError(
                 f"resume: the checkpoint has seeds {begun} in training together, which cannot be "
                 "done here; fit anew"
             )
         return [*([begun] if begun else []), *parts]
 
+    def _stackable(self, program: Program, seeds: list[int]) -> bool:
+        self.at_once = len(seeds)
+        pairs = [self._fresh(seed)[0] for seed in seeds]
+        return all(self.there.of_all(program.stackable(pairs)))
+
     def _group(self, program: Program, seeds: list[int]) -> Iterator[tuple[int, Pair, np.ndarray]]:
         settings, there, several = self.settings, self.there, len(seeds) > 1
         pairs, generators = zip(*(self._fresh(seed) for seed in seeds), strict=True)
-        stack = Stack(pairs, program.blocks)
+        stack = Stack(pairs)
         step = Step(stack, settings, generators if several else (), there.world)
         if not several:
             step.set_chance([generators[0].get_state()])
@@ -227,7 +237,7 @@ class _Training:
             return np.stack([self._rows(n, seed) for seed in seeds])
 
         known, clock = first, time.perf_counter()
-        with self._feed(rows, range(first, settings.steps)) as feed:
+        with self.feed.again(rows, range(first, settings.steps)) as feed:
             for n in range(first, settings.steps):
                 beta, lr = settings.beta_at(n), settings.lr_at(n)
                 step(phases[n < settings.rigid_steps], feed(n), beta, lr)
@@ -235,10 +245,11 @@ class _Training:
                 history[n, :, 2:] = lr, beta
                 last = n + 1 == settings.steps
                 due = last or (n + 1) % checkpoints.EVERY == 0 or there.device.type == "cpu"
-                if due or time.perf_counter() - clock > GLANCE:
+                # processes that share a batch must look, and stop, at the same step
+                if due or (there.world == 1 and time.perf_counter() - clock > GLANCE):
                     values = record[known : n + 1].cpu().numpy()
                     history[known : n + 1, :, :2] = values.transpose(0, 2, 1)
-                    self._watch(values, known, seeds, stack.pairs)
+                    self._watch(values, known, seeds, stack)
                     elbo = -float(values[-1, 0].mean())
                     self.bar.update((n + 1 - known) * len(seeds), seeds=label, step=n, elbo=elbo)
                     known, clock = n + 1, time.perf_counter()
@@ -247,9 +258,7 @@ class _Training:
             pair.autocast = nullcontext
             yield seed, pair.eval(), history[:, s]
 
-    def _watch(
-        self, values: np.ndarray, first: int, seeds: list[int], pairs: Sequence[Pair]
-    ) -> None:
+    def _watch(self, values: np.ndarray, first: int, seeds: list[int], stack: Stack) -> None:
         """Stops at the first loss or gradient that is not finite."""
         broken = np.argwhere(~np.isfinite(values).all(axis=1))
         if not len(broken):
@@ -258,9 +267,10 @@ class _Training:
         step, seed = first + int(n), seeds[s]
         batch = self._moved(self.plan.train.batch(self._rows(step, seed)))
         loss, norm = values[n, :, s]
+        gradients = {name: g[s] for name, g in stack.split(stack.raw).items()}
         raise FloatingPointError(
             f"seed {seed}, step {step}: the loss is {loss:g} and its gradient {norm:g}; "
-            f"{_culprit(pairs[s], batch)}"
+            f"{_culprit(stack.pairs[s], batch, gradients)}"
         )
 
     def _fresh(self, seed: int) -> tuple[Pair, torch.Generator]:
@@ -279,14 +289,6 @@ class _Training:
             sequence = np.random.SeedSequence([seed, self.there.rank])
             generator.manual_seed(int(sequence.generate_state(1)[0]))
         return pair, generator
-
-    def _feed(self, rows: Callable[[int], np.ndarray], steps: range) -> Feed:
-        """The batches of a group; particles that fit are put on the device once for all."""
-        if self.feed is None:
-            self.feed = Feed(self.plan.train, self.there.device, rows, steps)
-        else:
-            self.feed = self.feed.again(rows, steps)
-        return self.feed
 
     def _rows(self, step: int, seed: int) -> np.ndarray:
         """Particles of a step, or this process's share of them."""
@@ -317,12 +319,12 @@ def _rows(n: int, size: int, step: int, seed: int) -> np.ndarray:
     return _order(n, epoch, seed)[place * size : (place + 1) * size]
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def _order(n: int, epoch: int, seed: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(n)
 
 
-def _culprit(pair: Pair, batch: Any) -> str:
+def _culprit(pair: Pair, batch: Any, gradients: Mapping[str, Tensor]) -> str:
     """Names the sites and parameters that are not finite."""
     broken = [name for name, p in pair.named_parameters() if not torch.isfinite(p).all()]
     if broken:
@@ -337,10 +339,8 @@ def _culprit(pair: Pair, batch: Any) -> str:
                     _finite(site["value"]) and _finite(site["log_prob"])
                 ):
                     return f"site {name!r} of the {label} is not finite"
-    gradients = [
-        n for n, p in pair.named_parameters() if p.grad is not None and not _finite(p.grad)
-    ]
-    return f"the gradient of {gradients[0]} is not finite" if gradients else "no site stands out"
+    broken = [name for name, gradient in gradients.items() if not _finite(gradient)]
+    return f"the gradient of {broken[0]} is not finite" if broken else "no site stands out"
 
 
 def _finite(value: Tensor) -> bool:
