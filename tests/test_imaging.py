@@ -259,3 +259,22 @@ def test_gradients_reach_the_map():
     assert torch.autograd.gradcheck(
         lambda m: resample_projection(m, rotation, shift, box=5), maps, fast_mode=True
     )
+
+
+@pytest.mark.benchmark
+def test_what_a_projection_costs():
+    """Printed: the dense sum as plainly written, in units of ours, on one thread."""
+    from pyrocryo.bench.splat import rows
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for row in rows("cpu"):
+            low, high = row["spread"]
+            print(
+                f"{row['name']:50s}{1e3 * row['other']:9.1f} ms / {1e3 * row['ours']:7.1f} ms ="
+                f"{row['ratio']:6.1f} ({low:.1f}-{high:.1f})"
+            )
+            assert row["ratio"] > 0
+    finally:
+        torch.set_num_threads(threads)

@@ -17,7 +17,7 @@ FLOORS = [
     {"draws", "frames"},
     {"identify"},
     {"io"},
-    {"report"},
+    {"report", "bench"},
     {"cli"},
 ]
 FLOOR = {room: n for n, rooms in enumerate(FLOORS) for room in rooms}

@@ -1,0 +1,1 @@
+"""What the toolkit costs beside what else one could run: ratios measured side by side."""
