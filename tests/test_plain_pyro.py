@@ -152,7 +152,7 @@ def test_nuts_for_one_particle(settled):
         parameter.requires_grad_(False)
     model = poutine.reparam(pair.model, {"pose": ProjectedNormalReparam()})
     mcmc = MCMC(
-        NUTS(model, jit_compile=False), num_samples=60, warmup_steps=60, initial_params=first,
+        NUTS(model, jit_compile=False), num_samples=60, warmup_steps=100, initial_params=first,
         disable_progbar=True,
     )  # fmt: skip
     mcmc.run(batch)

@@ -155,6 +155,75 @@ def test_seeds_start_elsewhere_and_atoms_from_their_reference():
     assert not torch.equal(volume.displacement[0].weight, before)
 
 
+def _narrow(box, dim=3, count=40, **more):
+    """Atoms of 1 pixel, spread over the box."""
+    draw = torch.Generator().manual_seed(0)
+    reference = 2.0 * 0.7 * box * (torch.rand(count, dim, generator=draw) - 0.5)
+    return pc.volumes.Atoms(reference, pixel_size=2.0, width=2.0, **more).build(2, box)
+
+
+def test_narrow_atoms_in_a_large_box_use_windows(rng):
+    """And the images are the same to 4e-6 of each atom's height."""
+    assert pc.volumes.Atoms(pixel_size=2.0).build(2, 64).widest is None
+    assert _narrow(88).widest is None
+    volume = _narrow(90)
+    assert volume.widest == pytest.approx(1.5)
+    z, rotation = torch.randn(5, 2), _rotations(3, 5, rng)
+    shift = torch.as_tensor(rng.uniform(-9, 9, (5, 2)), dtype=torch.float32)
+    windows = volume(z, rotation, shift).detach()
+    volume.widest = None
+    dense = volume(z, rotation, shift).detach()
+    height = float(volume.first_height.sum())
+    assert 0 < float((windows - dense).abs().max()) < 4e-6 * height
+
+
+def test_widths_keep_the_promise_of_windows():
+    """Below 1.5 times the first, free to shrink, and at first as without the bound."""
+    volume = _narrow(128)
+    with torch.no_grad():
+        volume.log_width.copy_(torch.linspace(-1, 10, volume.count))
+        width, _ = volume._shape()
+    assert float(width.max()) <= volume.widest * (1 + 1e-6)
+    assert bool((width.diff() >= 0).all())
+    assert float(width[0]) == pytest.approx(np.exp(-5), rel=1e-5)
+    volume.reset_parameters()
+    (slope,) = torch.autograd.grad(volume._shape()[0].sum(), volume.log_width)
+    assert torch.equal(volume._shape()[0], volume.first_width)
+    torch.testing.assert_close(slope, 5.0 * volume.first_width)
+    wide = _narrow(64)
+    with torch.no_grad():
+        wide.log_width += 1
+        assert float(wide._shape()[0].max()) == pytest.approx(np.exp(5), rel=1e-5)
+
+
+def test_atoms_of_a_known_molecule_use_windows_of_their_own_width():
+    molecule = pc.molecules.AdenylateKinase()
+    volume = pc.volumes.Atoms.known(molecule, pixel_size=4.0).build(2, 128)
+    assert volume.widest == pytest.approx(float(molecule.width.max()) / 4)
+
+
+def test_which_form_images_take_is_told_to_those_who_resume():
+    assert "widest=1.5" in _narrow(128).extra_repr()
+    assert "widest" not in _narrow(64).extra_repr()
+
+
+def test_a_step_with_windows_can_be_traced(rng):
+    """Loss and gradients of the model with make_fx, no value on its way to the host."""
+    volume = _narrow(90, count=6)
+    rotation = _rotations(3, 4, rng)
+    inputs = dict(volume.named_parameters())
+
+    def step(free, z):
+        images = torch.func.functional_call(volume, free, (z, rotation, torch.zeros(4, 2)))
+        return torch.autograd.grad(images.square().mean(), list(free.values()))
+
+    learned = {name: p for name, p in inputs.items() if p.requires_grad}
+    graph = torch.fx.experimental.proxy_tensor.make_fx(step)(learned, torch.randn(4, 2))
+    z = torch.randn(4, 2)
+    for a, b in zip(graph(learned, z), step(learned, z), strict=True):
+        torch.testing.assert_close(a, b)
+
+
 @pytest.mark.parametrize("dim", [2, 3])
 def test_atoms_without_a_reference_fill_the_box_evenly(dim):
     volume = pc.volumes.Atoms(pixel_size=1.0, dim=dim, count=100).build(2, 32)

@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import elu
 
 from pyrocryo.errors import InputError
-from pyrocryo.imaging import splat, splat_map
+from pyrocryo.imaging import splat, splat_map, window
 from pyrocryo.particles import Particles
 from pyrocryo.precision import exact
 from pyrocryo.volumes.grid import MOST_VOXELS_A_SIDE, refuse_tilted
@@ -18,6 +19,7 @@ from pyrocryo.volumes.grid import MOST_VOXELS_A_SIDE, refuse_tilted
 __all__ = ["Atoms"]
 
 SPEED = 5.0  # widths and heights move this much faster than the networks' weights
+GROWTH = math.log(1.5)  # most that the logarithm of a width grows where images use windows
 FILLED = 0.7  # share of the half-box that atoms without a reference fill at first
 
 
@@ -30,6 +32,12 @@ class Atoms(nn.Module):
     heights `w`, the widths `s` and the background `b`; without a reference, positions too. With
     ``hidden`` layers the displacement is a network of `z`, and motions may be curved.
     :meth:`known` makes the volume of a molecule whose motion is known.
+
+    Where atoms are narrow beside the box (:func:`pyrocryo.imaging.window` of 1.5 times the first
+    width: atoms of 1 pixel from 90 pixels on, of 1.5 from 212), images are made from a window
+    around each, to 4e-6 of its height. Widths then stay below 1.5 times the first:
+    :math:`\log s / s^{(0)} = \lambda (1 - e^{-t / \lambda})` of the learned `t > 0`, with
+    :math:`\lambda = \log 1.5`.
 
     Args:
         reference: `(A, 2)` or `(A, 3)` positions in Å from the box centre, or None for ``count``
@@ -73,6 +81,7 @@ class Atoms(nn.Module):
         self.pixel_size = float(pixel_size)
         self.hidden = tuple(hidden)
         self.side = side
+        self.widest: float | None = None  # pixels, where images use windows
         self._reference = reference
         self._width = width
         self._known: Callable[[Tensor], Tensor] | None = None
@@ -113,6 +122,8 @@ class Atoms(nn.Module):
         height = torch.ones(self.count) if self._weight is None else self._weight
         self.register_buffer("start", start)
         self.register_buffer("first_width", width.expand(self.count).clone())
+        widest = float(self.first_width.max()) * (math.exp(GROWTH) if learned else 1.0)
+        self.widest = widest if window(widest, box=box, pixel_size=1.0) else None
         still = splat(start, self.first_width, height, box=box, pixel_size=1.0)
         # images come in units of the noise, and few have a variance far from it
         self.register_buffer("first_height", height / still.std().clamp_min(1e-6))
@@ -139,6 +150,8 @@ class Atoms(nn.Module):
     def extra_repr(self) -> str:
         """What decides its numbers beside the weights: resuming goes by it."""
         told = f"dim={self.dim}, count={self.count}, pixel_size={self.pixel_size:g}"
+        if self.widest is not None:
+            told += f", widest={self.widest:.4g}"
         if self._known is None:
             return told
         moved = self._known(torch.linspace(-2, 2, self._latent)).abs().mean(dim=0)
@@ -182,17 +195,18 @@ class Atoms(nn.Module):
         seen = self.centres(z) @ rotation[..., :2, : self.dim].transpose(-1, -2)
         width, height = self._shape()
         seen = seen + shift.unsqueeze(-2)
-        return self.background + splat(seen, width, height, box=self.box, pixel_size=1.0)
+        told = {"box": self.box, "pixel_size": 1.0, "widest": self.widest}
+        return self.background + splat(seen, width, height, **told)
 
     def _shape(self) -> tuple[Tensor, Tensor]:
         """Widths (pixels) and heights `(A,)`."""
         height = self.first_height * (SPEED * self.brightness).exp()
         if self._known is not None:
             return self.first_width, height
-        return (
-            self.first_width * (SPEED * self.log_width).exp(),
-            height * (SPEED * self.log_height).exp(),
-        )
+        growth = SPEED * self.log_width
+        if self.widest is not None:
+            growth = -GROWTH * elu(-growth / GROWTH)
+        return self.first_width * growth.exp(), height * (SPEED * self.log_height).exp()
 
     def check(self, particles: Particles) -> None:
         """Raises InputError if the pixel size differs, or flat atoms get tilted rotations."""
