@@ -15,6 +15,7 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
+from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyrocryo.errors import InputError
@@ -164,7 +165,11 @@ class Pair(nn.Module):
             if kept is None or kept[0] is not self.prior or kept[1] != device:
                 kept = self._prior_there = self.prior, device, _on_device(self.prior, device)
             return kept[2]
-        return self.prior(**context)
+        if not isinstance(self.prior, PyroModule):
+            return self.prior(**context)
+        # these look into Pyro's store first, where another pair's values may lie under their names
+        with pyro.get_param_store().scope():
+            return self.prior(**context)
 
     @property
     def model(self) -> nn.Module:

@@ -9,9 +9,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.nn import PyroModule, PyroParam
 from torch import nn
 
 import pyrocryo as pc
@@ -278,6 +280,111 @@ def test_noise_like_another_tensor_is_stacked_too(in_time, caplog):
     together = pc.fit(_small(guide=Jittery((16,))), in_time, together=2, **options)
     np.testing.assert_allclose(together.history["loss"], alone.history["loss"], rtol=1e-5)
     assert "one after another" not in caplog.text
+
+
+def test_what_is_not_trained_is_each_seeds_own(in_time, caplog):
+    """Random features: a frozen first layer that every seed draws anew."""
+
+    def pair():
+        made = _small()
+        made.encoder.network[0].weight.requires_grad_(False)
+        return made
+
+    options = {"steps": 8, "batch_size": 8, "seeds": 2}
+    plain = pc.fit(pair(), in_time, capture=False, **options)
+    for together in (1, 2):
+        traced = pc.fit(pair(), in_time, capture=True, together=together, **options)
+        np.testing.assert_allclose(traced.history["loss"], plain.history["loss"], rtol=1e-6)
+    assert "encoder.network.0.weight, which is not trained, differs" in caplog.text
+
+
+def test_a_value_taken_out_of_a_parameter_is_found(warm, caplog):
+    class Peeks(nn.Module):
+        dim = 2
+
+        def __init__(self):
+            super().__init__()
+            self.width = nn.Parameter(torch.ones(2))
+
+        def reset_parameters(self):
+            nn.init.ones_(self.width)
+
+        def forward(self, temperature):
+            size = torch.as_tensor(self.width.detach().tolist())
+            scale = (size * self.width).square() + 0.1
+            return dist.Normal(torch.zeros(len(temperature), 2), scale).to_event(1)
+
+    options = {"steps": 8, "batch_size": 8, "lr": 0.05}
+    plain = pc.fit(_small(prior=Peeks()), warm, capture=False, **options)
+    traced = pc.fit(_small(prior=Peeks()), warm, capture=True, **options)
+    np.testing.assert_allclose(traced.history["loss"], plain.history["loss"], rtol=1e-6)
+    assert "not traced" in caplog.text
+
+
+@pytest.mark.parametrize("capture", [False, True])
+def test_a_prior_as_pyros_own_module_is_trained(warm, capture):
+    class Learned(PyroModule):
+        dim = 2
+
+        def __init__(self):
+            super().__init__()
+            self.width = PyroParam(torch.ones(2), constraint=dist.constraints.positive)
+
+        def reset_parameters(self):
+            self.width = torch.ones(2)
+
+        def forward(self, temperature):
+            return dist.Normal(0.0, self.width.expand(len(temperature), 2)).to_event(1)
+
+    fit = pc.fit(
+        _small(prior=Learned()), warm, steps=20, batch_size=8, seeds=2, lr=0.05, capture=capture
+    )
+    widths = [pair.prior.width_unconstrained.detach() for pair in fit.pairs]
+    assert all(float(width.abs().min()) > 0.02 for width in widths)
+    assert not len(pyro.get_param_store())
+    for pair in fit.pairs:  # each has its own, whatever the other's was called
+        found = pair.prior_of(warm.batch(np.arange(3))).base_dist.scale[0]
+        torch.testing.assert_close(found, pair.prior.width)
+    assert not torch.equal(fit.pairs[0].prior.width, fit.pairs[1].prior.width)
+
+
+def test_a_parameter_of_nobodys_is_pointed_out(warm, caplog):
+    def prior(temperature):
+        width = pyro.param("width", torch.ones(2))
+        return dist.Normal(0.0, width.expand(len(temperature), 2)).to_event(1)
+
+    pc.fit(_small(prior=prior, dim=2), warm, steps=2, batch_size=8)
+    assert "pyro.param 'width' is not trained" in caplog.text
+
+
+def test_resumed_pairs_are_as_trained_ones(in_time, tmp_path):
+    options = {"steps": 4, "batch_size": 8, "precision": "bf16"}
+    options["checkpoint"] = tmp_path / "checkpoint.pt"
+    whole = pc.fit(_small(), in_time, **options)
+    again = pc.fit(_small(), in_time, resume=True, **options)
+    batch = in_time.batch(np.arange(4))
+    assert torch.equal(*(fit.pairs[0].posterior_of(batch).mean for fit in (whole, again)))
+
+
+def test_a_checkpoint_of_another_device_is_gone_on_with(in_time, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(checkpoints, "EVERY", 3)
+    path = tmp_path / "checkpoint.pt"
+    options = {"steps": 6, "batch_size": 8, "checkpoint": path}
+    saved, original = [], checkpoints._write
+    monkeypatch.setattr(
+        checkpoints, "_write", lambda *args: (original(*args), saved.append(path.read_bytes()))
+    )
+    whole = pc.fit(_small(), in_time, **options)
+    path.write_bytes(saved[0])
+    content = torch.load(path, weights_only=True)
+    content["current"] |= {"device": "cuda", "chance": [[torch.zeros(16, dtype=torch.uint8)]]}
+    torch.save(content, path)
+    with caplog.at_level(logging.INFO, logger="pyrocryo"):
+        again = pc.fit(_small(), in_time, resume=True, **options)
+    assert "random numbers start afresh" in caplog.text
+    np.testing.assert_array_equal(again.history["loss"][0, :3], whole.history["loss"][0, :3])
+    np.testing.assert_allclose(again.history["loss"], whole.history["loss"], rtol=0.02)
+    np.testing.assert_array_equal(again.history["lr"], whole.history["lr"])
 
 
 def test_one_latent_has_no_axes_to_turn(in_time):

@@ -6,11 +6,12 @@ import contextlib
 import logging
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from pyro import poutine
 from torch import Tensor
 
 from pyrocryo.pair import Pair
@@ -150,8 +151,9 @@ class Program:
         before = {name: b._version for name, b in self._pair.named_buffers()}
         for rigid in self._parts():
             objective = self._objective(rigid)
-            with torch.no_grad():
+            with torch.no_grad(), poutine.trace(param_only=True) as seen:
                 objective.loss(*self._inputs(objective, self._batch), validate=True)
+        _point_out(seen.trace.nodes, objective.names)
         self._changed = [n for n, b in self._pair.named_buffers() if b._version != before[n]]
 
     def _traced(self, rigid: bool) -> Graph:
@@ -211,6 +213,18 @@ class Program:
             if not objective.agree(expected, found_there, STACKED):
                 raise _Refused("stacked, a seed gives other numbers than alone")
         return phase
+
+
+def _point_out(sites: Iterable[str], trained: Sequence[str]) -> None:
+    """Says which parameters of Pyro's store a pair uses that are not parameters of its modules."""
+    for site in sites:
+        names = f".{site}", f".{site}_unconstrained"  # as nn.Module and PyroModule have them
+        if not any(name.endswith(names) for name in trained):
+            log.warning(
+                "pyro.param %r is not trained: it is no parameter of the pair; make the part that "
+                "asks for it an nn.Module",
+                site,
+            )
 
 
 def _fixed(pair: Pair) -> list[tuple[str, Tensor]]:
