@@ -55,7 +55,7 @@ class Program:
 
     def __init__(self, pair: Pair, batch: Any, settings: Settings, capture: bool) -> None:
         self._pair, self._batch, self._settings = pair, batch, settings
-        self._phases: dict[tuple[int, bool, int], Phase] = {}
+        self._phases: dict[tuple[int, bool], Phase] = {}
         self._draws: dict[bool, list[Draw] | None] = {}
         self.refused: str | None = None
         self.peak = 0
