@@ -16,7 +16,7 @@ from pyrocryo.svi.weights import Weights
 
 __all__ = ["Objective"]
 
-SMALLEST = 1e-5  # of a gradient: below, it is the rounding of larger numbers
+ROUNDING = 0.1  # of the largest gradient, counted with each
 NOT_A_ROW = ("pixel_size",)  # of a batch: one for all particles
 
 
@@ -71,12 +71,16 @@ class Objective:
         return [loss.detach(), torch.cat(flat, dim=-1)]
 
     def agree(self, a: Sequence[Tensor], b: Sequence[Tensor], tolerance: float) -> bool:
-        """Whether two results of one seed are the same, but for a share of each largest entry."""
+        """Whether two results of one seed are the same, but for a share of each largest entry.
+
+        A parameter whose gradient is the rounding of others' larger ones is no better known.
+        """
+        rounding = ROUNDING * a[1].abs().max()
         pairs = zip(
             [a[0], *a[1].split(self._sizes)], [b[0], *b[1].split(self._sizes)], strict=True
         )
         return all(
-            bool((x - y).abs().max() <= tolerance * x.abs().max() + SMALLEST)
+            bool((x - y).abs().max() <= tolerance * (x.abs().max() + rounding))
             or not bool(torch.isfinite(x).all())
             for x, y in pairs
         )
