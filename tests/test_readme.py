@@ -2,8 +2,13 @@
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
+import torch
+
+from pyrocryo.bench import cryodrgn, feed, splat, step, timing
 from pyrocryo.cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -33,8 +38,12 @@ def test_shell_commands_run(tmp_path, monkeypatch):
         for line in "\n".join(_blocks("sh")).splitlines()
         if line.startswith("pyrocryo ")
     ]
-    assert [words[0] for words in lines] == ["simulate", "fit", "compare", "fit", "fit", "fit"]
-    for words in lines:
+    commands = ["simulate", "fit", "compare", *["fit"] * 6, "bench"]
+    assert [words[0] for words in lines] == commands
+    for part in (step, splat, feed, cryodrgn):  # two minutes, else
+        rows = [timing.row("it", [1.0], [2.0])]
+        monkeypatch.setattr(part, "rows", lambda device, quick, rows=rows: iter(rows))
+    for n, words in enumerate(lines):
         words = [str(ROOT / word) if word.startswith("models/") else word for word in words]
         if "yours.star" in words or "stack.mrcs" in words:
             assert main(words) == 2  # the reader's own files, which are not here
@@ -42,9 +51,17 @@ def test_shell_commands_run(tmp_path, monkeypatch):
         if words[0] == "simulate":
             words += ["--n", "60"]
         if words[0] == "fit":
-            words += ["--steps", "3", "--draws", "3"]
+            words += ["--steps", "3", "--draws", "20"]
             words += ["--rigid-steps", "1"] if "in-plane" in words else []
-        assert main(words) == 0
+            words += [] if "--data" in words else ["--n", "400"]
+            words += [] if "--out" in words else ["--out", f"runs/{n}"]
+        if "cuda" in words and not torch.cuda.is_available():
+            assert main(words) == 2
+        elif "--devices" in words:  # runs its whole command line again
+            command = [sys.executable, "-m", "pyrocryo.cli", *words]
+            assert subprocess.run(command, timeout=300).returncode == 0
+        else:
+            assert main(words) == 0
 
 
 def test_the_makefile_has_both_commands():
