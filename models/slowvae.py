@@ -20,7 +20,7 @@ images within 10° then, no flips; the pose explains nothing of z (-.03 ± .00);
 0: within 5.0°). As published (--rate 10 --gamma 10 --plugin --kl-warmup 600): 6 of 8 within 10°,
 one seed loses a component.
 
-Takes 15-30 s a seed on one core (atoms 45 s, implicit 65 s, in-plane 70 s).
+Takes 10-30 s a seed on one core (atoms 15 s, implicit 65 s, in-plane 75 s).
 """
 
 from dataclasses import dataclass
