@@ -14,6 +14,7 @@ from pyrocryo.files import replacing
 from pyrocryo.pair import Pair
 
 if TYPE_CHECKING:
+    from pyrocryo.svi.devices import Machine
     from pyrocryo.svi.step import Step
     from pyrocryo.svi.train import Fit
 
@@ -36,14 +37,14 @@ class State:
         path: The file, or None for a fit that leaves none.
         key: What must agree for a checkpoint to be resumed: settings, seeds, data, model.
         resume: Start from the file.
-        writes: Whether this process is the one that writes.
+        there: This process among those that train together; the first one writes.
     """
 
     def __init__(
-        self, path: Path | None, key: dict[str, Any], resume: bool, writes: bool = True
+        self, path: Path | None, key: dict[str, Any], resume: bool, there: Machine
     ) -> None:
         self.path = path
-        self.writes = writes and path is not None
+        self.there = there
         self.content: dict[str, Any] = {"format": FORMAT, "key": key, "done": {}, "current": None}
         if not resume:
             return
@@ -63,11 +64,14 @@ class State:
                 )
         self.content = content
 
-    def done(self, seed: int, pair: Pair) -> np.ndarray | None:
-        """Puts a trained seed's parameters in place; returns its history, or None if not done."""
-        saved = self.content["done"].get(seed)
-        if saved is None:
-            return None
+    @property
+    def done(self) -> list[int]:
+        """The seeds that are trained."""
+        return list(self.content["done"])
+
+    def trained(self, seed: int, pair: Pair) -> np.ndarray:
+        """Puts the parameters of a seed that is done in place; returns its history."""
+        saved = self.content["done"][seed]
         self._load(pair, saved["pair"])
         return saved["history"].numpy()
 
@@ -77,7 +81,7 @@ class State:
         current = self.content["current"]
         return [] if current is None else list(current["seeds"])
 
-    def restore(self, step: Step, history: np.ndarray, rank: int) -> int:
+    def restore(self, step: Step, history: np.ndarray) -> int:
         """Puts the state of the seeds in training in place; returns how many steps they had."""
         current = self.content["current"]
         if current is None:
@@ -87,8 +91,8 @@ class State:
         step.set_moments(current["moments"])
         if current["device"] != step.device.type:
             log.info("random numbers start afresh: the checkpoint is from another kind of device")
-        elif rank < len(current["chance"]):
-            step.set_chance(current["chance"][rank])
+        elif self.there.rank < len(current["chance"]):
+            step.set_chance(current["chance"][self.there.rank])
         steps = current["steps"]
         history[:steps] = current["history"].numpy()
         return steps
@@ -99,8 +103,8 @@ class State:
         """Saves after every :data:`EVERY` steps and after the last."""
         if not (last or steps % EVERY == 0):
             return
-        chance = [] if last else step.all_chances()  # every process takes part
-        if not self.writes:
+        chance = [] if last else self.there.of_all(step.chance())  # every process takes part
+        if self.path is None or self.there.rank:
             return
         pairs = [_weights(pair) for pair in step.stack.pairs]
         if last:

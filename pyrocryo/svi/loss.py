@@ -53,5 +53,5 @@ def negative_elbo(pair: Pair, batch: Any, weights: Weights, *, validate: bool = 
 def _kl(q: dict[str, Any], p: dict[str, Any]) -> Tensor:
     try:
         return kl_divergence(q["fn"], p["fn"])
-    except NotImplementedError:
+    except NotImplementedError:  # none registered: one draw of it instead
         return q["fn"].log_prob(q["value"]) - p["fn"].log_prob(q["value"])

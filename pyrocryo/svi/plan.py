@@ -126,6 +126,6 @@ def _exact_kl(pair: Pair, particles: Particles) -> bool:
     with torch.no_grad():
         try:
             kl_divergence(pair.posterior_of(batch), pair.prior_of(batch))
-        except NotImplementedError:
+        except NotImplementedError:  # how torch says that none is registered
             return False
     return True

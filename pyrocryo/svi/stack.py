@@ -31,9 +31,6 @@ class Stack:
         own = [trained(pair) for pair in pairs]
         rows = [torch.cat([p.detach().flatten() for p in one.values()]) for one in own]
         self.theta = torch.stack(rows)
-        self.raw = torch.zeros_like(
-            self.theta
-        )  # gradients before they were clipped, the last time
         self._shapes = {name: p.shape for name, p in own[0].items()}
         self._views = self.split(self.theta)
         for s, parameters in enumerate(own):

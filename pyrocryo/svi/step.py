@@ -29,6 +29,9 @@ class Step:
         settings: Learning rate and the largest norm of the gradient.
         generators: One for each seed, or none where torch's own is used.
         world: Number of processes, each with its share of the particles, to average over.
+
+    Attributes:
+        raw: Gradients `(S, P)` as they were before the last that was clipped or not finite.
     """
 
     def __init__(
@@ -48,17 +51,16 @@ class Step:
             [stack.theta], lr=self._lr, fused=True, capturable=self._on_gpu
         )
         self._now = torch.zeros(2, len(stack), device=self.device)
+        self.raw: Tensor | None = None
         self._replay: _Replay | None = None
 
     def __call__(self, phase: Phase, batch: Any, beta: float, lr: float) -> None:
         """Takes one step."""
-        group = self.optimiser.param_groups[0]
-        if not self._on_gpu:
-            group["lr"] = lr
-            self._run(phase, phase.inputs(self.stack, batch, beta))
-            return
-        self._lr.fill_(lr)
-        if not phase.captured:
+        if self._on_gpu:
+            self._lr.fill_(lr)
+        else:
+            self.optimiser.param_groups[0]["lr"] = lr
+        if not (self._on_gpu and phase.captured):
             self._run(phase, phase.inputs(self.stack, batch, beta))
             return
         if self._replay is None or self._replay.phase is not phase:
@@ -90,15 +92,6 @@ class Step:
             return [torch.cuda.get_rng_state(self.device)]
         return [torch.get_rng_state()]
 
-    def all_chances(self) -> list[list[Tensor]]:
-        """The same of every process."""
-        mine = self.chance()
-        if self._world == 1:
-            return [mine]
-        gathered: list[Any] = [None] * self._world
-        torch.distributed.all_gather_object(gathered, mine)
-        return gathered
-
     def set_chance(self, states: Sequence[Tensor]) -> None:
         """Goes on with the random numbers from there."""
         for generator, state in zip(self.generators, states, strict=False):
@@ -123,7 +116,7 @@ class Step:
         factor = (self._clip / (norm + 1e-6)).clamp_max(1.0)
         # only where it costs nothing to know: on a GPU the host would have to wait
         if self._on_gpu or not bool((good & (factor == 1.0)).all()):
-            self.stack.raw = theta.grad
+            self.raw = theta.grad
             theta.grad = torch.where(good[:, None], theta.grad * factor[:, None], 0.0)
         self.optimiser.step()
 

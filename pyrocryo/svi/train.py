@@ -116,7 +116,7 @@ def fit(
             f"{there.world} devices"
         )
     path = Path(checkpoint) if checkpoint else None
-    state = checkpoints.State(path, plan.key, resume, writes=there.rank == 0)
+    state = checkpoints.State(path, plan.key, resume, there)
     _warn_if_not_reset(pair)
     if not plan.exact_kl:
         log.info("no closed-form KL for %s: Monte Carlo", pair.prior_name)
@@ -157,14 +157,14 @@ class _Training:
         """Trained pairs and their histories by seed."""
         result, left = {}, []
         for seed in self.plan.seeds:
-            pair, _ = self._fresh(seed)
-            history = self.state.done(seed, pair)
-            if history is None:
+            if seed not in self.state.done:
                 left.append(seed)
-            else:
-                self.bar.restore(len(history))
-                pair.autocast = nullcontext
-                result[seed] = pair.eval(), history
+                continue
+            pair, _ = self._fresh(seed)
+            history = self.state.trained(seed, pair)
+            self.bar.restore(len(history))
+            pair.autocast = nullcontext
+            result[seed] = pair.eval(), history
         if not left:
             return result
         if len(self.state.current) > 1:
@@ -172,8 +172,8 @@ class _Training:
         elif capture is None:
             on_gpu = self.there.device.type == "cuda"
             capture = on_gpu or len(left) * self.settings.steps >= WORTH_TRACING
-        example = self._moved(self.plan.train.batch(self._rows(0, left[0])))
         pair, _ = self._fresh(left[0])
+        example = pair.moved(self.plan.train.batch(self._rows(0, left[0])))
         with grouping.told(pair, self.settings, example, lambda: self.at_once):
             self.feed = Feed(self.plan.train, self.there.device, lambda step: step, range(0))
             program = Program(pair, example, self.settings, capture)
@@ -226,7 +226,7 @@ class _Training:
             rigid: program.phase(pairs, rigid) for rigid in {settings.rigid_steps > 0, False}
         }
         history = np.zeros((settings.steps, len(seeds), len(TRACKED)))
-        first = self.state.restore(step, history, there.rank) if seeds == self.state.current else 0
+        first = self.state.restore(step, history) if seeds == self.state.current else 0
         self.bar.restore(first * len(seeds))
         record = torch.zeros(settings.steps, 2, len(seeds), device=there.device)
         label = f"seed {seeds[0]}" if not several else f"seeds {seeds[0]} to {seeds[-1]}"
@@ -249,7 +249,7 @@ class _Training:
                 if due or (there.world == 1 and time.perf_counter() - clock > GLANCE):
                     values = record[known : n + 1].cpu().numpy()
                     history[known : n + 1, :, :2] = values.transpose(0, 2, 1)
-                    self._watch(values, known, seeds, stack)
+                    self._watch(values, known, seeds, step)
                     elbo = -float(values[-1, 0].mean())
                     self.bar.update((n + 1 - known) * len(seeds), seeds=label, step=n, elbo=elbo)
                     known, clock = n + 1, time.perf_counter()
@@ -258,19 +258,19 @@ class _Training:
             pair.autocast = nullcontext
             yield seed, pair.eval(), history[:, s]
 
-    def _watch(self, values: np.ndarray, first: int, seeds: list[int], stack: Stack) -> None:
+    def _watch(self, values: np.ndarray, first: int, seeds: list[int], step: Step) -> None:
         """Stops at the first loss or gradient that is not finite."""
         broken = np.argwhere(~np.isfinite(values).all(axis=1))
         if not len(broken):
             return
         n, s = broken[0]
-        step, seed = first + int(n), seeds[s]
-        batch = self._moved(self.plan.train.batch(self._rows(step, seed)))
+        when, seed, pair = first + int(n), seeds[s], step.stack.pairs[s]
+        batch = pair.moved(self.plan.train.batch(self._rows(when, seed)))
         loss, norm = values[n, :, s]
-        gradients = {name: g[s] for name, g in stack.split(stack.raw).items()}
+        gradients = {name: g[s] for name, g in step.stack.split(step.raw).items()}
         raise FloatingPointError(
-            f"seed {seed}, step {step}: the loss is {loss:g} and its gradient {norm:g}; "
-            f"{_culprit(stack.pairs[s], batch, gradients)}"
+            f"seed {seed}, step {when}: the loss is {loss:g} and its gradient {norm:g}; "
+            f"{_culprit(pair, batch, gradients)}"
         )
 
     def _fresh(self, seed: int) -> tuple[Pair, torch.Generator]:
@@ -295,9 +295,6 @@ class _Training:
         seed = self.plan.seeds[0] if self.settings.order == "shared" else seed
         rows = _rows(len(self.plan.train), self.settings.batch_size, step, seed)
         return rows[self.there.rank :: self.there.world]
-
-    def _moved(self, batch: Any) -> Any:
-        return batch._make(field.to(self.there.device) for field in batch)
 
 
 def _warn_if_not_reset(pair: Pair) -> None:

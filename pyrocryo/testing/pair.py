@@ -226,7 +226,7 @@ def _on_meta(pair: Pair, batch: Any) -> Callable[[], None]:
                 kl_divergence(site["fn"], model.nodes[name]["fn"])
                 exact.add(name)
             except NotImplementedError:
-                pass
+                pass  # none registered: training samples it, by the log-densities that run() takes
     there = copy.deepcopy(pair).to("meta")
     moved = there.moved(batch)
 
