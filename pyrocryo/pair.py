@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import itertools
 import weakref
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from pyro import poutine
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
+from pyrocryo.context import for_each_frame, latent_size, on_device, wanted
 from pyrocryo.errors import InputError
 from pyrocryo.guides import Amortised, Polar
 from pyrocryo.particles import PER_IMAGE, Particles
@@ -27,6 +27,7 @@ from pyrocryo.rotated_normal import RotatedNormal, RotationLayer
 
 __all__ = ["Pair"]
 
+READ = ("images", "rotation", "shift")  # what every guide is given
 NOISE_SPEED = 5.0  # ln σ moves this much faster than the networks' weights
 
 _numbers = itertools.count()
@@ -56,7 +57,8 @@ class Pair(nn.Module):
         volume: A volume such as :class:`pyrocryo.volumes.Grid`.
         box: Pixels along an edge of the images.
         pose: Where poses come from.
-        guide: The encoder of `z`; :class:`pyrocryo.guides.Amortised` by default.
+        guide: The encoder of `z`; :class:`pyrocryo.guides.Amortised` by default. Beside images,
+            rotation and shift it is given the fields of a batch that its parameters name.
         pose_guide: The encoder of poses that are unknown; :class:`pyrocryo.guides.Polar` by
             default.
         noise: Standard deviation σ of the pixels' noise, or None to learn it (from 1).
@@ -80,7 +82,7 @@ class Pair(nn.Module):
         super().__init__()
         if noise is not None and not noise > 0:
             raise InputError(f"noise: expected a positive standard deviation or None, got {noise}")
-        self.dim = _latent_size(prior, dim)
+        self.dim = latent_size(prior, dim)
         self.box = int(box)
         self.prior = prior
         self.pose = pose if pose is not None else Known()
@@ -147,13 +149,13 @@ class Pair(nn.Module):
     def prior_of(self, batch: Any) -> Any:
         """The prior over `z` given the context of each particle in ``batch``."""
         lead = batch.images.shape[:-2]
-        context = {name: getattr(batch, name) for name in _context(self.prior)}
+        context = {name: getattr(batch, name) for name in wanted(self.prior)}
         prior = self._prior(context)
         if len(lead) == 1 or len(prior.event_shape) == 2:
             return prior
         # one law for each frame: what is known of a molecule holds for all its frames
         context = {
-            name: value if name in PER_IMAGE else _for_each_frame(value, lead)
+            name: value if name in PER_IMAGE else for_each_frame(value, lead)
             for name, value in context.items()
         }
         return self._prior(context).expand(lead).to_event(1)
@@ -163,7 +165,7 @@ class Pair(nn.Module):
         if isinstance(self.prior, dist.Distribution):
             device, kept = self.noise_steps.device, self._prior_there
             if kept is None or kept[0] is not self.prior or kept[1] != device:
-                kept = self._prior_there = self.prior, device, _on_device(self.prior, device)
+                kept = self._prior_there = self.prior, device, on_device(self.prior, device)
             return kept[2]
         if not isinstance(self.prior, PyroModule):
             return self.prior(**context)
@@ -234,7 +236,9 @@ class Pair(nn.Module):
     def pose_of(self, batch: Any) -> Any:
         """The distribution q(pose | x) of each particle, event shape `(2,)` or `(T, 2)`."""
         with self.autocast():
-            posterior = self.pose_encoder(batch.images, shift_of(batch))
+            posterior = self.pose_encoder(
+                batch.images, shift_of(batch), **_more(self.pose_encoder, batch)
+            )
         return posterior.to_event(1) if batch.images.dim() == 4 else posterior
 
     def posterior_of(self, batch: Any, direction: Tensor | None = None) -> Any:
@@ -246,7 +250,9 @@ class Pair(nn.Module):
         """
         rotation, shift = self.placed(batch, direction)
         with self.autocast():
-            loc, scale_tril = self.encoder(batch.images, rotation.detach(), shift)
+            loc, scale_tril = self.encoder(
+                batch.images, rotation.detach(), shift, **_more(self.encoder, batch)
+            )
         number = batch.images.dtype
         posterior = RotatedNormal(loc.to(number), scale_tril.to(number), self.rotation())
         return posterior.to_event(1) if batch.images.dim() == 4 else posterior
@@ -288,7 +294,7 @@ class Pair(nn.Module):
         self.pose.check(particles)
         # rotations that are there but not used may be whatever they are
         self.volume.check(particles.without("rotation") if self.pose.latent else particles)
-        for name in _context(self.prior):
+        for name in wanted(self.prior):
             if name not in particles.fields:
                 held = ", ".join(particles.fields) or "no fields"
                 raise InputError(
@@ -305,7 +311,7 @@ class Pair(nn.Module):
                 f"need {' or '.join(map(str, expected))}"
             )
         if hasattr(self.prior, "check"):
-            self.prior.check(**{name: particles.fields[name] for name in _context(self.prior)})
+            self.prior.check(**{name: particles.fields[name] for name in wanted(self.prior)})
 
 
 class _Half(nn.Module):
@@ -324,53 +330,13 @@ def _given(pixels: Tensor | None) -> tuple[Tensor, ...]:
     return () if pixels is None else (pixels,)
 
 
+def _more(guide: nn.Module, batch: Any) -> dict[str, Tensor]:
+    """The further fields of a batch that a guide wants, by the names of its parameters."""
+    names = wanted(guide)
+    return {name: getattr(batch, name) for name in names if name not in READ}
+
+
 def _forget(name: str) -> None:
     store = pyro.get_param_store()
     for key in [key for key in store if key.startswith(f"{name}.")]:
         del store[key]
-
-
-def _context(prior: Any) -> list[str]:
-    """Names of the particle fields that ``prior`` wants: its parameters without a default."""
-    if isinstance(prior, dist.Distribution):
-        return []
-    call = prior.forward if isinstance(prior, nn.Module) else prior
-    parameters = inspect.signature(call).parameters.values()
-    return [p.name for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
-
-
-def _on_device(distribution: Any, device: torch.device) -> Any:
-    """A distribution whose tensors live on ``device``; a module's would move with the pair."""
-    if device.type == "cpu":
-        return distribution
-    moved = copy.copy(distribution)
-    for name, value in vars(distribution).items():
-        if isinstance(value, Tensor):
-            moved.__dict__[name] = value.to(device)
-        elif isinstance(value, torch.distributions.Distribution):
-            moved.__dict__[name] = _on_device(value, device)
-    return moved
-
-
-def _for_each_frame(value: Tensor, lead: torch.Size) -> Tensor:
-    return value.unsqueeze(1).expand(*lead, *value.shape[1:])
-
-
-def _latent_size(prior: Any, dim: int | None) -> int:
-    """Size K of `z`, from the prior or as given."""
-    if isinstance(prior, dist.Distribution):
-        if not 1 <= len(prior.event_shape) <= 2:
-            raise InputError(
-                f"prior: {type(prior).__name__} has event shape {tuple(prior.event_shape)}; "
-                "expected (K,) or (T, K); .to_event(1) turns a batch of K into an event"
-            )
-        found = prior.event_shape[-1]
-    elif callable(prior):
-        found = getattr(prior, "dim", dim)
-    else:
-        raise InputError(f"prior: expected a distribution or a function, got {prior!r}")
-    if found is None:
-        raise InputError("dim: a prior given as a function needs the size of z, Pair(..., dim=K)")
-    if dim is not None and dim != found:
-        raise InputError(f"dim: {dim} was given, but the prior is over {found} latents")
-    return int(found)

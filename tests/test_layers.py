@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "pyrocryo"
 FLOORS = [
     {"errors", "files", "to_arviz", "rotations", "directions", "precision"},
-    {"particles", "metrics", "rotated_normal", "plots"},
+    {"particles", "metrics", "rotated_normal", "plots", "context"},
     {"imaging"},
     {"molecules", "volumes", "poses", "priors"},
     {"guides", "simulate"},

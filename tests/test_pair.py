@@ -102,13 +102,13 @@ def test_a_volume_given_twice_is_not_shared(pairs_in_time):
 
 
 def test_a_distribution_follows_its_pair_to_another_device():
-    from pyrocryo.pair import _on_device
+    from pyrocryo.context import on_device
 
     for prior in (
         pc.priors.LaplaceTransition(2, 2.0),
         dist.Normal(torch.zeros(2), 1.0).to_event(1),
     ):
-        moved = _on_device(prior, torch.device("meta"))
+        moved = on_device(prior, torch.device("meta"))
         base = getattr(moved, "base_dist", moved)
         tensor = base.rate if hasattr(base, "rate") else base.loc
         assert tensor.is_meta

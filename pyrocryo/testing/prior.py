@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints, kl_divergence
 
+from pyrocryo.context import wanted
 from pyrocryo.errors import InputError
-from pyrocryo.pair import _context
 from pyrocryo.testing.checks import Checks, Fault, mapped, seeded, tensors
 from pyrocryo.testing.importance import Draws
 from pyrocryo.testing.kl import check_kl, posterior
@@ -84,13 +84,13 @@ def _builder(prior: Any, context: Mapping[str, Tensor]) -> tuple[Callable[..., A
     name = getattr(prior, "__name__", type(prior).__name__)
     if not isinstance(prior, dist.Distribution) and not callable(prior):
         raise InputError(f"prior: expected a distribution or a function, got {prior!r}")
-    wanted = _context(prior)
-    if missing := [field for field in wanted if field not in context]:
+    fields = wanted(prior)
+    if missing := [field for field in fields if field not in context]:
         raise InputError(
             f"context: the prior {name} needs {', '.join(missing)}; give "
             f"context={{{', '.join(f'{field!r}: a tensor' for field in missing)}}}"
         )
-    if unknown := sorted(set(context) - set(wanted)):
+    if unknown := sorted(set(context) - set(fields)):
         raise InputError(f"context: the prior {name} does not ask for {', '.join(unknown)}")
     values = {field: torch.as_tensor(value) for field, value in context.items()}
 
