@@ -8,12 +8,13 @@ from typing import Any
 __version__ = "0.1.0"
 
 _MODULES = (
-    "errors", "frames", "guides", "identify", "imaging", "io", "metrics", "molecules", "plots",
-    "poses", "priors", "report", "rotations", "simulate", "svi", "testing", "volumes",
+    "errors", "frames", "guides", "identify", "imaging", "interventions", "io", "metrics",
+    "molecules", "plots", "poses", "priors", "report", "rotations", "simulate", "svi", "testing", "volumes",
 )  # fmt: skip
 _NAMES = {
     "Fit": "svi",
     "InputError": "errors",
+    "Interventions": "interventions",
     "Pair": "pair",
     "Particles": "particles",
     "fit": "svi",

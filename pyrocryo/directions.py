@@ -64,6 +64,10 @@ class PlanarNormal(ProjectedNormal):
         )
         return new
 
+    @property
+    def mean(self) -> Tensor:
+        return self.concentration / (self.concentration.norm(dim=-1, keepdim=True) + 1e-12)
+
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
         like = {"dtype": self.concentration.dtype, "device": self.concentration.device}
         point = self.concentration + torch.randn(self._extended_shape(sample_shape), **like)

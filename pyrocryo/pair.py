@@ -198,10 +198,7 @@ class Pair(nn.Module):
         with pyro.plate("particle", len(images), dim=-1):
             direction = pyro.sample("pose", self.pose.prior(batch)) if self.pose.latent else None
             z = pyro.sample("z", self.prior_of(batch))
-            u = applied(self.rotation().T, z)
-            where = self.placed(batch, direction)
-            with self.autocast():
-                clean = self.volume(u, *where, *_given(pixels)).to(images.dtype)
+            clean = self.seen(z, batch, direction, pixels)
             with poutine.scale(scale=1 / share):
                 law = dist.Normal(clean, self.noise).to_event(images.dim() - 1)
                 pyro.sample("x", law, obs=images)
@@ -211,6 +208,27 @@ class Pair(nn.Module):
         with pyro.plate("particle", len(batch.images), dim=-1):
             direction = pyro.sample("pose", self.pose_of(batch)) if self.pose.latent else None
             return pyro.sample("z", self.posterior_of(batch, direction))
+
+    def seen(
+        self,
+        z: Tensor,
+        batch: Any,
+        direction: Tensor | None = None,
+        pixels: Tensor | None = None,
+    ) -> Tensor:
+        """Clean images `(..., B, [T,] D, D)` of conformations `z`, in the poses of a batch.
+
+        Args:
+            z: `(..., B, [T,] K)`.
+            batch: A batch of B particles.
+            direction: As for :meth:`placed`.
+            pixels: `(P,)` which pixels of the flattened images, or None for all.
+        """
+        u = applied(self.rotation().T, z)
+        where = self.placed(batch, direction)
+        with self.autocast():
+            clean = self.volume(u, *where, *_given(pixels))
+        return clean.to(batch.images.dtype)
 
     def _pixels(self, images: Tensor) -> Tensor | None:
         """Which pixels a step sees: a fresh draw without replacement, or None for all."""

@@ -12,7 +12,7 @@ from pyrocryo.errors import InputError
 from pyrocryo.imaging import resample
 from pyrocryo.particles import Particles
 
-__all__ = ["InPlane", "Known", "shift_of", "turn", "turned", "unturned"]
+__all__ = ["Absent", "InPlane", "Known", "shift_of", "turn", "turned", "unturned"]
 
 
 class Known(nn.Module):
@@ -32,6 +32,24 @@ class Known(nn.Module):
     def forward(self, batch: Any) -> tuple[Tensor, Tensor]:
         """Rotations `(..., 3, 3)` and shifts `(..., 2)` (pixels) of the particles in ``batch``."""
         return batch.rotation, shift_of(batch)
+
+
+class Absent(nn.Module):
+    """No pose at all: images as they lie, whose turns and shifts are left to the conformation.
+
+    The physics-free model that the paper compares with.
+    """
+
+    latent = False
+
+    def check(self, particles: Particles) -> None:
+        """Any particles will do."""
+
+    def forward(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """Identities `(..., 3, 3)` and zero shifts `(..., 2)`."""
+        lead, images = batch.images.shape[:-2], batch.images
+        one = torch.eye(3, dtype=images.dtype, device=images.device)
+        return one.expand(*lead, 3, 3), images.new_zeros(*lead, 2)
 
 
 class InPlane(nn.Module):

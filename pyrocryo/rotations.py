@@ -30,9 +30,12 @@ def in_plane(angle: np.ndarray) -> np.ndarray:
     return matrix
 
 
-def random_in_plane(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    """Uniform rotations about the beam, `(*shape, 3, 3)`."""
-    return in_plane(rng.uniform(-np.pi, np.pi, size=shape))
+def random_in_plane(
+    shape: tuple[int, ...], rng: np.random.Generator, max_angle: float = 180.0
+) -> np.ndarray:
+    """Rotations about the beam, `(*shape, 3, 3)`, uniform within ± ``max_angle`` (degrees)."""
+    most = np.deg2rad(max_angle)
+    return in_plane(rng.uniform(-most, most, size=shape))
 
 
 def random_in_space(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:

@@ -13,6 +13,7 @@ FLOORS = [
     {"molecules", "volumes", "poses", "priors"},
     {"guides", "simulate"},
     {"pair"},
+    {"interventions"},
     {"svi", "testing"},
     {"draws", "frames"},
     {"identify"},

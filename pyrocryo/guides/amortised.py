@@ -25,19 +25,28 @@ class Amortised(nn.Module):
         hidden: Widths of the hidden layers.
         side: Images wider than this are averaged down to it before they are read: enough for
             conformations, and the first layer keeps a size that trains at one learning rate.
+        upright: Turn flat particles upright. Without, the pose is not looked at at all.
     """
 
-    def __init__(self, hidden: tuple[int, ...] = (256, 128), *, side: int = 48) -> None:
+    def __init__(
+        self, hidden: tuple[int, ...] = (256, 128), *, side: int = 48, upright: bool = True
+    ) -> None:
         super().__init__()
         self.hidden = tuple(hidden)
         self.side = side
+        self.upright = upright
+
+    def extra_repr(self) -> str:
+        """What decides its answer beside the weights: resuming goes by it."""
+        return "" if self.upright else "upright=False"
 
     def build(self, latent: int, box: int, volume: nn.Module) -> Amortised:
         """Makes the network for K = ``latent``, ``box`` pixels and a flat or 3-D ``volume``."""
         self.latent = latent
         self.spatial = volume.dim
         self.side = min(self.side, box)
-        width = self.side**2 + (9 if self.spatial == 3 else 0)
+        self.reads_pose = self.spatial == 3 and self.upright
+        width = self.side**2 + (9 if self.reads_pose else 0)
         layers: list[nn.Module] = []
         for size in self.hidden:
             layers += [nn.Linear(width, size), nn.SiLU()]
@@ -60,12 +69,12 @@ class Amortised(nn.Module):
         lead, box = rotation.shape[:-2], images.shape[-1]
         images = images.expand(*lead, box, box).reshape(-1, box, box)
         rotation, shift = rotation.reshape(-1, 3, 3), shift.expand(*lead, 2).reshape(-1, 2)
-        if self.spatial == 2:
+        if self.spatial == 2 and self.upright:
             images = _upright(images, rotation, shift)
         if self.side < box:
             images = adaptive_avg_pool2d(images.unsqueeze(1), self.side).squeeze(1)
         features = images.flatten(1)
-        if self.spatial == 3:
+        if self.reads_pose:
             features = torch.cat([features, rotation.flatten(1)], dim=-1)
         loc, diagonal, below = (
             self.network(features)

@@ -69,11 +69,11 @@ class Polar(nn.Module):
         rings = polar(flat, shift, radii=self.radii, angles=self.angles)
         features = self.second(self.first(rings))
         weights = self.score(features).squeeze(1).softmax(-1)
-        size = _size(self.spread(features.mean(-1)))
+        size = length_of(self.spread(features.mean(-1)))
         return PlanarNormal((size * (weights @ self.directions)).unflatten(0, lead))
 
 
-def _size(raw: Tensor) -> Tensor:
+def length_of(raw: Tensor) -> Tensor:
     """Sizes from the smallest up, the first one at 0: linear upwards, and ever slower downwards.
 
     Algebraic on either side, so that a gradient is left to come back by.

@@ -38,7 +38,8 @@ def poses(molecule: Any, n: int, seed: int = 0, **imaging: Any) -> Particles:
         n: Number of particles.
         seed: Seed of everything drawn.
         **imaging: ``snr`` (1), ``box`` (32 px), ``pixel_size`` (3 Å), ``max_shift`` (3 Å; shifts
-            are uniform within ± that on both axes).
+            are uniform within ± that on both axes), ``max_angle`` (180°; turns in the plane are
+            uniform within ± that).
 
     Returns:
         Particles with ``rotation``, ``shift`` and ``truth`` `(n, K)`.
@@ -190,6 +191,7 @@ def _particles(
     box: int = 32,
     pixel_size: float = 3.0,
     max_shift: float = 3.0,
+    max_angle: float = 180.0,
     **fields: np.ndarray,
 ) -> Particles:
     """Draws poses and noise, and renders `z` `(..., K)`."""
@@ -201,7 +203,14 @@ def _particles(
         raise InputError(f"max_shift: expected a length in Å, got {max_shift}")
     views = z.shape[:-1]
     in_space = getattr(molecule, "spatial", 2) == 3
-    rotation = (random_in_space if in_space else random_in_plane)(views, rng)
+    if not 0 < max_angle <= 180 or (in_space and max_angle != 180):
+        raise InputError(
+            f"max_angle: expected degrees in (0, 180], and 180 in space, got {max_angle}"
+        )
+    if in_space:
+        rotation = random_in_space(views, rng)
+    else:
+        rotation = random_in_plane(views, rng, max_angle)
     shift = rng.uniform(-max_shift, max_shift, size=(*views, 2))
     flat = [torch.as_tensor(a.reshape(-1, *a.shape[len(views) :])) for a in (z, rotation, shift)]
     clean = np.empty((len(flat[0]), box, box), dtype=np.float32)

@@ -68,6 +68,8 @@ def prepare(
                 "ones as pairs of real ones, torch.view_as_real)"
             )
     pair.check(particles)
+    if settings.interventions is not None:
+        settings.interventions.check(pair)
     particles.statistics()  # finds pixels that are no numbers
     train = particles.train
     settings = replace(settings, batch_size=min(settings.batch_size, len(train)))

@@ -137,13 +137,14 @@ class Program:
             beta=None if chosen.kl_warmup else chosen.beta,
             gamma=chosen.gamma,
             rigid=rigid,
+            interventions=None if rigid else chosen.interventions,
             **several,
         )
 
     def _inputs(self, objective: Objective, batch: Any, scale: float = 1.0) -> list[Tensor]:
         parameters = [scale * p.detach() for p in trained(self._pair).values()]
-        weight = [] if objective.beta is not None else [batch.images.new_tensor(scale)]
-        return [*parameters, *batch, *weight]
+        numbers = (objective.beta is None) + (objective.interventions is not None)
+        return [*parameters, *batch, *[batch.images.new_tensor(scale)] * numbers]
 
     def _first_pass(self) -> None:
         """Validates distributions; finds buffers that change."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_type_hints
 
 from pyrocryo.errors import InputError
+from pyrocryo.interventions import Interventions
 
 __all__ = ["Settings"]
 
@@ -29,6 +30,7 @@ class Settings:
         clip: Largest norm of the gradient (of the loss per particle).
         order: Seeds see the particles in an order of their "own" (a seed is then the same alone
             and in company), or in a "shared" one, which reads each batch once for all of them.
+        interventions: Algorithm 1 as a further term of the loss; not in rigid steps.
         precision: "float32"; "tf32", matrix products of GPUs with 10 bits of mantissa; or "bf16",
             networks in bfloat16 (autocast). Poses, `z`, likelihood and KL stay in float32.
     """
@@ -42,6 +44,7 @@ class Settings:
     rigid_steps: int = 0
     clip: float = 50.0
     order: Literal["own", "shared"] = "own"
+    interventions: Interventions | None = None
     precision: Literal["float32", "tf32", "bf16"] = "float32"
 
     def __post_init__(self) -> None:
@@ -77,6 +80,12 @@ class Settings:
         if done <= 0 or not self.kl_warmup:  # rigid steps leave out the KL of z alone
             return self.beta
         return self.beta * min(1.0, done / self.kl_warmup)
+
+    def weight_at(self, step: int) -> float:
+        """Weight of the interventions at step 0, 1, ..."""
+        if self.interventions is None:
+            return 0.0
+        return self.interventions.weight_at(step - self.rigid_steps)
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Settings:

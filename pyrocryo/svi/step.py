@@ -54,19 +54,21 @@ class Step:
         self.raw: Tensor | None = None
         self._replay: _Replay | None = None
 
-    def __call__(self, phase: Phase, batch: Any, beta: float, lr: float) -> None:
-        """Takes one step."""
+    def __call__(
+        self, phase: Phase, batch: Any, beta: float, lr: float, weight: float = 0.0
+    ) -> None:
+        """Takes one step; ``weight`` is that of the interventions, where there are any."""
         if self._on_gpu:
             self._lr.fill_(lr)
         else:
             self.optimiser.param_groups[0]["lr"] = lr
         if not (self._on_gpu and phase.captured):
-            self._run(phase, phase.inputs(self.stack, batch, beta))
+            self._run(phase, phase.inputs(self.stack, batch, beta, weight))
             return
         if self._replay is None or self._replay.phase is not phase:
             self._replay = None  # an earlier phase's memory goes first; it does not come back
-            self._replay = _Replay(self, phase, batch, beta)
-        self._replay(batch, beta)
+            self._replay = _Replay(self, phase, batch, beta, weight)
+        self._replay(batch, beta, weight)
 
     def now(self) -> Tensor:
         """Loss and norm of the gradient of each seed, `(2, S)`, before the step was taken."""
@@ -146,11 +148,15 @@ class Phase:
         """Whether it runs without Python."""
         return isinstance(self.call, Graph)
 
-    def inputs(self, stack: Stack, batch: Any, beta: float | Tensor) -> list[Tensor]:
+    def inputs(
+        self, stack: Stack, batch: Any, beta: float | Tensor, weight: float | Tensor
+    ) -> list[Tensor]:
         """The arguments of ``call``."""
         tensors = [*stack.tensors(), *batch]
         if self.objective.beta is None:
             tensors.append(torch.as_tensor(beta, device=stack.theta.device))
+        if self.objective.interventions is not None:
+            tensors.append(torch.as_tensor(weight, device=stack.theta.device))
         return tensors
 
     def noise(self, generators: Sequence[torch.Generator]) -> list[Tensor]:
@@ -170,11 +176,12 @@ class Phase:
 class _Replay:
     """A step as one CUDA graph: one launch for all of its kernels."""
 
-    def __init__(self, step: Step, phase: Phase, batch: Any, beta: float) -> None:
+    def __init__(self, step: Step, phase: Phase, batch: Any, beta: float, weight: float) -> None:
         self.phase = phase
         self._batch = [field.clone() for field in batch]
         self._beta = torch.tensor(float(beta), device=step.device)
-        given = phase.inputs(step.stack, self._batch, self._beta)
+        self._weight = torch.tensor(float(weight), device=step.device)
+        given = phase.inputs(step.stack, self._batch, self._beta, self._weight)
         self._graph = torch.cuda.CUDAGraph()
         for generator in step.generators:
             self._graph.register_generator_state(generator)
@@ -188,10 +195,11 @@ class _Replay:
         with torch.cuda.graph(self._graph, stream=side, capture_error_mode="thread_local"):
             step._run(phase, given)
 
-    def __call__(self, batch: Any, beta: float) -> None:
+    def __call__(self, batch: Any, beta: float, weight: float) -> None:
         for there, field in zip(self._batch, batch, strict=True):
             there.copy_(field, non_blocking=True)
         self._beta.fill_(beta)
+        self._weight.fill_(weight)
         self._graph.replay()
 
 
