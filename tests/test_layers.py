@@ -14,7 +14,7 @@ FLOORS = [
     {"guides", "simulate"},
     {"pair"},
     {"svi", "testing"},
-    {"draws", "frames"},
+    {"draws", "frames", "diagnose"},
     {"identify"},
     {"io"},
     {"report", "bench"},

@@ -2,6 +2,7 @@
 
 from pyrocryo.guides.amortised import Amortised
 from pyrocryo.guides.gauss_newton import GaussNewton
+from pyrocryo.guides.lookup import LookupTable
 from pyrocryo.guides.polar import Polar
 
-__all__ = ["Amortised", "GaussNewton", "Polar"]
+__all__ = ["Amortised", "GaussNewton", "LookupTable", "Polar"]
