@@ -206,10 +206,11 @@ def _verdict(
         )
     typical = np.median(leak, axis=0)
     worst = int(typical.argmax())
+    moved, alone = nrms[:, worst], np.median(control[:, worst])
     numbers = (
-        f"turned by {angles[worst]:g}°, z moves by {np.median(nrms[:, worst]):.2g} of the "
-        f"distance between two random particles (resampling alone: "
-        f"{np.median(control[:, worst]):.2g}; median of {len(nrms)} seed{'s' * (len(nrms) > 1)}, worst {nrms[:, worst].max():.2g})"
+        f"turned by {angles[worst]:g}°, z moves by {np.median(moved):.2g} of the distance between "
+        f"two random particles (resampling alone: {alone:.2g}; median of {len(nrms)} "
+        f"seed{'s' * (len(nrms) > 1)}, worst {moved.max():.2g})"
     )
     if not np.isnan(pose_error).all():
         numbers += f", and poses turn along to within {np.nanmax(pose_error):.2g}°"

@@ -22,7 +22,7 @@ def noise_of(index: Tensor, shape: torch.Size, seed: int) -> Tensor:
     """
     places = torch.arange(math.prod(shape), device=index.device)
     key = _mixed(_mixed(index.long()) + seed * STRIDE).unsqueeze(-1)
-    word = _mixed(_mixed(places + key) ^ _mixed(key + 1))
+    word = _mixed(_mixed(places + key) ^ _mixed(~key))
     uniform = ((word >> (32 - BITS)).float() + 0.5) / 2**BITS
     return (math.sqrt(2) * torch.erfinv(2 * uniform - 1)).unflatten(-1, shape)
 

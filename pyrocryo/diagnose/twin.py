@@ -190,7 +190,8 @@ def _verdict(gain: np.ndarray, shared: np.ndarray, share: np.ndarray) -> tuple[s
             f"The guide learns of particles from something other than their images: {numbers}. "
             "Look at the fields it is given."
         )
-    many = f"{share.mean():.0%} of it (seeds: {', '.join(f'{s:.0%}' for s in share)})"
+    each = ", ".join(f"{round(100 * s)} %" for s in share)
+    many = f"{round(100 * share.mean())} % of it (seeds: {each})"
     if share.mean() > MEMORISING:
         return "memorising", (
             f"The encoder can memorise these particles: {numbers}, {many}. Training losses and "

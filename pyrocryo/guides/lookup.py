@@ -41,7 +41,7 @@ class LookupTable(nn.Module):
         speed: How many times faster than a network's weights the rows move.
     """
 
-    def __init__(self, n: int, *, frames: int | None = None, speed: float = 5.0) -> None:
+    def __init__(self, n: int, *, frames: int | None = None, speed: float = 20.0) -> None:
         super().__init__()
         if n < 1:
             raise InputError(f"n: expected at least one particle, got {n}")
