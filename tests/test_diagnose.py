@@ -346,6 +346,14 @@ def test_twins_that_cannot_be_compared():
         pc.diagnose.evil_twin(pair, particles, draws=0)
     with pytest.raises(pc.InputError, match="steps: a fit brings its settings along"):
         pc.diagnose.evil_twin(pc.fit(pair, particles, steps=2), particles, steps=3)
+    with pytest.raises(pc.InputError, match="particles: the fit was trained on others"):
+        pc.diagnose.evil_twin(pc.fit(pair, particles, steps=2), _particles(60, seed=1))
+
+
+def test_where_z_brings_nothing_there_is_nothing_to_share():
+    twins = pc.diagnose.evil_twin(_pair(), _particles(200, snr=1e-4), seeds=1, steps=2)
+    assert twins.verdict == "undecided"
+    assert np.isnan(twins.share).all()
 
 
 # amortisation gap

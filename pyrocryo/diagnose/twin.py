@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -41,10 +41,11 @@ class Twins:
         rigid: The same pair with every `z` decoded as 0 and its KL left out: what there is to
             be gained from.
         share: :math:`(rigid - twin) / (rigid - honest)`, the share of what `z` brings on the
-            particles trained on that needs no images, `(seeds,)`.
+            particles trained on that needs no images, `(seeds,)`; NaN where `z` brings less than
+            .1 nats.
         verdict: 'memorising' (mean share over .5), 'inferring', 'leaking' (the twin gains half
             as much on held-out particles: it learns of them from something other than the
-            images), or 'undecided' (`z` gains less than .1 nats, so there is nothing to share).
+            images), or 'undecided' (`z` brings less than .1 nats in every seed).
         sentence: The same with its numbers.
     """
 
@@ -121,34 +122,42 @@ def evil_twin(
         )
     if draws < 1:
         raise InputError(f"draws: expected at least 1, got {draws}")
-    if isinstance(pair, Fit) and settings:
-        raise InputError(f"{next(iter(settings))}: a fit brings its settings along")
     models(pair, particles, FEWEST)
-    honest, chosen = pair, Settings.of(settings)
+    honest, chosen = None, Settings.of(settings)
     if isinstance(pair, Fit):
+        honest = _agreeing(pair, particles, settings)
         pair, seeds, chosen = honest.pairs[0], honest.seeds, honest.settings
-    where = {"seeds": seeds, "device": device}
-    if not isinstance(honest, Fit):
-        log.info("evil twin: the honest pair")
-        honest = fit(pair, particles, **where, **asdict(chosen))
-    log.info("evil twin: the twin")
+
+    def trained(pair: Pair, name: str, chosen: Settings = chosen) -> Fit:
+        log.info("evil twin: training %s", name)
+        return fit(pair, particles, seeds=seeds, device=device, **asdict(chosen))
+
+    honest = honest or trained(pair, "the honest pair")
     blind = recast(pair, _Twin)
     blind.noise_seed = noise_seed
     blind.noise_level = particles.statistics().sd / particles.scale
-    twin = fit(blind, particles, **where, **asdict(chosen))
-    log.info("evil twin: the rigid molecule")
-    # all but the last step, whose rate is the smallest: what it does to z is left out again below
+    # all but the last step, whose rate is the smallest; what it does to z does not count below
     still = replace(chosen, rigid_steps=chosen.steps - 1, kl_warmup=0)
-    rigid = fit(pair, particles, **where, **asdict(still))
+    fits = honest, trained(blind, "the twin"), trained(pair, "the rigid molecule", still)
     parts = [first(part, EVALUATED) for part in (particles.train, particles.test)]
     losses = [
-        np.array([[_loss(p, part, draws, one is rigid) for part in parts] for p in one.pairs])
-        for one in (honest, twin, rigid)
+        np.array([[_loss(p, part, draws, n == 2) for part in parts] for p in one.pairs])
+        for n, one in enumerate(fits)
     ]
     gain, shared = losses[2] - losses[0], losses[2] - losses[1]
-    share = shared[:, 0] / gain[:, 0]
+    worth = np.where(gain[:, 0] > LEAST_GAIN, gain[:, 0], np.nan)
+    share = shared[:, 0] / worth
     verdict, sentence = _verdict(gain, shared, share)
     return Twins(honest.seeds, *losses, share, verdict, sentence)
+
+
+def _agreeing(fit: Fit, particles: Particles, settings: Mapping[str, Any]) -> Fit:
+    """The fit, if nothing is said against it."""
+    if settings:
+        raise InputError(f"{next(iter(settings))}: a fit brings its settings along")
+    if fit.key["data"] != particles.digest():
+        raise InputError("particles: the fit was trained on others than these")
+    return fit
 
 
 class _Twin(Pair):
@@ -183,13 +192,14 @@ def _verdict(gain: np.ndarray, shared: np.ndarray, share: np.ndarray) -> tuple[s
         f"z gains {seen:.3g} nats a particle on those trained on and {unseen:.3g} on held-out "
         f"ones; an encoder that sees noise gains {twin:.3g} and {twin_unseen:.3g}"
     )
-    if seen < LEAST_GAIN:
+    if np.isnan(share).all():
         return "undecided", f"Undecided: z brings too little to compare ({numbers})."
     if twin_unseen > MEMORISING * seen:
         return "leaking", (
             f"The guide learns of particles from something other than their images: {numbers}. "
             "Look at the fields it is given."
         )
+    share = share[~np.isnan(share)]
     each = ", ".join(f"{round(100 * s)} %" for s in share)
     many = f"{round(100 * share.mean())} % of it (seeds: {each})"
     if share.mean() > MEMORISING:
