@@ -36,7 +36,8 @@ class Gap:
         train: `(seeds, n)`: the gap of each particle trained on.
         held_out: `(seeds, m)`: of each held-out one.
         in_sd: `(seeds, 2)`: the mean gap as an error of the posterior means, in standard
-            deviations a latent, :math:`\sqrt{2 \, gap / K}`; trained on, held out.
+            deviations a latent, :math:`\sqrt{2 \, gap / K}`, angles of inferred poses counted
+            among the K; trained on, held out.
         verdict: 'small' (held-out gap below .125 nats a latent), 'large' (above .5) or 'moderate'.
         sentence: The same with its numbers.
     """
@@ -80,14 +81,15 @@ def amortisation_gap(
     with μ, `L` the guide's answer and :math:`a_i` (from 0) and the lower triangular :math:`M_i`
     (from 1) the particle's own numbers: the row it would have in a lookup table under this very
     model, which is frozen. Poses that are inferred get numbers of their own in the same way:
-    :math:`c_i = (c + b_i) e^{s_i}` for the concentration vector `c`. What the ELBO gains is what
-    the encoder lost by answering all particles with one network (Cremer, Li & Duvenaud 2018;
-    Edelberg & Lederman 2023, who train the table from scratch: :class:`pyrocryo.guides.
-    LookupTable`). What a Gaussian cannot say at all is not counted.
+    :math:`c_i = (c + b_i) e^{s_i}` for the concentration vector `c`; as in training, no gradient
+    goes from `z` to them through the encoder. What the ELBO gains is what the encoder lost by
+    answering all particles with one network (Cremer, Li & Duvenaud 2018; Edelberg & Lederman 2023,
+    who train a table from scratch: :class:`pyrocryo.guides.LookupTable`). What a Gaussian cannot
+    say at all is not counted.
 
     Particles are optimised a batch after another by Adam, whose rate falls to 0 along a cosine:
-    means may move by some .6 ``lr steps`` posterior standard deviations. Both ELBOs are
-    evaluated with the same noise, which the optimiser has not seen.
+    means may move by half of ``lr steps`` posterior standard deviations. Both ELBOs are evaluated
+    with the same noise, which the optimiser has not seen.
 
     Example::
 
@@ -123,7 +125,8 @@ def amortisation_gap(
         parts = (first(part, most) for part in (particles.train, particles.test))
         gaps.append([_gaps(tuned, part, steps, lr, draws, seed) for part in parts])
     train, held_out = (np.stack(part) for part in zip(*gaps, strict=True))
-    latents = pair.dim * (particles.frames or 1)
+    angles = tuned.own[2].shape[-1] - 1 if pair.pose.latent else 0
+    latents = (pair.dim + angles) * (particles.frames or 1)
     means = np.stack([train.mean(1), held_out.mean(1)], axis=1)
     in_sd = np.sqrt(2 * np.maximum(means, 0.0) / latents)
     return Gap(tuple(pairs), train, held_out, in_sd, *_verdict(train, held_out, in_sd, latents))
@@ -131,6 +134,8 @@ def amortisation_gap(
 
 class _Tuned(Pair):
     """A pair whose guide's answer is corrected by numbers of each particle's own."""
+
+    own: list[Tensor]
 
     def start(self, batch: Any) -> list[Tensor]:
         """Corrections that change nothing yet, for the particles in ``batch``."""

@@ -42,7 +42,8 @@ class Twins:
             be gained from.
         share: :math:`(rigid - twin) / (rigid - honest)`, the share of what `z` brings on the
             particles trained on that needs no images, `(seeds,)`; NaN where `z` brings less than
-            .1 nats.
+            .1 nats, negative where the twin is worse than a rigid molecule (it has no poses to go
+            by where they are inferred).
         verdict: 'memorising' (mean share over .5), 'inferring', 'leaking' (the twin gains half
             as much on held-out particles: it learns of them from something other than the
             images), or 'undecided' (`z` brings less than .1 nats in every seed).
@@ -201,7 +202,7 @@ def _verdict(gain: np.ndarray, shared: np.ndarray, share: np.ndarray) -> tuple[s
         )
     share = share[~np.isnan(share)]
     each = ", ".join(f"{round(100 * s)} %" for s in share)
-    many = f"{round(100 * share.mean())} % of it (seeds: {each})"
+    many = f"{round(100 * share.mean())} % of it (seeds: {each})" if twin > 0 else "none of it"
     if share.mean() > MEMORISING:
         return "memorising", (
             f"The encoder can memorise these particles: {numbers}, {many}. Training losses and "
