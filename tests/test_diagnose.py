@@ -11,6 +11,7 @@ from pyrocryo.diagnose import turned_batch, turned_images
 from pyrocryo.diagnose.common import recast
 from pyrocryo.diagnose.noise import noise_of
 from pyrocryo.diagnose.twin import _Twin
+from pyrocryo.directions import PlanarNormal
 from pyrocryo.testing import check_pair
 
 
@@ -216,6 +217,22 @@ def test_poses_that_are_inferred_turn_along():
     assert 0.01 < check.pose_error_deg[0, 1] < 5.0
     assert check.nrms[0, 0] < 0.01
     assert "poses turn along" in check.sentence
+
+
+def test_poses_that_do_not_turn_along_are_pointed_out():
+    class Stuck(nn.Module):
+        def build(self, box):
+            self.direction = nn.Parameter(torch.tensor([20.0, 0.0]))
+            return self
+
+        def forward(self, images, shift):
+            return PlanarNormal(self.direction.expand(*images.shape[:-2], 2))
+
+    pair = _pair(pose=pc.poses.InPlane(), pose_guide=Stuck())
+    check = pc.diagnose.pose_invariance(pair, _particles(20), angles=(90, -30))
+    np.testing.assert_allclose(check.pose_error_deg, [[90, 30]], atol=1e-3)
+    assert "poses do not turn along (off by 90°)" in check.sentence
+    assert check.verdict == "leaking"
 
 
 def test_a_pose_in_space_turns_about_the_beam():

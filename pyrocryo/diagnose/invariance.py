@@ -19,6 +19,7 @@ from pyrocryo.svi import Fit
 __all__ = ["Invariance", "pose_invariance"]
 
 INVARIANT, LEAKING = 0.1, 0.2  # of the distance between two random particles
+TURNING_DEG = 10.0  # that poses may be off where they turn along
 QUANTILES = (0.5, 0.9, 0.99)
 FEWEST = 8
 MEANINGFUL = 1e-6  # rms distance between particles below which z says nothing
@@ -213,7 +214,9 @@ def _verdict(
         f"seed{'s' * (len(nrms) > 1)}, worst {moved.max():.2g})"
     )
     if not np.isnan(pose_error).all():
-        numbers += f", and poses turn along to within {np.nanmax(pose_error):.2g}°"
+        off = pose_error.max()
+        along = "and poses turn along" if off < TURNING_DEG else "but poses do not turn along"
+        numbers += f", {along} (off by {off:.2g}°)"
     if typical[worst] > LEAKING:
         return "leaking", (
             f"The pose leaks into z: {numbers}. Do not read z as conformation; use an encoder "
