@@ -8,9 +8,9 @@ from typing import Any
 __version__ = "0.1.0"
 
 _MODULES = (
-    "errors", "frames", "guides", "identify", "imaging", "interventions", "io", "metrics",
-    "molecules", "plots", "poses", "priors", "report", "rotations", "simulate", "svi", "testing",
-    "volumes",
+    "diagnose", "errors", "frames", "guides", "identify", "imaging", "interventions",
+    "io", "metrics", "molecules", "plots", "poses", "priors", "report", "rotations", "simulate",
+    "svi", "testing", "volumes",
 )  # fmt: skip
 _NAMES = {
     "Fit": "svi",

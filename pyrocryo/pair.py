@@ -312,6 +312,8 @@ class Pair(nn.Module):
         self.pose.check(particles)
         # rotations that are there but not used may be whatever they are
         self.volume.check(particles.without("rotation") if self.pose.latent else particles)
+        if hasattr(self.encoder, "check"):
+            self.encoder.check(particles)
         for name in wanted(self.prior):
             if name not in particles.fields:
                 held = ", ".join(particles.fields) or "no fields"

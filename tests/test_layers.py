@@ -15,7 +15,7 @@ FLOORS = [
     {"pair"},
     {"interventions"},
     {"svi", "testing"},
-    {"draws", "frames"},
+    {"draws", "frames", "diagnose"},
     {"identify"},
     {"io"},
     {"report", "bench"},

@@ -9,6 +9,7 @@ from pyro.infer import TraceMeanField_ELBO
 
 import pyrocryo as pc
 from pyrocryo.svi import Settings, Weights, checkpoints
+from pyrocryo.svi.loss import elbo, negative_elbo
 
 
 def _loss(pair, batch, **weights):
@@ -28,6 +29,18 @@ def test_weights_scale_the_kl_and_its_transitions(slowvae, pairs_in_time):
     for beta, gamma in ((1.0, 1.0), (4.0, 1.0), (0.0, 1.0), (1.0, 10.0), (2.0, 0.5)):
         expected = plain - whole + beta * (first + gamma * (whole - first))
         assert _loss(slowvae, batch, beta=beta, gamma=gamma) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("rigid", [False, True])
+def test_the_loss_is_the_mean_elbo_of_the_particles(slowvae, pairs_in_time, rigid):
+    batch = pairs_in_time.batch(np.arange(6))
+    with torch.no_grad():
+        torch.manual_seed(0)
+        each = elbo(slowvae.eval(), batch, rigid=rigid)
+        torch.manual_seed(0)
+        loss = negative_elbo(slowvae, batch, Weights(rigid=rigid))
+    assert each.shape == (6,)
+    assert float(each.mean()) == pytest.approx(-float(loss), rel=1e-6)
 
 
 def test_schedules():

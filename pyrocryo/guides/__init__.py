@@ -2,7 +2,8 @@
 
 from pyrocryo.guides.amortised import Amortised
 from pyrocryo.guides.gauss_newton import GaussNewton
+from pyrocryo.guides.lookup import LookupTable
 from pyrocryo.guides.plain import PlainPose
 from pyrocryo.guides.polar import Polar
 
-__all__ = ["Amortised", "GaussNewton", "PlainPose", "Polar"]
+__all__ = ["Amortised", "GaussNewton", "LookupTable", "PlainPose", "Polar"]

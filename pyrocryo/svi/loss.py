@@ -14,7 +14,7 @@ from torch.distributions import kl_divergence
 from pyrocryo.pair import Pair
 from pyrocryo.svi.weights import Weights
 
-__all__ = ["negative_elbo"]
+__all__ = ["elbo", "negative_elbo"]
 
 
 def negative_elbo(pair: Pair, batch: Any, weights: Weights, *, validate: bool = False) -> Tensor:
@@ -32,11 +32,29 @@ def negative_elbo(pair: Pair, batch: Any, weights: Weights, *, validate: bool = 
         weights: Of the KL and its parts.
         validate: Let distributions check their arguments, which waits for values.
     """
+    return sum(term.sum() for term in _terms(pair, batch, weights, validate)) / len(batch.images)
+
+
+def elbo(pair: Pair, batch: Any, *, rigid: bool = False) -> Tensor:
+    """The ELBO of each particle, `(B,)` in nats, with one draw of every latent.
+
+    The negative of :func:`negative_elbo` without weights, particle by particle.
+
+    Args:
+        pair: Model and guide.
+        batch: A batch of B particles.
+        rigid: Decode every conformation as `z` = 0, and leave its KL out.
+    """
+    return -sum(_terms(pair, batch, Weights(rigid=rigid), False))
+
+
+def _terms(pair: Pair, batch: Any, weights: Weights, validate: bool) -> list[Tensor]:
+    """What each site adds to the loss of each particle, `(B,)`."""
+    terms = []
     # a store of its own, as modules of Pyro's leave their parameters' values in the global one
     with pyro.get_param_store().scope(), pyro.validation_enabled(validate), weights:
         guide = poutine.trace(pair.guide).get_trace(batch)
         model = poutine.trace(poutine.replay(pair.model, guide)).get_trace(batch)
-        total = 0.0
         for name, site in model.nodes.items():
             if site["type"] != "sample" or site_is_subsample(site):
                 continue
@@ -46,8 +64,8 @@ def negative_elbo(pair: Pair, batch: Any, weights: Weights, *, validate: bool = 
                 continue
             else:
                 term, weight = _kl(guide.nodes[name], site), guide.nodes[name]
-            total = total + scale_and_mask(term, weight["scale"], weight["mask"]).sum()
-    return total / len(batch.images)
+            terms.append(scale_and_mask(term, weight["scale"], weight["mask"]))
+    return terms
 
 
 def _kl(q: dict[str, Any], p: dict[str, Any]) -> Tensor:

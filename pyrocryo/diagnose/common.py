@@ -1,0 +1,75 @@
+"""What the diagnostics share: trained pairs, and their ELBO particle by particle."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyrocryo.errors import InputError
+from pyrocryo.pair import Pair
+from pyrocryo.particles import Particles
+from pyrocryo.svi import Fit
+from pyrocryo.svi.loss import elbo
+
+__all__ = ["batches", "drawn", "first", "models", "recast"]
+
+AT_ONCE = 256  # particles
+MOST_NUMBERS = 20_000_000  # held at once while decoding (80 MB)
+
+Kind = TypeVar("Kind", bound=Pair)
+
+
+def models(fit: Fit | Pair, particles: Particles, fewest: int) -> dict[int, Pair]:
+    """Trained pairs by seed, checked against the particles; one pair alone is seed 0.
+
+    Raises:
+        InputError: If they do not go together, or there are fewer than ``fewest`` particles.
+    """
+    if isinstance(fit, Pair):
+        pairs = {0: copy.deepcopy(fit).eval()}
+    elif isinstance(fit, Fit):
+        pairs = dict(zip(fit.seeds, fit.pairs, strict=True))
+    else:
+        raise InputError(f"fit: expected a Fit or a Pair, got {type(fit).__name__}")
+    if len(particles) < fewest:
+        raise InputError(f"particles: expected at least {fewest}, got {len(particles)}")
+    for pair in pairs.values():
+        pair.check(particles)
+    return pairs
+
+
+def batches(pair: Pair, particles: Particles) -> Iterator[Any]:
+    """All particles where the pair is, some at a time."""
+    each = pair.volume.numbers_an_image * (particles.frames or 1)
+    for rows in particles.chunks(max(1, min(AT_ONCE, MOST_NUMBERS // each))):
+        yield pair.moved(particles.batch(rows))
+
+
+def drawn(pair: Pair, batch: Any, draws: int, seed: int, *, rigid: bool = False) -> Tensor:
+    """The ELBO of each particle, `(B,)` in nats, a mean over ``draws``.
+
+    The same ``seed`` gives the same noise, so that two guides can be compared.
+    """
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed)
+        return torch.stack([elbo(pair, batch, rigid=rigid) for _ in range(draws)]).mean(0)
+
+
+def recast(pair: Pair, kind: type[Kind]) -> Kind:
+    """A copy of a pair as one of ``kind``, which changes what its guide says and keeps its parts.
+
+    Pairs are made from parts; a copy made from another pair has no use for a constructor.
+    """
+    new = copy.deepcopy(pair)
+    new.__class__ = kind
+    return new
+
+
+def first(particles: Particles, most: int) -> Particles:
+    """At most ``most`` of the particles."""
+    return particles.take(np.arange(min(most, len(particles))))
