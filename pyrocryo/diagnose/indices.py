@@ -174,18 +174,19 @@ class _Experiment:
         phi = phi.roll(1, 0)
         found = self._read(learned.render(z, phi, batch), phi, batch)
         here, where = world.taken(z, phi)
-        vc, vi = _square(here, found[0]), self._arcs(where, found[1])
+        vc = _square(here, found[0])
+        vi = _arcs(where, found[1], vc)
         cc, pc = vc, vi
         if world is not learned:
             z, phi = world.latents(batch)
             phi = phi.roll(1, 0)
             found = self._read(world.render(z, phi, batch), phi, batch)
-            cc, pc = _square(z, found[0]), self._arcs(phi, found[1])
+            cc, pc = _square(z, found[0]), _arcs(phi, found[1], vc)
         other = moved_by(phi, pose_step * torch.randn_like(z[..., 0]))
         in_turn = self._read(world.render(z, other, batch), other, batch)
         step = z_step * z.flatten(0, -2).std(dim=0) * torch.randn_like(z)
         bent = self._read(world.render(z + step, phi, batch), phi, batch)
-        ci, pi = _square(found[0], in_turn[0]), self._arcs(found[1], bent[1])
+        ci, pi = _square(found[0], in_turn[0]), _arcs(found[1], bent[1], vc)
         return [vc, vi, cc, ci, pc, pi, here.flatten(0, -2)]
 
     def _read(self, images: Tensor, phi: Tensor, batch: Any) -> tuple[Tensor, Tensor | None]:
@@ -196,13 +197,14 @@ class _Experiment:
             return guess
         return oracle(self.world, images, phi, batch, guess, **self.told)
 
-    def _arcs(self, phi: Tensor, found: Tensor | None) -> Tensor:
-        if found is None:
-            return phi.new_full((*phi.shape[:-2], 2), float("nan")).flatten(0, -2)
-        both = [arc(phi, answer).square() for answer in (found, found.roll(1, 0))]
-        return torch.stack(both, dim=-1).flatten(0, -2)
-
 
 def _square(z: Tensor, found: Tensor) -> Tensor:
     both = [(z - answer).square().sum(-1) for answer in (found, found.roll(1, 0))]
+    return torch.stack(both, dim=-1).flatten(0, -2)
+
+
+def _arcs(phi: Tensor | None, found: Tensor | None, like: Tensor) -> Tensor:
+    if phi is None or found is None:  # poses are known
+        return torch.full_like(like, float("nan"))
+    both = [arc(phi, answer).square() for answer in (found, found.roll(1, 0))]
     return torch.stack(both, dim=-1).flatten(0, -2)
