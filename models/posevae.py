@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 
 import pyrocryo as pc
@@ -27,8 +26,8 @@ class Config:
     """Weight of Eq. 2; 0 is the VAE."""
     distance: Literal["plain", "batch", "posterior", "contrastive"] = "plain"
     """Distances as published, in units of the batch's or posterior's spread, or contrastive."""
-    poses: Literal["exchanged", "prior"] = "exchanged"
-    """Poses to decode in: those of other particles, or fresh ones."""
+    fresh_poses: bool = False
+    """Decode in fresh poses, not in those of other particles."""
     gradients: Literal["both", "encoder"] = "both"
     """Of encoder and decoder, or of the encoder alone."""
     observation_noise: bool = True
@@ -59,7 +58,7 @@ def training(config: Config) -> dict[str, float]:
         config.weight,
         start=config.start,
         ramp=config.start,
-        poses=config.poses,
+        poses="prior" if config.fresh_poses else "exchanged",
         distance=config.distance,
         gradients=config.gradients,
         noise=config.observation_noise,
@@ -108,43 +107,5 @@ def _head(plain: bool) -> torch.nn.Module:
 
 
 def scores(config: Config, fit: pc.Fit, scored: pc.Particles, out: Path) -> dict[str, list[float]]:
-    """Fig. 3 in numbers: reconstruction, KL, Eq. 2 and the six indices; MCC with the pose."""
-    table: dict[str, list[float]] = {}
-    indices = pc.diagnose.indices(fit, scored) if config.physics else None
-    for s, pair in enumerate(fit.pairs):
-        batch = pair.moved(scored.batch(np.arange(len(scored))))
-        with torch.no_grad(), torch.random.fork_rng():
-            torch.manual_seed(0)
-            direction = pair.pose_of(batch).mean if config.physics else None
-            law = pair.posterior_of(batch, direction)
-            residual = batch.images - pair.seen(law.mean, batch, direction)
-            kl = torch.distributions.kl_divergence(law, pair.prior_of(batch)).mean()
-            found = {"reconstruction_error": residual.square().mean()}
-            if config.physics:
-                prior = pair.pose.prior(batch)
-                kl = kl + torch.distributions.kl_divergence(pair.pose_of(batch), prior).mean()
-                found["eq2"] = pc.Interventions()(pair, batch)
-            found["kl"] = kl
-        found |= _against_truth(scored, law.mean.numpy(), direction)
-        if indices is not None:
-            found |= {f"index_{row['index']}": row["value"] for row in indices.rows()[6 * s :][:6]}
-        for name, value in found.items():
-            table.setdefault(name, []).append(float(value))
-    return table
-
-
-def _against_truth(
-    scored: pc.Particles, z: np.ndarray, direction: torch.Tensor | None
-) -> dict[str, float]:
-    if "truth" not in scored.fields or "rotation" not in scored.fields:
-        return {}
-    true = pc.metrics.in_plane_angle(scored.rotation)
-    if true is None:
-        return {}
-    found = {"pose_circular_linear": pc.metrics.circular_linear(true, z).max()}
-    if direction is not None:
-        angle = np.arctan2(direction[:, 1].numpy(), direction[:, 0].numpy())
-        found["pose_correlation"] = pc.metrics.pose_correlation(true, angle)
-        both = pc.metrics.mcc_with_pose(true, angle, scored.truth, z)
-        found["mcc_with_pose"] = both.value
-    return found
+    """Fig. 3 in numbers: reconstruction, KL, Eq. 2, the six indices, MCC with the pose."""
+    return pc.diagnose.separation(fit, scored)

@@ -356,6 +356,9 @@ def _load_model(path: Path) -> ModuleType:
                 f"model: {path} defines no {name}; a model file has a dataclass Config and a "
                 "function pair(config, particles)"
             )
+    taken = {field.name for field in dataclasses.fields(Fit)}
+    if both := sorted(taken & {field.name for field in dataclasses.fields(module.Config)}):
+        raise InputError(f"model: {path} has an option {both[0]}, which is one of pyrocryo fit's")
     return module
 
 

@@ -93,3 +93,19 @@ def test_bad_requests():
         pc.diagnose.indices(pair, particles.take(range(10)))
     with pytest.raises(pc.InputError, match="needs the truth"):
         pc.diagnose.indices(pair, particles.without("truth"), molecule=Mute())
+
+
+def test_separation_of_a_pair_that_knows():
+    pair, particles = written(n=300)
+    found = pc.diagnose.separation(pair, particles)
+    assert found["reconstruction_error"][0] < 1e-6
+    assert found["pose_correlation"][0] == pytest.approx(1, abs=1e-3)
+    assert found["mcc_with_pose"][0] == pytest.approx(1, abs=1e-3)
+    noisy = 0.1 * ((np.pi / 2) ** 0.5 + (2 / np.pi) ** 0.5)  # what noise alone adds up to
+    assert found["eq2"][0] == pytest.approx(noisy, rel=0.2)
+    # N(z, 1) from N(0, 1): |z|² / 2; poses of concentration 100 from uniform
+    z = 0.5 * np.square(particles.truth).sum(axis=1).mean()
+    pose = -0.5 * np.log(2 * np.pi * np.e) + np.log(2 * np.pi) + np.log(100)
+    assert found["kl"][0] == pytest.approx(z + pose, rel=0.01)
+    known = pc.diagnose.separation(*written(n=300, known=True))
+    assert set(known) == {"reconstruction_error", "kl", "pose_circular_linear"}
