@@ -4,6 +4,10 @@ Convention, everywhere in pyrocryo: a rotation `A` takes the molecule's frame to
 a point `p` is seen at `A p`, and the beam runs along the third axis of the image frame. This is
 RELION's (passive) matrix :math:`A = R_z(\psi) R_y(\theta) R_z(\phi)` with
 (φ, θ, ψ) = (rlnAngleRot, rlnAngleTilt, rlnAnglePsi).
+
+Quaternions are unit vectors `(w, x, y, z)`, the scalar first, and active: the turn by θ about the
+unit axis `n`, counter-clockwise to who looks against `n`, is
+:math:`(\cos\theta/2, n \sin\theta/2)`, and `q` and `-q` are one rotation.
 """
 
 from __future__ import annotations
@@ -11,11 +15,16 @@ from __future__ import annotations
 import numpy as np
 
 __all__ = [
+    "angle_between",
     "euler_from_matrix",
     "in_plane",
     "matrix_from_euler",
+    "matrix_from_quaternion",
+    "matrix_from_vector",
+    "quaternion_from_matrix",
     "random_in_plane",
     "random_in_space",
+    "vector_from_matrix",
 ]
 
 
@@ -81,3 +90,64 @@ def euler_from_matrix(matrix: np.ndarray) -> np.ndarray:
     c, s = np.cos(rot), np.sin(rot)
     psi = np.arctan2(m[..., 0, 1] * c - m[..., 0, 0] * s, m[..., 1, 1] * c - m[..., 1, 0] * s)
     return np.rad2deg(np.stack([rot, tilt, psi], axis=-1))
+
+
+def matrix_from_quaternion(quaternion: np.ndarray) -> np.ndarray:
+    """Rotations `(..., 3, 3)` of quaternions `(..., 4)`, the scalar first, of any length."""
+    q = np.asarray(quaternion, dtype=np.float64)
+    q = q / np.linalg.norm(q, axis=-1, keepdims=True)
+    w, x, y, z = np.moveaxis(q, -1, 0)
+    rows = (
+        (1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
+        (2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)),
+        (2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)),
+    )
+    return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
+
+
+def quaternion_from_matrix(matrix: np.ndarray) -> np.ndarray:
+    r"""Unit quaternions `(..., 4)` of rotations `(..., 3, 3)`, with a scalar part of 0 or more.
+
+    The column of :math:`4 q q^\top` with the largest diagonal: no angle is a bad one.
+    """
+    m = np.asarray(matrix, dtype=np.float64)
+    a, b, c = (m[..., k, k] for k in range(3))
+    x, y, z = (m[..., j, i] - m[..., i, j] for i, j in ((1, 2), (2, 0), (0, 1)))
+    xy, xz, yz = (m[..., j, i] + m[..., i, j] for i, j in ((0, 1), (0, 2), (1, 2)))
+    rows = (
+        (1 + a + b + c, x, y, z),
+        (x, 1 + a - b - c, xy, xz),
+        (y, xy, 1 - a + b - c, yz),
+        (z, xz, yz, 1 - a - b + c),
+    )
+    square = np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
+    best = np.diagonal(square, axis1=-2, axis2=-1).argmax(axis=-1)
+    q = np.take_along_axis(square, best[..., None, None], axis=-2)[..., 0, :]
+    q = q / np.linalg.norm(q, axis=-1, keepdims=True)
+    return np.where(q[..., :1] < 0, -q, q)
+
+
+def matrix_from_vector(vector: np.ndarray) -> np.ndarray:
+    """Rotations `(..., 3, 3)` by |v| (rad) about `v`, of rotation vectors `v` `(..., 3)`."""
+    v = np.asarray(vector, dtype=np.float64)
+    half = 0.5 * np.linalg.norm(v, axis=-1, keepdims=True)
+    imaginary = 0.5 * np.sinc(half / np.pi) * v
+    return matrix_from_quaternion(np.concatenate([np.cos(half), imaginary], axis=-1))
+
+
+def vector_from_matrix(matrix: np.ndarray) -> np.ndarray:
+    """Rotation vectors `(..., 3)` (rad, at most π long) of rotations `(..., 3, 3)`."""
+    q = quaternion_from_matrix(matrix)
+    sine = np.linalg.norm(q[..., 1:], axis=-1, keepdims=True)
+    angle = 2 * np.arctan2(sine, q[..., :1])
+    return q[..., 1:] * np.where(sine > 0, angle / np.where(sine > 0, sine, 1.0), 2.0)
+
+
+def angle_between(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Angles (rad) `(...,)` of the turns that take rotations `a` `(..., 3, 3)` to `b`.
+
+    Through quaternions and an arc tangent: exact to rounding at 0 and at π, where the arc cosine
+    of the trace is good to 1e-8 only.
+    """
+    q = quaternion_from_matrix(np.asarray(b) @ np.swapaxes(np.asarray(a), -1, -2))
+    return 2 * np.arctan2(np.linalg.norm(q[..., 1:], axis=-1), q[..., 0])
