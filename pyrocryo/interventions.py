@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyrocryo import quaternions
 from pyrocryo.errors import InputError
 from pyrocryo.pair import Pair
 from pyrocryo.particles import Particles
@@ -219,7 +220,9 @@ def arc(p: Tensor, q: Tensor) -> Tensor:
 
 
 def _between(p: Tensor, q: Tensor) -> Tensor:
-    """The turn from pose p to pose q in the plane, as a unit vector."""
+    """The turn from pose p to pose q, as a unit vector too."""
+    if p.shape[-1] == 4:
+        return quaternions.product(q, quaternions.conjugate(p))
     (a, b), (c, d) = p.unbind(-1), q.unbind(-1)
     return torch.stack([a * c + b * d, a * d - b * c], dim=-1)
 
