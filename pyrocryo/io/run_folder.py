@@ -203,7 +203,7 @@ def _write_figures(
         clean = np.asarray(post["posterior_predictive"]["clean"])[:, 0]
     box = observed.shape[-1]
     true = inferred = None
-    if "pose_error_deg" in table:
+    if "pose_error_deg" in table and np.asarray(post["posterior"]["pose"]).shape[-1] == 2:
         true = in_plane_angle(np.asarray(post["constant_data"]["rotation"]))
         inferred = mean_angle(np.asarray(post["posterior"]["pose"]))
     for n, seed in enumerate(fit.seeds):

@@ -3,6 +3,7 @@
 from pyrocryo.metrics.maps import fsc, image_correlation, resolution
 from pyrocryo.metrics.mcc import mcc, rotation_angle
 from pyrocryo.metrics.pose import in_plane_angle, pose_errors, pose_leak
+from pyrocryo.metrics.pose3d import rotation_errors, shift_errors
 from pyrocryo.metrics.r2 import r2
 from pyrocryo.metrics.score import Score
 from pyrocryo.metrics.table import report, row
@@ -19,5 +20,7 @@ __all__ = [
     "report",
     "resolution",
     "rotation_angle",
+    "rotation_errors",
     "row",
+    "shift_errors",
 ]
