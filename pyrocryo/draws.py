@@ -15,7 +15,7 @@ from pyrocryo.particles import Particles
 from pyrocryo.svi import Fit
 from pyrocryo.to_arviz import to_arviz
 
-__all__ = ["posterior"]
+__all__ = ["posed", "posterior"]
 
 MOST_NUMBERS = 50_000_000  # held at once while decoding (200 MB)
 CONSTANT = ("truth", "rotation", "shift", "true_rotation", "true_shift", "temperature", "time")
@@ -77,6 +77,32 @@ def posterior(
         side = (pose * pose[:, :1]).sum(axis=-1, keepdims=True)
         stacked["pose"] = np.where(side < 0, -pose, pose)
     return _converted(fit, particles, stacked)
+
+
+def posed(fit: Fit, particles: Particles, *, chain: int = 0) -> Particles:
+    """The same particles in the poses that a fit found, ``rotation`` and ``shift`` (Å).
+
+    Means of the posterior; :func:`pyrocryo.io.save` writes them for other programs to go on with.
+
+    Args:
+        fit: A fit of a pair with unknown poses.
+        particles: Particles that it fits, whether trained on or not.
+        chain: Which of its seeds.
+
+    Raises:
+        InputError: If the poses of the pair are known already.
+    """
+    pair = fit.pairs[chain]
+    if not pair.pose.latent:
+        raise InputError("fit: its poses are those of the particles, there is nothing to report")
+    pair.check(particles)
+    found = []
+    with torch.no_grad():
+        for rows in particles.chunks(256):
+            rotation, shift = pair.reported(pair.moved(particles.batch(rows)))
+            found.append((rotation.cpu().numpy(), shift.cpu().numpy() * particles.pixel_size))
+    rotation, shift = (np.concatenate(part) for part in zip(*found, strict=True))
+    return particles.having(rotation=rotation, shift=shift)
 
 
 def _draw(pair: Pair, batch: Any, draws: int, predictive: int) -> dict[str, np.ndarray]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
 from pyrocryo import quaternions
 from pyrocryo.errors import InputError
 from pyrocryo.precision import applied, exact
+from pyrocryo.rotated_normal import RotatedNormal
 from pyrocryo.rotation_laws import RotationNormal
 
 __all__ = ["Refine", "Step", "gauss_newton"]
@@ -61,9 +61,8 @@ class RotationAndShift(RotationNormal):
     def shift(self, direction: Tensor) -> Any:
         """q(shift | x, pose), event shape `(2,)`, of poses `(..., 4)`."""
         omega = 2 * self.tangent(direction)
-        return dist.MultivariateNormal(
-            self.moved + applied(self.gain, omega), scale_tril=self.spread
-        )
+        still = torch.eye(2, dtype=omega.dtype, device=omega.device)
+        return RotatedNormal(self.moved + applied(self.gain, omega), self.spread, still)
 
 
 class Refine(nn.Module):
