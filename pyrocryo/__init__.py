@@ -19,6 +19,7 @@ _NAMES = {
     "Pair": "pair",
     "Particles": "particles",
     "fit": "svi",
+    "posed": "draws",
     "posterior": "draws",
 }
 

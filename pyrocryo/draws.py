@@ -15,10 +15,10 @@ from pyrocryo.particles import Particles
 from pyrocryo.svi import Fit
 from pyrocryo.to_arviz import to_arviz
 
-__all__ = ["posterior"]
+__all__ = ["posed", "posterior"]
 
 MOST_NUMBERS = 50_000_000  # held at once while decoding (200 MB)
-CONSTANT = ("truth", "rotation", "temperature", "time")
+CONSTANT = ("truth", "rotation", "shift", "true_rotation", "true_shift", "temperature", "time")
 
 
 def posterior(
@@ -39,7 +39,8 @@ def posterior(
 
     Returns:
         An ArviZ object with groups ``posterior`` (``z``: chain, draw, particle, [frame,] latent;
-        where poses are unknown, ``pose``: the unit vectors, ..., direction),
+        where poses are unknown, ``pose``: the unit vectors or quaternions (scalar first, the
+        draws of a particle in one hemisphere), ..., direction, and ``shift`` in Å),
         ``posterior_predictive`` (``x``, and ``clean`` without noise: ..., row, column),
         ``log_likelihood`` (``x``: one number a particle), ``sample_stats`` (``log_prior``,
         ``log_q``, neither weighted), ``observed_data`` (``x``) and ``constant_data`` (``truth``,
@@ -71,7 +72,37 @@ def posterior(
         for name, values in parts.items():
             chains.setdefault(name, []).append(np.concatenate(values, axis=1))
     stacked = {name: np.stack(values) for name, values in chains.items()}
+    if stacked.get("pose", np.empty(0)).shape[-1] == 4:  # q and -q are one rotation
+        pose = stacked["pose"]
+        side = (pose * pose[:, :1]).sum(axis=-1, keepdims=True)
+        stacked["pose"] = np.where(side < 0, -pose, pose)
     return _converted(fit, particles, stacked)
+
+
+def posed(fit: Fit, particles: Particles, *, chain: int = 0) -> Particles:
+    """The same particles in the poses that a fit found, ``rotation`` and ``shift`` (Å).
+
+    Means of the posterior; :func:`pyrocryo.io.save` writes them for other programs to go on with.
+
+    Args:
+        fit: A fit of a pair with unknown poses.
+        particles: Particles that it fits, whether trained on or not.
+        chain: Which of its seeds.
+
+    Raises:
+        InputError: If the poses of the pair are known already.
+    """
+    pair = fit.pairs[chain]
+    if not pair.pose.latent:
+        raise InputError("fit: its poses are those of the particles, there is nothing to report")
+    pair.check(particles)
+    found = []
+    with torch.no_grad():
+        for rows in particles.chunks(256):
+            rotation, shift = pair.reported(pair.moved(particles.batch(rows)))
+            found.append((rotation.cpu().numpy(), shift.cpu().numpy() * particles.pixel_size))
+    rotation, shift = (np.concatenate(part) for part in zip(*found, strict=True))
+    return particles.having(rotation=rotation, shift=shift)
 
 
 def _draw(pair: Pair, batch: Any, draws: int, predictive: int) -> dict[str, np.ndarray]:
@@ -81,7 +112,7 @@ def _draw(pair: Pair, batch: Any, draws: int, predictive: int) -> dict[str, np.n
     model = poutine.trace(poutine.replay(outer(pair.model), guide)).get_trace(batch)
     guide.compute_log_prob()
     model.compute_log_prob()
-    latent = [name for name in ("pose", "z") if name in guide.nodes]
+    latent = [name for name in ("pose", "shift", "z") if name in guide.nodes]
     clean = model.nodes["_RETURN"]["value"][:predictive]
     result = {name: model.nodes[name]["value"] for name in latent}
     if "pose" in result:
@@ -102,12 +133,15 @@ def _converted(fit: Fit, particles: Particles, arrays: dict[str, np.ndarray]) ->
     dims = {
         "z": ["particle", *frame, "latent"],
         "pose": ["particle", *frame, "direction"],
+        "shift": ["particle", *frame, "plane_axis"],
         "x": image,
         "clean": image,
         "log_prior": ["particle"],
         "log_q": ["particle"],
         "truth": ["particle", *frame, "factor"],
         "rotation": ["particle", *frame, "image_axis", "molecule_axis"],
+        "true_rotation": ["particle", *frame, "image_axis", "molecule_axis"],
+        "true_shift": ["particle", *frame, "plane_axis"],
         "temperature": ["particle"],
         "time": ["particle", *frame],
     }
@@ -115,7 +149,7 @@ def _converted(fit: Fit, particles: Particles, arrays: dict[str, np.ndarray]) ->
         [particles.batch(rows).images.numpy() for rows in particles.chunks()], axis=0
     )
     groups = {
-        "posterior": {name: arrays[name] for name in ("pose", "z") if name in arrays},
+        "posterior": {name: arrays[name] for name in ("pose", "shift", "z") if name in arrays},
         "posterior_predictive": (
             {"x": arrays["replicate"], "clean": arrays["clean"]} if arrays["clean"].size else {}
         ),

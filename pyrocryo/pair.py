@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from pyrocryo.context import for_each_frame, latent_size, on_device, wanted
 from pyrocryo.errors import InputError
-from pyrocryo.guides import Amortised, Polar
+from pyrocryo.guides import Amortised, Polar, Refine
 from pyrocryo.particles import PER_IMAGE, Particles
-from pyrocryo.poses import Known, shift_of, turned, unturned
+from pyrocryo.poses import Known, shift_given, turned, unturned
 from pyrocryo.precision import applied
 from pyrocryo.rotated_normal import RotatedNormal, RotationLayer
 
@@ -45,10 +45,11 @@ class Pair(nn.Module):
     from the image turned back by φ, independent across frames (Klindt et al. 2024, Eq. 1). No
     gradient goes from `z` to the pose.
     ``pair.model`` and ``pair.guide`` are modules and ordinary Pyro callables of a batch
-    (``particles.batch(index)``); sites: ``pose`` (only where it is unknown), ``z`` and, observed,
-    ``x``. While training (``pair.train()``, as modules start) a volume that asks for it is shown
-    a random share of the pixels, and ``x`` is scaled up accordingly; after ``pair.eval()``, all:
-    call that before ``Predictive`` and before NUTS, whose density must not be random.
+    (``particles.batch(index)``); sites: ``pose`` and ``shift`` (only where they are unknown),
+    ``z`` and, observed, ``x``. While training (``pair.train()``, as modules start) a volume that
+    asks for it is shown a random share of the pixels, and ``x`` is scaled up accordingly; after
+    ``pair.eval()``, all: call that before ``Predictive`` and before NUTS, whose density must not
+    be random.
 
     Args:
         prior: A Pyro distribution with event shape `(K,)` or `(T, K)`, or a function or module
@@ -59,8 +60,8 @@ class Pair(nn.Module):
         pose: Where poses come from.
         guide: The encoder of `z`; :class:`pyrocryo.guides.Amortised` by default. Beside images,
             rotation and shift it is given the fields of a batch that its parameters name.
-        pose_guide: The encoder of poses that are unknown; :class:`pyrocryo.guides.Polar` by
-            default.
+        pose_guide: The encoder of poses that are unknown; :class:`pyrocryo.guides.Polar` in the
+            plane and :class:`pyrocryo.guides.Refine` in space by default.
         noise: Standard deviation σ of the pixels' noise, or None to learn it (from 1).
         rotate: Whether to put the rotation layer between posterior and prior.
         dim: Size K of `z`; only needed when the prior is a plain function.
@@ -90,17 +91,22 @@ class Pair(nn.Module):
         self.volume = copy.deepcopy(volume).build(self.dim, self.box)
         guide = copy.deepcopy(guide) if guide is not None else Amortised()
         self.encoder = guide.build(self.dim, self.box, self.volume)
-        if self.pose.latent and self.volume.dim != 2:
+        if self.pose.latent and self.volume.dim != self.pose.spatial:
             raise InputError(
                 "pose: angles in the plane show a molecule from one side only; give them a volume "
                 "of dim=2"
+                if self.pose.spatial == 2
+                else "pose: rotations in space need a volume of dim=3"
             )
         if pose_guide is not None and not self.pose.latent:
             raise InputError("pose_guide: there is nothing to guess, these poses are known")
         self.pose_encoder = None
+        self._shifts = getattr(self.pose, "shifts", False)
         if self.pose.latent:
-            pose_guide = copy.deepcopy(pose_guide) if pose_guide is not None else Polar()
-            self.pose_encoder = pose_guide.build(self.box)
+            flat = self.pose.spatial == 2
+            pose_guide = copy.deepcopy(pose_guide or (Polar() if flat else Refine()))
+            whole = () if flat else (self.dim, self.volume, self.pose)
+            self.pose_encoder = pose_guide.build(self.box, *whole)
         self.rotation = RotationLayer(self.dim, turns=rotate)
         self.register_buffer("first_noise", torch.tensor(float(noise or 1.0)))
         self.noise_steps = nn.Parameter(torch.tensor(0.0), requires_grad=noise is None)
@@ -197,8 +203,9 @@ class Pair(nn.Module):
         share = images[0].numel() / batch.images[0].numel()
         with pyro.plate("particle", len(images), dim=-1):
             direction = pyro.sample("pose", self.pose.prior(batch)) if self.pose.latent else None
+            shift = pyro.sample("shift", self.pose.shift_prior(batch)) if self._shifts else None
             z = pyro.sample("z", self.prior_of(batch))
-            clean = self.seen(z, batch, direction, pixels)
+            clean = self.seen(z, batch, direction, pixels, shift)
             with poutine.scale(scale=1 / share):
                 law = dist.Normal(clean, self.noise).to_event(images.dim() - 1)
                 pyro.sample("x", law, obs=images)
@@ -206,8 +213,13 @@ class Pair(nn.Module):
 
     def _guide(self, batch: Any) -> Tensor:
         with pyro.plate("particle", len(batch.images), dim=-1):
-            direction = pyro.sample("pose", self.pose_of(batch)) if self.pose.latent else None
-            return pyro.sample("z", self.posterior_of(batch, direction))
+            direction = shift = None
+            if self.pose.latent:
+                law = self.pose_of(batch)
+                direction = pyro.sample("pose", law)
+                if self._shifts:
+                    shift = pyro.sample("shift", shift_given(law, direction))
+            return pyro.sample("z", self.posterior_of(batch, direction, shift))
 
     def seen(
         self,
@@ -215,6 +227,7 @@ class Pair(nn.Module):
         batch: Any,
         direction: Tensor | None = None,
         pixels: Tensor | None = None,
+        shift: Tensor | None = None,
     ) -> Tensor:
         """Clean images `(..., B, [T,] D, D)` of conformations `z`, in the poses of a batch.
 
@@ -223,9 +236,10 @@ class Pair(nn.Module):
             batch: A batch of B particles.
             direction: As for :meth:`placed`.
             pixels: `(P,)` which pixels of the flattened images, or None for all.
+            shift: As for :meth:`placed`.
         """
         u = applied(self.rotation().T, z)
-        where = self.placed(batch, direction)
+        where = self.placed(batch, direction, shift)
         with self.autocast():
             clean = self.volume(u, *where, *_given(pixels))
         return clean.to(batch.images.dtype)
@@ -237,39 +251,51 @@ class Pair(nn.Module):
             return None
         return torch.rand(self.box**2, device=images.device).topk(asked).indices
 
-    def placed(self, batch: Any, direction: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def placed(
+        self, batch: Any, direction: Tensor | None = None, shift: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Rotations `(..., 3, 3)` and shifts `(..., 2)` (pixels) of the particles in ``batch``.
 
         Args:
             batch: A batch of B particles.
-            direction: Unit vectors `(..., B, [T,] 2)` of unknown poses, by default the mean of
-                the posterior.
+            direction: Unit vectors `(..., B, [T,] 2)`, or quaternions `(..., 4)`, of unknown
+                poses; by default the mean of the posterior.
+            shift: Unknown shifts `(..., B, [T,] 2)` in Å; by default their mean, given the pose.
         """
         if not self.pose.latent:
             return self.pose(batch)
+        law = None
         if direction is None:
-            direction = self.pose_of(batch).mean
-        return self.pose(batch, direction)
+            law = self.pose_of(batch)
+            direction = law.mean
+        if not self._shifts:
+            return self.pose(batch, direction)
+        if shift is None:
+            shift = shift_given(law or self.pose_of(batch), direction).mean
+        return self.pose(batch, direction, shift)
 
     def pose_of(self, batch: Any) -> Any:
-        """The distribution q(pose | x) of each particle, event shape `(2,)` or `(T, 2)`."""
+        """The distribution q(pose | x) of each particle, event shape `([T,] 2)` or `([T,] 4)`."""
         with self.autocast():
             posterior = self.pose_encoder(
-                batch.images, shift_of(batch), **_more(self.pose_encoder, batch)
+                batch.images, *self.pose.start(batch), **_more(self.pose_encoder, batch)
             )
         return posterior.to_event(1) if batch.images.dim() == 4 else posterior
 
-    def posterior_of(self, batch: Any, direction: Tensor | None = None) -> Any:
+    def posterior_of(
+        self, batch: Any, direction: Tensor | None = None, shift: Tensor | None = None
+    ) -> Any:
         """The distribution q(z | x, pose) of each particle, event shape `(K,)` or `(T, K)`.
 
         Args:
             batch: A batch of B particles.
             direction: As for :meth:`placed`.
+            shift: As for :meth:`placed`.
         """
-        rotation, shift = self.placed(batch, direction)
+        rotation, shift = self.placed(batch, direction, shift)
         with self.autocast():
             loc, scale_tril = self.encoder(
-                batch.images, rotation.detach(), shift, **_more(self.encoder, batch)
+                batch.images, rotation.detach(), shift.detach(), **_more(self.encoder, batch)
             )
         number = batch.images.dtype
         posterior = RotatedNormal(loc.to(number), scale_tril.to(number), self.rotation())
@@ -287,7 +313,7 @@ class Pair(nn.Module):
 
     def reported(self, batch: Any) -> tuple[Tensor, Tensor]:
         """As :meth:`placed`, in the frame of the reference body, which :meth:`density` is in."""
-        if not self.pose.latent:
+        if self.frame is None:
             return self.placed(batch)
         direction = self.pose_of(batch).mean
         z = self.posterior_of(batch, direction).mean

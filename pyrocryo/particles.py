@@ -175,6 +175,16 @@ class Particles:
         new._digest = None
         return new
 
+    def having(self, **fields: np.ndarray) -> Particles:
+        """The same particles, with some fields more, or others in place of those they have."""
+        new = self._copy()
+        shape = (len(self), *self.images.shape[1:])
+        checked = {n: _checked(n, np.asarray(value), shape) for n, value in fields.items()}
+        new.fields = self.fields | checked
+        new._batch = namedtuple("Batch", ("images", "index", "pixel_size", *new.fields))
+        new._digest = None
+        return new
+
     def raw(self, index: np.ndarray) -> np.ndarray:
         """Images at positions ``index`` as stored, before offset and scale, in a new array."""
         return np.asarray(self.images[np.asarray(self._rows[index])])

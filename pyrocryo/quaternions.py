@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["conjugate", "exponential", "from_matrix", "matrix", "product", "unit"]
+__all__ = ["conjugate", "exponential", "from_matrix", "logarithm", "matrix", "product", "unit"]
 
 
 def unit(q: Tensor) -> Tensor:
@@ -34,6 +34,13 @@ def exponential(vector: Tensor) -> Tensor:
     """The turn `(..., 4)` by |v| (rad) about `v` `(..., 3)`, smooth at 0."""
     half = 0.5 * vector.square().sum(-1, keepdim=True).add(1e-20).sqrt()
     return torch.cat([half.cos(), 0.5 * torch.sinc(half / torch.pi) * vector], dim=-1)
+
+
+def logarithm(q: Tensor) -> Tensor:
+    """Rotation vectors `(..., 3)` (rad, at most π long) of unit quaternions `(..., 4)`."""
+    imaginary = torch.where(q[..., :1] < 0, -q[..., 1:], q[..., 1:])
+    sine = imaginary.square().sum(-1, keepdim=True).add(1e-20).sqrt()
+    return imaginary * (2 * torch.atan2(sine, q[..., :1].abs()) / sine)
 
 
 def matrix(q: Tensor) -> Tensor:

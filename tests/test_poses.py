@@ -215,10 +215,10 @@ def test_short_schedules_do_not_collapse(rigid):
 
 
 def test_sizes_keep_a_gradient_to_come_back_by():
-    from pyrocryo.guides.polar import _size
+    from pyrocryo.guides.polar import length_of
 
     raw = torch.tensor([-100.0, -5.0, 0.0, 100.0], requires_grad=True)
-    size = _size(raw)
+    size = length_of(raw)
     (gradient,) = torch.autograd.grad(size.sum(), raw)
     assert (size[1:] > size[:-1]).all()
     assert size[0] >= 10

@@ -5,5 +5,6 @@ from pyrocryo.guides.gauss_newton import GaussNewton
 from pyrocryo.guides.lookup import LookupTable
 from pyrocryo.guides.plain import PlainPose
 from pyrocryo.guides.polar import Polar
+from pyrocryo.guides.refine import Refine
 
-__all__ = ["Amortised", "GaussNewton", "LookupTable", "PlainPose", "Polar"]
+__all__ = ["Amortised", "GaussNewton", "LookupTable", "PlainPose", "Polar", "Refine"]

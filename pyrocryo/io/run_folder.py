@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 
 from pyrocryo import identify, metrics, plots
+from pyrocryo.draws import posed
 from pyrocryo.errors import InputError
 from pyrocryo.files import replacing
 from pyrocryo.io.mrc import write_map, write_stack
+from pyrocryo.io.save import save_poses
 from pyrocryo.metrics.mcc import correlation
 from pyrocryo.metrics.pose import in_plane_angle, mean_angle
 from pyrocryo.particles import Particles
@@ -64,7 +66,7 @@ def export(
 
     ``config.json`` (settings, versions, seeds, data), ``history.csv``, ``checkpoint.pt`` (state
     dicts), ``posterior.nc`` (ArviZ), ``metrics.json``, ``identify.json``, ``volumes/*.mrc`` and
-    ``figures/*.png``.
+    ``figures/*.png``; where poses were unknown, and particles are given, ``poses_seed*.star``.
 
     Args:
         fit: A fit.
@@ -81,6 +83,9 @@ def export(
         folder.mkdir(parents=True, exist_ok=True)
     table, verdict = metrics.report(post), identify.report(fit, post)
     write_json(out / "config.json", _config(fit, particles) | dict(config or {}))
+    if particles is not None and fit.pairs[0].pose.latent:
+        for chain, seed in enumerate(fit.seeds):
+            save_poses(posed(fit, particles, chain=chain), out / f"poses_seed{seed}.star")
     _write_history(out / "history.csv", fit)
     checkpoints.write(fit, out / "checkpoint.pt")
     with replacing(out / "posterior.nc") as temporary:
@@ -203,7 +208,7 @@ def _write_figures(
         clean = np.asarray(post["posterior_predictive"]["clean"])[:, 0]
     box = observed.shape[-1]
     true = inferred = None
-    if "pose_error_deg" in table:
+    if "pose_error_deg" in table and np.asarray(post["posterior"]["pose"]).shape[-1] == 2:
         true = in_plane_angle(np.asarray(post["constant_data"]["rotation"]))
         inferred = mean_angle(np.asarray(post["posterior"]["pose"]))
     for n, seed in enumerate(fit.seeds):

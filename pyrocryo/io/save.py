@@ -25,7 +25,7 @@ from pyrocryo.io.relion import (
 from pyrocryo.particles import Particles
 from pyrocryo.rotations import euler_from_matrix
 
-__all__ = ["save"]
+__all__ = ["save", "save_poses"]
 
 log = logging.getLogger("pyrocryo")
 
@@ -87,6 +87,22 @@ def save(particles: Particles, path: str | Path) -> None:
         star.write(path, {"optics": optics, "particles": table})
     except OSError as error:
         raise InputError(f"{path.parent}: cannot write there ({error.strerror})") from error
+
+
+def save_poses(particles: Particles, path: str | Path) -> None:
+    """Writes rotations and shifts alone as a star file (RELION 3.1), and no images.
+
+    ``rlnImageId`` is the row of the image, counted from 1, in the stack they came from.
+    """
+    n = len(particles) * (particles.frames or 1)
+    rotation, shift = particles.rotation.reshape(n, 3, 3), particles.shift.reshape(n, 2)
+    index = np.repeat(particles.index, n // len(particles)) * (particles.frames or 1)
+    optics = {"rlnOpticsGroup": [1], "rlnImagePixelSize": [particles.pixel_size]}
+    table = {"rlnImageId": index + np.tile(np.arange(particles.frames or 1), len(particles)) + 1}
+    table["rlnOpticsGroup"] = np.ones(n, dtype=int)
+    table |= zip(ANGLES, euler_from_matrix(rotation).T, strict=True)
+    table |= zip(ORIGINS, -shift.T, strict=True)
+    star.write(Path(path), {"optics": optics, "particles": table})
 
 
 class _Flat:

@@ -10,6 +10,7 @@ from pyrocryo.metrics.pose import (
     pose_errors,
     pose_leak,
 )
+from pyrocryo.metrics.pose3d import rotation_errors, shift_errors
 from pyrocryo.metrics.r2 import r2
 from pyrocryo.metrics.score import Score
 from pyrocryo.metrics.table import report, row
@@ -29,5 +30,7 @@ __all__ = [
     "report",
     "resolution",
     "rotation_angle",
+    "rotation_errors",
     "row",
+    "shift_errors",
 ]

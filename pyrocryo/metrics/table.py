@@ -11,8 +11,10 @@ from pyrocryo.errors import InputError
 from pyrocryo.metrics.maps import image_correlation
 from pyrocryo.metrics.mcc import mcc, rotation_angle
 from pyrocryo.metrics.pose import in_plane_angle, mean_angle, pose_errors, pose_leak
+from pyrocryo.metrics.pose3d import RANDOM_MEDIAN, mean_rotation, rotation_errors, shift_errors
 from pyrocryo.metrics.r2 import cubic, r2
 from pyrocryo.metrics.score import Score
+from pyrocryo.rotations import angle_between, matrix_from_quaternion
 
 __all__ = ["report", "row"]
 
@@ -41,7 +43,11 @@ def report(post: Any) -> dict[str, dict[str, Any]]:
     median error after one global gauge (``pose_error_deg``) with the share of particles more than
     90° off (``pose_flips``), and, the true conformations being known, the median error once the
     conformation-dependent frame α(z) is fitted (``pose_error_frame_deg``) with the share within
-    10° (``pose_within_10_deg``). See :mod:`pyrocryo.metrics.pose`.
+    10° (``pose_within_10_deg``). See :mod:`pyrocryo.metrics.pose`. The same where rotations in
+    space were inferred (:mod:`pyrocryo.metrics.pose3d`; the gauge is a rotation and a handedness),
+    against ``true_rotation`` where there is one; then ``pose_error_given_deg`` is what the poses
+    that came with the particles are off by, and ``shift_error_angstroms`` the median length of the
+    error of inferred shifts.
 
     Args:
         post: What :func:`pyrocryo.posterior` gives.
@@ -57,8 +63,9 @@ def report(post: Any) -> dict[str, dict[str, Any]]:
     table = {"elbo": row(elbo.mean(axis=(1, 2)))}
     if "posterior_predictive" in _groups(post):
         table["image_correlation"] = _reconstruction(post)
-    if "rotation" in constant:
-        table |= _poses(post, constant)
+    if "rotation" in constant or "true_rotation" in constant:
+        in_space = np.asarray(post["posterior"].get("pose", np.zeros(2))).shape[-1] == 4
+        table |= _in_space(post, constant) if in_space else _poses(post, constant)
     if "truth" not in constant:
         return table
     truth, z = np.asarray(constant["truth"]), np.asarray(post["posterior"]["z"]).mean(axis=1)
@@ -114,6 +121,42 @@ def _poses(post: Any, constant: Any) -> dict[str, Any]:
         errors = [pose_errors(true, angle, factors, frames=frames) for angle in inferred]
         table["pose_error_frame_deg"] = row(np.median(errors, axis=1), 90.0)
         table["pose_within_10_deg"] = row((np.array(errors) < CLOSE).mean(axis=1), CLOSE / 180)
+    return table
+
+
+def _in_space(post: Any, constant: Any) -> dict[str, Any]:
+    """Errors of inferred rotations and shifts."""
+    true = np.asarray(constant["true_rotation" if "true_rotation" in constant else "rotation"])
+    frames = true.shape[1] if true.ndim == 4 else 1
+    true = true.reshape(-1, 3, 3)
+    if len(true) < FEWEST:
+        return {}
+    found = [
+        matrix_from_quaternion(mean_rotation(draws)).reshape(-1, 3, 3)
+        for draws in np.asarray(post["posterior"]["pose"])
+    ]
+    errors = [rotation_errors(true, rotation, frames=frames) for rotation in found]
+    table = {"pose_error_deg": row(np.median(errors, axis=1), RANDOM_MEDIAN)}
+    if "true_rotation" in constant and "rotation" in constant:
+        given = np.asarray(constant["rotation"]).reshape(-1, 3, 3)
+        table["pose_error_given_deg"] = row([np.median(np.rad2deg(angle_between(true, given)))])
+    factors = None
+    if "truth" in constant:
+        factors = np.asarray(constant["truth"]).reshape(len(true), -1)
+    if factors is not None and len(true) >= 10 * cubic(factors[:1]).shape[1]:
+        errors = [rotation_errors(true, rotation, factors, frames=frames) for rotation in found]
+        table["pose_error_frame_deg"] = row(np.median(errors, axis=1), RANDOM_MEDIAN)
+    random = (np.deg2rad(CLOSE) - np.sin(np.deg2rad(CLOSE))) / np.pi  # the Haar measure of 10°
+    table["pose_within_10_deg"] = row((np.array(errors) < CLOSE).mean(axis=1), random)
+    known = "true_shift" if "true_shift" in constant else "shift"
+    if "shift" in post["posterior"] and known in constant:
+        shift = np.asarray(post["posterior"]["shift"]).mean(axis=1).reshape(len(found), -1, 2)
+        given = np.asarray(constant[known]).reshape(-1, 2)
+        errors = [
+            shift_errors(given, t, rotation, frames=frames)
+            for t, rotation in zip(shift, found, strict=True)
+        ]
+        table["shift_error_angstroms"] = row(np.median(errors, axis=1))
     return table
 
 
