@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
-import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -23,6 +21,7 @@ from pyrocryo.guides import Amortised, Polar, Refine
 from pyrocryo.particles import PER_IMAGE, Particles
 from pyrocryo.poses import Known, shift_given, turned, unturned
 from pyrocryo.precision import applied
+from pyrocryo.registered import Registered
 from pyrocryo.rotated_normal import RotatedNormal, RotationLayer
 
 __all__ = ["Pair"]
@@ -30,10 +29,8 @@ __all__ = ["Pair"]
 READ = ("images", "rotation", "shift")  # what every guide is given
 NOISE_SPEED = 5.0  # ln σ moves this much faster than the networks' weights
 
-_numbers = itertools.count()
 
-
-class Pair(nn.Module):
+class Pair(Registered):
     r"""A Pyro model of particle images and the amortised guide that inverts it.
 
     .. math:: \phi \sim p(\phi), \quad z \sim p(z \mid c), \quad
@@ -115,24 +112,6 @@ class Pair(nn.Module):
         self.autocast: Callable[[], AbstractContextManager] = nullcontext
         # a plain distribution, and the same where the pair is
         self._prior_there: tuple[Any, torch.device, Any] | None = None
-        self._take_name()
-
-    def __deepcopy__(self, memo: dict) -> Pair:
-        """A copy under a name of its own, so that Pyro's parameter store keeps the two apart."""
-        new = object.__new__(type(self))
-        memo[id(self)] = new
-        new.__dict__ = copy.deepcopy(self.__dict__, memo)
-        new._take_name()
-        return new
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._take_name()
-
-    def _take_name(self) -> None:
-        """A prefix of its own in Pyro's global parameter store, given up with the pair."""
-        self._name = f"pair{next(_numbers)}"
-        weakref.finalize(self, _forget, self._name).atexit = False
 
     def reset_parameters(self) -> None:
         """The noise level back to where it started (each part resets its own parameters)."""
@@ -193,10 +172,7 @@ class Pair(nn.Module):
         return _Half(self, Pair._guide)
 
     def _model(self, batch: Any) -> Tensor:
-        for name, parameter in self.named_parameters():  # for pyro.infer.SVI, which looks there
-            # (what stands in for a parameter while gradients are taken is not one)
-            if parameter.requires_grad and isinstance(parameter, nn.Parameter):
-                pyro.param(f"{self._name}.{name}", parameter)
+        self.register()
         images, pixels = batch.images, self._pixels(batch.images)
         if pixels is not None:
             images = images.flatten(-2)[..., pixels]
@@ -380,9 +356,3 @@ def _more(guide: nn.Module, batch: Any) -> dict[str, Tensor]:
     """The further fields of a batch that a guide wants, by the names of its parameters."""
     names = wanted(guide)
     return {name: getattr(batch, name) for name in names if name not in READ}
-
-
-def _forget(name: str) -> None:
-    store = pyro.get_param_store()
-    for key in [key for key in store if key.startswith(f"{name}.")]:
-        del store[key]
