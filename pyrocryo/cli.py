@@ -198,11 +198,14 @@ class Simulate:
     """Å per pixel."""
     scale: float = 0.5
     """Laplace scale of the steps of time-resolved particles, in standard deviations of z."""
+    ctf: bool = False
+    """Images are seen through CTFs of a 300 kV microscope, defocus .8 to 2.5 µm."""
 
     def run(self) -> None:
         from pyrocryo import io, molecules, simulate
 
         imaging = {"snr": self.snr, "box": self.box, "pixel_size": self.pixel_size}
+        imaging["ctf"] = self.ctf
         if self.kind == "time-resolved":
             imaging["scale"] = self.scale
         draw = getattr(simulate, self.kind.replace("-", "_"))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pyrocryo.context import for_each_frame, latent_size, on_device, wanted
 from pyrocryo.errors import InputError
-from pyrocryo.guides import Amortised, Polar, Refine
+from pyrocryo.guides import Amortised, GaussNewton, Polar, Refine
 from pyrocryo.particles import PER_IMAGE, Particles
 from pyrocryo.poses import Known, shift_given, turned, unturned
 from pyrocryo.precision import applied
@@ -59,6 +59,7 @@ class Pair(Registered):
             rotation and shift it is given the fields of a batch that its parameters name.
         pose_guide: The encoder of poses that are unknown; :class:`pyrocryo.guides.Polar` in the
             plane and :class:`pyrocryo.guides.Refine` in space by default.
+        optics: What becomes of clean images on the way, such as :class:`pyrocryo.optics.CTF`.
         noise: Standard deviation σ of the pixels' noise, or None to learn it (from 1).
         rotate: Whether to put the rotation layer between posterior and prior.
         dim: Size K of `z`; only needed when the prior is a plain function.
@@ -73,6 +74,7 @@ class Pair(Registered):
         pose: nn.Module | None = None,
         guide: nn.Module | None = None,
         pose_guide: nn.Module | None = None,
+        optics: nn.Module | None = None,
         noise: float | None = None,
         rotate: bool = True,
         dim: int | None = None,
@@ -104,6 +106,9 @@ class Pair(Registered):
             pose_guide = copy.deepcopy(pose_guide or (Polar() if flat else Refine()))
             whole = () if flat else (self.dim, self.volume, self.pose)
             self.pose_encoder = pose_guide.build(self.box, *whole)
+        self.optics = optics
+        if optics is not None:
+            _check_optics(self)
         self.rotation = RotationLayer(self.dim, turns=rotate)
         self.register_buffer("first_noise", torch.tensor(float(noise or 1.0)))
         self.noise_steps = nn.Parameter(torch.tensor(0.0), requires_grad=noise is None)
@@ -218,7 +223,8 @@ class Pair(Registered):
         where = self.placed(batch, direction, shift)
         with self.autocast():
             clean = self.volume(u, *where, *_given(pixels))
-        return clean.to(batch.images.dtype)
+        clean = clean.to(batch.images.dtype)
+        return clean if self.optics is None else self.optics(clean, batch)
 
     def _pixels(self, images: Tensor) -> Tensor | None:
         """Which pixels a step sees: a fresh draw without replacement, or None for all."""
@@ -252,9 +258,10 @@ class Pair(Registered):
 
     def pose_of(self, batch: Any) -> Any:
         """The distribution q(pose | x) of each particle, event shape `([T,] 2)` or `([T,] 4)`."""
+        read = batch if self.optics is None else self.optics.corrected(batch)
         with self.autocast():
             posterior = self.pose_encoder(
-                batch.images, *self.pose.start(batch), **_more(self.pose_encoder, batch)
+                read.images, *self.pose.start(batch), **_more(self.pose_encoder, batch)
             )
         return posterior.to_event(1) if batch.images.dim() == 4 else posterior
 
@@ -269,9 +276,10 @@ class Pair(Registered):
             shift: As for :meth:`placed`.
         """
         rotation, shift = self.placed(batch, direction, shift)
+        read = batch if self.optics is None else self.optics.corrected(batch)
         with self.autocast():
             loc, scale_tril = self.encoder(
-                batch.images, rotation.detach(), shift.detach(), **_more(self.encoder, batch)
+                read.images, rotation.detach(), shift.detach(), **_more(self.encoder, batch)
             )
         number = batch.images.dtype
         posterior = RotatedNormal(loc.to(number), scale_tril.to(number), self.rotation())
@@ -312,6 +320,8 @@ class Pair(Registered):
                 f"{self.box}"
             )
         self.pose.check(particles)
+        if self.optics is not None:
+            self.optics.check(particles)
         # rotations that are there but not used may be whatever they are
         self.volume.check(particles.without("rotation") if self.pose.latent else particles)
         if hasattr(self.encoder, "check"):
@@ -346,6 +356,22 @@ class _Half(nn.Module):
 
     def forward(self, batch: Any) -> Tensor:
         return self.call(self.pair, batch)
+
+
+def _check_optics(pair: Pair) -> None:
+    """Raises InputError for parts that do not go with optics."""
+    share = getattr(pair.volume, "pixels", None)
+    if share is not None and share < pair.box**2:
+        raise InputError(
+            f"optics: they need whole images, but the volume shows {share} of {pair.box**2} "
+            "pixels a step; make it with pixels=None"
+        )
+    for guide in (pair.encoder, pair.pose_encoder):
+        if isinstance(guide, (GaussNewton, Refine)):
+            raise InputError(
+                f"optics: the guide {type(guide).__name__} compares images with projections as "
+                "they are without; use an amortised one"
+            )
 
 
 def _given(pixels: Tensor | None) -> tuple[Tensor, ...]:

@@ -20,7 +20,7 @@ FLOORS = [
     {"rotation_laws"},
     {"particles", "metrics", "rotated_normal", "plots", "context"},
     {"imaging"},
-    {"molecules", "volumes", "poses", "priors"},
+    {"molecules", "volumes", "poses", "priors", "optics"},
     {"guides", "simulate"},
     {"pair"},
     {"interventions"},
