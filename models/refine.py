@@ -27,7 +27,7 @@ import pyrocryo as pc
 class Config:
     """Options of this model."""
 
-    n: int = 1500
+    n: int = 2000
     """Particles to simulate."""
     molecule: Literal["kinase", "arms"] = "kinase"
     """Adenylate kinase, or a body with two arms."""
@@ -52,7 +52,7 @@ def training(config: Config) -> dict[str, float]:
     """Settings of the fit."""
     if config.volume == "hinges":
         return {"steps": 60, "batch_size": 32, "lr": 1e-2}
-    return {"steps": 400 if config.molecule == "kinase" else 1200, "batch_size": 32, "lr": 4e-3}
+    return {"steps": 400, "batch_size": 32, "lr": 4e-3}
 
 
 def particles(config: Config) -> pc.Particles:

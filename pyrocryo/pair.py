@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pyrocryo.context import for_each_frame, latent_size, on_device, wanted
 from pyrocryo.errors import InputError
-from pyrocryo.guides import Amortised, GaussNewton, Polar, Refine
+from pyrocryo.guides import Amortised, GaussNewton, Polar, Refine, Search
 from pyrocryo.particles import PER_IMAGE, Particles
 from pyrocryo.poses import Known, shift_given, turned, unturned
 from pyrocryo.precision import applied
@@ -58,7 +58,8 @@ class Pair(Registered):
         guide: The encoder of `z`; :class:`pyrocryo.guides.Amortised` by default. Beside images,
             rotation and shift it is given the fields of a batch that its parameters name.
         pose_guide: The encoder of poses that are unknown; :class:`pyrocryo.guides.Polar` in the
-            plane and :class:`pyrocryo.guides.Refine` in space by default.
+            plane by default; in space :class:`pyrocryo.guides.Refine` near known ones, else
+            :class:`pyrocryo.guides.Search`.
         optics: What becomes of clean images on the way, such as :class:`pyrocryo.optics.CTF`.
         noise: Standard deviation σ of the pixels' noise, or None to learn it (from 1).
         rotate: Whether to put the rotation layer between posterior and prior.
@@ -103,7 +104,8 @@ class Pair(Registered):
         self._shifts = getattr(self.pose, "shifts", False)
         if self.pose.latent:
             flat = self.pose.spatial == 2
-            pose_guide = copy.deepcopy(pose_guide or (Polar() if flat else Refine()))
+            usual = Polar if flat else Search if self.pose.sd is None else Refine
+            pose_guide = copy.deepcopy(pose_guide or usual())
             whole = () if flat else (self.dim, self.volume, self.pose)
             self.pose_encoder = pose_guide.build(self.box, *whole)
         self.optics = optics
@@ -367,7 +369,7 @@ def _check_optics(pair: Pair) -> None:
             "pixels a step; make it with pixels=None"
         )
     for guide in (pair.encoder, pair.pose_encoder):
-        if isinstance(guide, (GaussNewton, Refine)):
+        if isinstance(guide, (GaussNewton, Refine, Search)):
             raise InputError(
                 f"optics: the guide {type(guide).__name__} compares images with projections as "
                 "they are without; use an amortised one"

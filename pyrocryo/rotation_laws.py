@@ -224,7 +224,9 @@ def _parts(value: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
 
 def _half_angle(level: Tensor, sd: Tensor) -> Tensor:
     """θ/2 below which the share ``level`` of a Fisher law lies, from a table of its density."""
-    sd = sd.expand(level.shape).unsqueeze(-1)
+    shared = not any(sd.stride())
+    # one table for all, or one each
+    sd = sd.flatten()[:1] if shared else sd.expand(level.shape).unsqueeze(-1)
     v = torch.linspace(0, math.pi / 2, TABLE, dtype=level.dtype, device=level.device)
     squeeze = sd / (1 + sd)
     # nodes where the mass is; the last one, at a tangent of infinity, is π/2
@@ -233,11 +235,12 @@ def _half_angle(level: Tensor, sd: Tensor) -> Tensor:
     step = half.diff(dim=-1)
     mass = torch.cumsum(0.5 * (density[..., 1:] + density[..., :-1]) * step, dim=-1)
     mass = torch.cat([torch.zeros_like(mass[..., :1]), mass / mass[..., -1:]], dim=-1)
-    right = torch.searchsorted(mass, level.unsqueeze(-1)).clamp(1, TABLE - 1)
+    wanted = level.flatten() if shared else level.unsqueeze(-1)
+    right = torch.searchsorted(mass, wanted).clamp(1, TABLE - 1)
     low, high = mass.gather(-1, right - 1), mass.gather(-1, right)
     a, b = half.gather(-1, right - 1), half.gather(-1, right)
-    share = ((level.unsqueeze(-1) - low) / (high - low).clamp_min(1e-30)).clamp(0, 1)
-    return (a + share * (b - a)).squeeze(-1)
+    share = ((wanted - low) / (high - low).clamp_min(1e-30)).clamp(0, 1)
+    return (a + share * (b - a)).reshape(level.shape)
 
 
 def _series(order: int) -> list[float]:

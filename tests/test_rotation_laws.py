@@ -118,6 +118,17 @@ def test_kl_against_monte_carlo(sd, prior):
     assert float(kl_divergence(single, there)) == pytest.approx(exact, abs=2e-4)
 
 
+def test_a_fisher_law_of_several_widths():
+    sd = torch.tensor([0.01, 0.1, 1.0])
+    law = RotationFisher(_unit(3).float(), sd)
+    torch.manual_seed(0)
+    many = law.sample((3000,))
+    for k in range(3):
+        alone = RotationFisher(law.centre[k], sd[k]).sample((3000,))
+        a, b = (1 - (q @ law.centre[k]).square().double() for q in (many[:, k], alone))
+        assert float(a.mean()) == pytest.approx(float(b.mean()), rel=0.1)
+
+
 def test_kl_survives_plates_and_events():
     q = RotationNormal(_unit(5), 0.1 * torch.eye(3).double()).expand((2, 5))
     kl = kl_divergence(q, UniformDirection(4, like=q.centre).expand((2, 5)))

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from pathlib import Path
 
 import numpy as np
 import pyro
@@ -16,6 +17,8 @@ from pyrocryo.cli import main
 from pyrocryo.io import star
 from pyrocryo.rotations import angle_between, matrix_from_quaternion
 
+MODELS = Path(__file__).parents[1] / "models"
+SHORT = ("--steps", "4", "--draws", "3", "--batch-size", "16")
 MOLECULE = pc.molecules.AdenylateKinase(width=3.0)
 
 
@@ -29,13 +32,14 @@ def _particles(n=500, frames=None, box=40, pixel_size=2.0, **options):
     return pc.simulate.misplaced(made, **({"degrees": 6.5, "angstroms": 1.0} | options))
 
 
-def _pair(particles, prior=None, **pose):
+def _pair(particles, prior=None, iterations=4, **pose):
     return pc.Pair(
         prior or pc.priors.IsotropicNormal(2),
         pc.volumes.Atoms.known(MOLECULE, pixel_size=particles.pixel_size),
         particles.box,
         pose=pc.poses.SO3(**({"around": 6.5, "shift_sd": 1.0} | pose)),
         guide=pc.guides.GaussNewton(2),
+        pose_guide=pc.guides.Refine(iterations),
         rotate=False,
     )
 
@@ -119,11 +123,11 @@ def test_refined_poses_on_disk(refined, particles, tmp_path):
 
 def test_the_step_is_traced_and_seeds_train_at_once(particles, caplog):
     caplog.set_level(logging.INFO, "pyrocryo")
-    kept = pc.fit(_pair(particles), particles, steps=3, batch_size=8, seeds=2, capture=True,
-                  together=2)  # fmt: skip
+    pair = _pair(particles, iterations=2)
+    kept = pc.fit(pair, particles, steps=3, batch_size=8, seeds=2, capture=True, together=2)
     assert "2 seeds at once" in caplog.text
     assert "not traced" not in caplog.text
-    plain = pc.fit(_pair(particles), particles, steps=3, batch_size=8, seeds=1, capture=False)
+    plain = pc.fit(pair, particles, steps=3, batch_size=8, seeds=1, capture=False)
     np.testing.assert_allclose(kept.history["loss"][0], plain.history["loss"][0], rtol=1e-4)
 
 
@@ -214,12 +218,9 @@ def test_arms_in_space():
 
 @pytest.mark.parametrize("molecule", ["kinase", "arms"])
 def test_the_model_file_in_short_form(molecule, tmp_path):
-    from tests.test_models import MODELS, SHORT
-
-    model = next(p for p in MODELS if p.stem == "refine")
     out = tmp_path / "run"
     options = ["--n", "60", "--molecule", molecule, "--held-out", "50", "--out", str(out)]
-    assert main(["fit", str(model), *options, *SHORT]) == 0
+    assert main(["fit", str(MODELS / "refine.py"), *options, *SHORT, "--iterations", "2"]) == 0
     metrics = json.loads((out / "metrics.json").read_text())
     assert "pose_error_given_deg" not in metrics  # too few held out to score
     assert (out / "poses_seed0.star").exists()

@@ -6,5 +6,6 @@ from pyrocryo.guides.lookup import LookupTable
 from pyrocryo.guides.plain import PlainPose
 from pyrocryo.guides.polar import Polar
 from pyrocryo.guides.refine import Refine
+from pyrocryo.guides.search import Search
 
-__all__ = ["Amortised", "GaussNewton", "LookupTable", "PlainPose", "Polar", "Refine"]
+__all__ = ["Amortised", "GaussNewton", "LookupTable", "PlainPose", "Polar", "Refine", "Search"]

@@ -13,12 +13,12 @@ from pyrocryo.precision import applied, exact
 from pyrocryo.rotated_normal import RotatedNormal
 from pyrocryo.rotation_laws import RotationNormal
 
-__all__ = ["Refine", "Step", "gauss_newton"]
+__all__ = ["Refine", "RotationAndShift", "Step", "gauss_newton", "posed"]
 
 TURN, MOVE, BEND = 0.02, 0.1, 0.05  # of finite differences: rad, pixels, units of z
 LARGEST_TURN, LARGEST_MOVE = 0.35, 4.0  # a step, in rad and pixels
 LARGEST = 4.0  # |u| beyond which the prior leaves nothing
-WEAK = 1e-2  # precision of turns (1/rad²) where the prior has none, so that steps stay finite
+WEAK = 4.0  # precision of turns (1/rad²) where the prior has none: wells are narrower than that
 
 
 class Step(NamedTuple):
@@ -169,8 +169,8 @@ def gauss_newton(
         weight: :math:`1 / s^2`.
 
     Returns:
-        The step taken, the factor `(..., n, n)`, and the squared residual before it
-        :math:`|x - g|^2 / s^2` plus that of the priors, `(...)`.
+        The step taken, the factor `(..., n, n)`, and the logarithm of the evidence of this well
+        as linearised, :math:`\ln \int p(x, \omega, t, u)`, up to a constant, `(...)`.
     """
     k = at.u.shape[-1]
     shifts = len(precision) == k + 5
@@ -186,13 +186,16 @@ def gauss_newton(
     matrix = torch.diag_embed(precision) + weight * (jacobian.transpose(-1, -2) @ jacobian)
     score = weight * (jacobian.transpose(-1, -2) @ residual.unsqueeze(-1)).squeeze(-1)
     factor = torch.linalg.cholesky(matrix)
-    step = torch.cholesky_solve((score + precision * pull).unsqueeze(-1), factor).squeeze(-1)
+    score = score + precision * pull
+    step = torch.cholesky_solve(score.unsqueeze(-1), factor).squeeze(-1)
     misfit = weight * residual.square().sum(-1) + (precision * pull.square()).sum(-1)
+    log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    evidence = 0.5 * ((score * step).sum(-1) - misfit) - log_det
     turn = _shorter(step[..., :3], LARGEST_TURN)
     pose = quaternions.unit(quaternions.product(quaternions.exponential(turn), at.pose))
     shift = at.shift + _shorter(step[..., 3:5], LARGEST_MOVE) if shifts else at.shift
     u = (at.u + step[..., -k:]).clamp(-LARGEST, LARGEST)
-    return Step(pose, shift, u), factor, misfit
+    return Step(pose, shift, u), factor, evidence
 
 
 def linearised(volume: nn.Module, at: Step, shifts: bool) -> tuple[Tensor, Tensor]:

@@ -143,7 +143,7 @@ def _in_space(post: Any, constant: Any) -> dict[str, Any]:
     factors = None
     if "truth" in constant:
         factors = np.asarray(constant["truth"]).reshape(len(true), -1)
-    if factors is not None and len(true) >= 10 * cubic(factors[:1]).shape[1]:
+    if factors is not None and len(true) >= 20 * cubic(factors[:1]).shape[1]:
         errors = [rotation_errors(true, rotation, factors, frames=frames) for rotation in found]
         table["pose_error_frame_deg"] = row(np.median(errors, axis=1), RANDOM_MEDIAN)
     random = (np.deg2rad(CLOSE) - np.sin(np.deg2rad(CLOSE))) / np.pi  # the Haar measure of 10°

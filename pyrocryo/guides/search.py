@@ -1,0 +1,234 @@
+"""A guide for poses that nobody knows: all orientations are tried on the current volume."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
+
+from pyrocryo import quaternions
+from pyrocryo.errors import InputError
+from pyrocryo.guides.refine import RotationAndShift, Step, gauss_newton, posed
+from pyrocryo.imaging import polar
+from pyrocryo.precision import applied, exact
+from pyrocryo.rotated_normal import RotatedNormal
+from pyrocryo.rotation_laws import RotationMixture, RotationNormal
+
+__all__ = ["Search"]
+
+GOLDEN = math.pi * (3 - math.sqrt(5))
+APART = math.radians(25)  # candidates of one image lie at least so far from one another
+WEAK = 4.0  # precision of turns (1/rad²) of each candidate: no well is wider than half a radian
+
+
+class Search(nn.Module):
+    r"""Finds rotations by trying all on the current volume, and refines the best few.
+
+    The volume at `u` = 0 is projected along ``views`` directions, spread evenly over the sphere;
+    in polar coordinates all turns in the plane are one correlation (by FFT), which gives the
+    log-likelihood :math:`\ell` of each image in each orientation of the grid (as the search of
+    cryoDRGN2, Zhong et al. 2021). The best ``heads`` of them, at least 25° apart, are refined by
+    Gauss-Newton steps on pose, shift and conformation (:class:`pyrocryo.guides.Refine`), and
+    weighed by the evidence of their wells: :math:`q(pose | x) = \sum_k w_k q_k(pose | x)`, a
+    mixture, whose KL is sampled.
+
+    While training, candidates are drawn from the grid's posterior, by Gumbel noise on
+    :math:`\ell`, rather than its best taken: a volume that shows nothing yet gives poses all over,
+    which sharpen as it does. Each such mixture is a guide by itself, so the bound holds.
+    Learned are the noise `s`, the precisions of `u` and widenings.
+
+    Args:
+        views: Directions of the grid; 192 lie 15° apart.
+        angles: Turns in the plane of the grid.
+        heads: Candidates that are refined.
+        iterations: Gauss-Newton steps on each.
+        side: Images are averaged down to at most this many pixels for the search.
+    """
+
+    def __init__(
+        self,
+        views: int = 192,
+        *,
+        angles: int = 36,
+        heads: int = 3,
+        iterations: int = 2,
+        side: int = 32,
+    ) -> None:
+        super().__init__()
+        given = {"views": views, "angles": angles, "heads": heads, "iterations": iterations}
+        for name, value in (given | {"side": side}).items():
+            if value < 1:
+                raise InputError(f"{name}: expected at least 1, got {value}")
+        self.views, self.angles, self.heads = views, angles, heads
+        self.iterations, self.side = iterations, side
+
+    def build(self, box: int, latent: int, volume: nn.Module, pose: nn.Module) -> Search:
+        """Takes the volume and the poses of the pair, and K = ``latent``."""
+        if pose.sd is not None:
+            raise InputError(
+                "pose_guide: Search looks everywhere, SO3(); Refine stays around known rotations"
+            )
+        self._volume = (volume,)  # in a tuple: its parameters are the pair's, not the guide's
+        self.latent, self.box, self.shift_sd = latent, box, pose.shift_sd
+        self.bin = -(-box // self.side)
+        self.radii = max(2, box // self.bin // 2 - 1)
+        view, turn = _grid(self.views, self.angles)
+        self.register_buffer("view", view, persistent=False)
+        grid = quaternions.product(turn, view.unsqueeze(1)).reshape(-1, 4)
+        self.register_buffer("grid", grid, persistent=False)
+        self.log_precision = nn.Parameter(torch.zeros(latent))
+        self.log_noise = nn.Parameter(torch.zeros(()))
+        self.log_widening = nn.Parameter(torch.zeros(3 + 2 * pose.shifts))
+        return self
+
+    def extra_repr(self) -> str:
+        """What decides its answer beside the weights: resuming goes by it."""
+        return (
+            f"views={self.views}, angles={self.angles}, heads={self.heads}, "
+            f"iterations={self.iterations}, side={self.side}"
+        )
+
+    def reset_parameters(self) -> None:
+        """Back to a standard normal prior, unit noise and the posterior as linearised."""
+        for parameter in self.parameters():
+            nn.init.zeros_(parameter)
+
+    @exact
+    def forward(
+        self, images: Tensor, rotation: None, shift: Tensor, pixel_size: Tensor
+    ) -> RotationMixture:
+        """The posterior of images `(..., D, D)` of molecules about ``shift`` `(..., 2)` (px).
+
+        Args:
+            images: `(..., D, D)`.
+            rotation: None: there is none.
+            shift: `(..., 2)` in pixels.
+            pixel_size: Å per pixel.
+        """
+        lead = images.shape[:-2]
+        flat, shift = images.reshape(-1, self.box, self.box), shift.reshape(-1, 1, 2)
+        weight = (-2 * self.log_noise).exp()
+        with torch.no_grad():
+            pose = self._candidates(self._scores(flat, shift.squeeze(1), weight))
+        centre = shift.expand(-1, self.heads, 2)
+        at = Step(pose, centre, flat.new_zeros(*pose.shape[:-1], self.latent))
+        parts = [flat.new_full((3,), WEAK)]
+        if self.shift_sd is not None:
+            parts.append((pixel_size / self.shift_sd).square().expand(2))
+        precision = torch.cat([*parts, self.log_precision.exp()])
+        for n in range(self.iterations):
+            last = n + 1 == self.iterations
+            with torch.set_grad_enabled(last and torch.is_grad_enabled()):
+                at, factor, evidence = gauss_newton(
+                    self._volume[0], flat.unsqueeze(1), at, Step(None, centre, None), precision,
+                    weight,
+                )  # fmt: skip
+        law = posed(at, factor, self.log_widening.exp(), self.shift_sd, pixel_size)
+        component = RotationNormal(
+            law.centre.unflatten(0, lead), law.scale_tril.unflatten(0, lead), validate_args=False
+        )
+        logits = evidence.detach().unflatten(0, lead)
+        if not isinstance(law, RotationAndShift):
+            return RotationMixture(logits, component)
+        rest = (part.unflatten(0, lead) for part in (law.moved, law.gain, law.spread))
+        return MixtureAndShift(logits, component, *rest)
+
+    def _scores(self, images: Tensor, shift: Tensor, weight: Tensor) -> Tensor:
+        """Log-likelihoods `(B, V, angles)` of the grid, up to a constant of the image."""
+        volume, still = self._volume[0], images.new_zeros(self.views, 2)
+        u = images.new_zeros(self.views, self.latent)
+        seen = self._rings(volume(u, quaternions.matrix(self.view), still), still)
+        rings = self._rings(images, shift)
+        radius = torch.arange(1, self.radii + 1, dtype=images.dtype, device=images.device)
+        spacing = (self.box / self.bin) / 2 / (self.radii + 1)
+        area = radius * (spacing**2 * 2 * math.pi / self.angles)  # wide pixels a sample
+        norm = 0.5 * (seen.square() * area[:, None]).sum((-1, -2))
+        image = torch.fft.rfft(rings * area[:, None]).permute(2, 0, 1)  # (frequency, B, radii)
+        templates = torch.fft.rfft(seen).permute(2, 1, 0).conj()  # (frequency, radii, V)
+        match = torch.fft.irfft((image @ templates).permute(1, 2, 0), n=self.angles)
+        return (match - norm[:, None]) * (weight * self.bin**2)
+
+    def _rings(self, images: Tensor, shift: Tensor) -> Tensor:
+        if self.bin > 1:
+            images = avg_pool2d(images.unsqueeze(1), self.bin).squeeze(1)
+            # the origin is the centre of pixel box // 2, wherever that falls between wide ones
+            shift = (shift + self.box // 2 + 0.5) / self.bin - 0.5 - images.shape[-1] // 2
+        return polar(images, shift, radii=self.radii, angles=self.angles)
+
+    def _candidates(self, scores: Tensor) -> Tensor:
+        """The best `(B, heads, 4)`, or while training draws, each away from those before it."""
+        left = scores.flatten(1)
+        if self.training:
+            smallest = torch.finfo(left.dtype).tiny
+            left = left - (-torch.rand_like(left).clamp_min(smallest).log()).log()
+        found = []
+        for _ in range(self.heads):
+            pose = self.grid[left.argmax(-1)]
+            near = (pose @ self.grid.T).abs() > math.cos(APART / 2)
+            left = torch.where(near, -torch.inf, left)
+            found.append(pose)
+        return torch.stack(found, dim=1)
+
+
+class MixtureAndShift(RotationMixture):
+    """A mixture of rotations that also knows the shift in Å, given the rotation.
+
+    It is that of the component that is the most likely to have given the rotation: a function of
+    the rotation, so that the product of the two is a density as it should be.
+
+    Args:
+        logits: `(..., M)`.
+        component: M laws on the last batch axis.
+        moved: `(..., M, 2)`; this and the next as for ``RotationAndShift``.
+        gain: `(..., M, 2, 3)`.
+        spread: `(..., M, 2, 2)`.
+    """
+
+    def __init__(
+        self,
+        logits: Tensor,
+        component: RotationNormal,
+        moved: Tensor,
+        gain: Tensor,
+        spread: Tensor,
+    ) -> None:
+        super().__init__(logits, component)
+        self.moved, self.gain, self.spread = moved, gain, spread
+
+    def expand(self, batch_shape: torch.Size, _instance: object = None) -> RotationMixture:
+        """Of the rotation alone."""
+        return RotationMixture(self.logits, self.component, validate_args=False).expand(
+            batch_shape
+        )
+
+    def shift(self, direction: Tensor) -> RotatedNormal:
+        """q(shift | x, pose), event shape `(2,)`, of poses `(..., 4)`."""
+        which = self.responsible(direction)
+
+        def chosen(values: Tensor, event: int) -> Tensor:
+            size = values.shape[-event:]
+            index = which.reshape(*which.shape, 1, *[1] * event).expand(*which.shape, 1, *size)
+            values = values.expand(*which.shape, *values.shape[-event - 1 :])
+            return values.gather(which.dim(), index).squeeze(which.dim())
+
+        omega = 2 * self.component.tangent(direction.unsqueeze(-2))
+        loc = chosen(self.moved + applied(self.gain, omega), 1)
+        still = torch.eye(2, dtype=loc.dtype, device=loc.device)
+        return RotatedNormal(loc, chosen(self.spread, 2), still)
+
+
+def _grid(views: int, angles: int) -> tuple[Tensor, Tensor]:
+    r"""Quaternions of the views `(V, 4)`, on a spiral over the sphere, and of turns `(angles, 4)`.
+
+    A view is :math:`R_y(-\theta) R_z(-\phi)` of a direction (θ, φ), which it takes to the beam.
+    """
+    n = torch.arange(views) + 0.5
+    tilt, rot = torch.acos(1 - 2 * n / views), GOLDEN * n
+    zero, turn = torch.zeros(views), torch.arange(angles) * (2 * math.pi / angles)
+    about_z = quaternions.exponential(torch.stack([zero, zero, -rot], dim=-1))
+    about_y = quaternions.exponential(torch.stack([zero, -tilt, zero], dim=-1))
+    none = torch.zeros(angles)
+    in_plane = quaternions.exponential(torch.stack([none, none, turn], dim=-1))
+    return quaternions.product(about_y, about_z), in_plane
