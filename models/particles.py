@@ -10,7 +10,8 @@ a star file (or a bare stack) whose poses come from an earlier refinement. Its a
     pyrocryo fit models/particles.py --data stack.mrcs --poses poses.pkl --pixel-size 1.5
 
 Images are standardised (background of mean 0 and unit variance). The CTF is modelled where the
-star file gives it (--no-ctf: not).
+star file gives it (--no-ctf: not); --coloured and --contrast give noise its spectrum and particles
+their contrast.
 The map at the median of z is volumes/seed0_median.mrc; projected at the poses of the held-out
 images it is correlated with them (map_correlation), and --reference MAP.mrc compares it with a
 known map (fsc_half_angstroms: resolution at which the Fourier shell correlation falls below .5).
@@ -40,6 +41,10 @@ class Config:
     """Voxels, a coordinate network, or Gaussian atoms."""
     pose: Literal["known", "in-plane"] = "known"
     """Take poses from the particles, or infer the angles of flat ones."""
+    coloured: bool = False
+    """Noise with a spectrum of its own, estimated from the corners of the images."""
+    contrast: bool = False
+    """A contrast of each particle's own."""
     ctf: bool | None = None
     """Model the CTF (default: where the particles come with one)."""
     side: int | None = None
@@ -61,6 +66,8 @@ def training(config: Config) -> dict[str, float]:
 def pair(config: Config, particles: pc.Particles) -> pc.Pair:
     """Model and guide."""
     has_ctf = "ctf" in particles.fields if config.ctf is None else config.ctf
+    spectrum = pc.noise.estimate_spectrum(particles) if config.coloured else None
+    own = config.coloured or config.contrast
     made = pc.Pair(
         prior=pc.priors.IsotropicNormal(config.latents),
         pose=pc.poses.InPlane() if config.pose == "in-plane" else pc.poses.Known(),
@@ -69,6 +76,7 @@ def pair(config: Config, particles: pc.Particles) -> pc.Pair:
         ),
         box=particles.box,
         optics=pc.optics.CTF() if has_ctf else None,
+        likelihood=pc.noise.Gaussian(spectrum, contrast=config.contrast) if own else None,
     )
     if config.reference is not None:
         shape = pc.io.read_map(config.reference)[0].shape

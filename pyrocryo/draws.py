@@ -122,7 +122,7 @@ def _draw(pair: Pair, batch: Any, draws: int, predictive: int) -> dict[str, np.n
         "log_prior": sum(model.nodes[name]["unscaled_log_prob"] for name in latent),
         "log_q": sum(guide.nodes[name]["unscaled_log_prob"] for name in latent),
         "clean": clean,
-        "replicate": clean + pair.noise * torch.randn_like(clean),
+        "replicate": pair.replicated(clean),
     }
     return {name: value.cpu().numpy() for name, value in result.items()}
 

@@ -136,7 +136,7 @@ class Interventions:
         with torch.set_grad_enabled(self.gradients == "both"):
             images = pair.seen(z, batch, given)
         if self.noise:
-            images = images + pair.noise * torch.randn_like(images)
+            images = pair.replicated(images)
         if self.gradients == "encoder":
             images = images.detach()
         again, found, _ = self._encoded(pair, batch._replace(images=images))

@@ -15,9 +15,10 @@ from pyro import poutine
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
+from pyrocryo.compatible import check_images, check_pose
 from pyrocryo.context import for_each_frame, latent_size, on_device, wanted
 from pyrocryo.errors import InputError
-from pyrocryo.guides import Amortised, GaussNewton, Polar, Refine, Search
+from pyrocryo.guides import Amortised, Polar, Refine, Search
 from pyrocryo.particles import PER_IMAGE, Particles
 from pyrocryo.poses import Known, shift_given, turned, unturned
 from pyrocryo.precision import applied
@@ -61,6 +62,8 @@ class Pair(Registered):
             plane by default; in space :class:`pyrocryo.guides.Refine` near known ones, else
             :class:`pyrocryo.guides.Search`.
         optics: What becomes of clean images on the way, such as :class:`pyrocryo.optics.CTF`.
+        likelihood: Of coloured noise or a contrast of each particle's own
+            (:class:`pyrocryo.noise.Gaussian`); by default white noise alone.
         noise: Standard deviation σ of the pixels' noise, or None to learn it (from 1).
         rotate: Whether to put the rotation layer between posterior and prior.
         dim: Size K of `z`; only needed when the prior is a plain function.
@@ -76,6 +79,7 @@ class Pair(Registered):
         guide: nn.Module | None = None,
         pose_guide: nn.Module | None = None,
         optics: nn.Module | None = None,
+        likelihood: nn.Module | None = None,
         noise: float | None = None,
         rotate: bool = True,
         dim: int | None = None,
@@ -91,15 +95,7 @@ class Pair(Registered):
         self.volume = copy.deepcopy(volume).build(self.dim, self.box)
         guide = copy.deepcopy(guide) if guide is not None else Amortised()
         self.encoder = guide.build(self.dim, self.box, self.volume)
-        if self.pose.latent and self.volume.dim != self.pose.spatial:
-            raise InputError(
-                "pose: angles in the plane show a molecule from one side only; give them a volume "
-                "of dim=2"
-                if self.pose.spatial == 2
-                else "pose: rotations in space need a volume of dim=3"
-            )
-        if pose_guide is not None and not self.pose.latent:
-            raise InputError("pose_guide: there is nothing to guess, these poses are known")
+        check_pose(self.pose, self.volume, pose_guide)
         self.pose_encoder = None
         self._shifts = getattr(self.pose, "shifts", False)
         if self.pose.latent:
@@ -109,8 +105,8 @@ class Pair(Registered):
             whole = () if flat else (self.dim, self.volume, self.pose)
             self.pose_encoder = pose_guide.build(self.box, *whole)
         self.optics = optics
-        if optics is not None:
-            _check_optics(self)
+        self.likelihood = copy.deepcopy(likelihood).build(self.box) if likelihood else None
+        check_images(self)
         self.rotation = RotationLayer(self.dim, turns=rotate)
         self.register_buffer("first_noise", torch.tensor(float(noise or 1.0)))
         self.noise_steps = nn.Parameter(torch.tensor(0.0), requires_grad=noise is None)
@@ -190,9 +186,19 @@ class Pair(Registered):
             z = pyro.sample("z", self.prior_of(batch))
             clean = self.seen(z, batch, direction, pixels, shift)
             with poutine.scale(scale=1 / share):
-                law = dist.Normal(clean, self.noise).to_event(images.dim() - 1)
-                pyro.sample("x", law, obs=images)
+                law = self._law(clean)
+                event = images.dim() - 1 - len(law.event_shape)
+                pyro.sample("x", law.to_event(event), obs=images)
         return clean
+
+    def _law(self, clean: Tensor) -> Any:
+        if self.likelihood is None:
+            return dist.Normal(clean, self.noise)
+        return self.likelihood(clean, self.noise)
+
+    def replicated(self, clean: Tensor) -> Tensor:
+        """Clean images as they might have been observed."""
+        return self._law(clean).rsample()
 
     def _guide(self, batch: Any) -> Tensor:
         with pyro.plate("particle", len(batch.images), dim=-1):
@@ -358,22 +364,6 @@ class _Half(nn.Module):
 
     def forward(self, batch: Any) -> Tensor:
         return self.call(self.pair, batch)
-
-
-def _check_optics(pair: Pair) -> None:
-    """Raises InputError for parts that do not go with optics."""
-    share = getattr(pair.volume, "pixels", None)
-    if share is not None and share < pair.box**2:
-        raise InputError(
-            f"optics: they need whole images, but the volume shows {share} of {pair.box**2} "
-            "pixels a step; make it with pixels=None"
-        )
-    for guide in (pair.encoder, pair.pose_encoder):
-        if isinstance(guide, (GaussNewton, Refine, Search)):
-            raise InputError(
-                f"optics: the guide {type(guide).__name__} compares images with projections as "
-                "they are without; use an amortised one"
-            )
 
 
 def _given(pixels: Tensor | None) -> tuple[Tensor, ...]:

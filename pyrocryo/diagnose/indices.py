@@ -191,7 +191,7 @@ class _Experiment:
 
     def _read(self, images: Tensor, phi: Tensor, batch: Any) -> tuple[Tensor, Tensor | None]:
         if self.noise:
-            images = images + self.learned.pair.noise * torch.randn_like(images)
+            images = self.learned.pair.replicated(images)
         guess = self.world.taken(*self.learned.read(images, phi, batch))
         if self.told is None:
             return guess

@@ -45,7 +45,10 @@ def poses(molecule: Any, n: int, seed: int = 0, **imaging: Any) -> Particles:
             uniform within ± that), ``ctf`` (False; True for one of a 300 kV microscope for each
             image, defocus uniform from 0.8 to 2.5 µm, astigmatism of some 200 Å; or the array, as
             :func:`pyrocryo.imaging.contrast_transfer` takes it). The SNR is that of images as they
-            are seen, through the CTF.
+            are seen, through the CTF; ``contrast`` (0: standard deviation of a scale of each
+            image, 1 on average, kept as the field ``contrast``); ``spectrum`` (None: white noise;
+            or a function from frequencies in 1/Å to powers, scaled so that a pixel's noise has
+            unit variance).
 
     Returns:
         Particles with ``rotation``, ``shift`` and ``truth`` `(n, K)`.
@@ -199,6 +202,8 @@ def _particles(
     max_shift: float = 3.0,
     max_angle: float = 180.0,
     ctf: bool | np.ndarray = False,
+    contrast: float = 0.0,
+    spectrum: Callable[[np.ndarray], np.ndarray] | None = None,
     **fields: np.ndarray,
 ) -> Particles:
     """Draws poses and noise, and renders `z` `(..., K)`."""
@@ -206,6 +211,8 @@ def _particles(
         raise InputError(f"snr: expected a positive ratio of variances, got {snr}")
     if box < 2:
         raise InputError(f"box: expected at least 2 pixels, got {box}")
+    if not 0 <= contrast < 1:
+        raise InputError(f"contrast: expected a deviation in [0, 1), got {contrast}")
     if max_shift < 0:
         raise InputError(f"max_shift: expected a length in Å, got {max_shift}")
     views = z.shape[:-1]
@@ -229,7 +236,14 @@ def _particles(
     if ctf is not False:
         fields["ctf"] = _ctf(views, rng) if ctf is True else np.asarray(ctf)
         clean = _through(clean, fields["ctf"], views, pixel_size)
-    images = clean * np.sqrt(snr / clean.var(axis=(-1, -2)).mean()) + noise
+    clean *= np.sqrt(snr / clean.var(axis=(-1, -2)).mean())
+    if contrast:
+        scale = 1 + contrast * rng.standard_normal(views)
+        fields["contrast"] = scale
+        clean *= scale.reshape(-1, 1, 1).astype(np.float32)
+    if spectrum is not None:
+        noise = _coloured(noise, spectrum, pixel_size)
+    images = clean + noise
     return Particles(
         images.reshape(*views, box, box),
         pixel_size=pixel_size,
@@ -261,3 +275,16 @@ def _through(
         images = torch.as_tensor(clean[part])
         seen[part] = modulated(images, flat[part], pixel_size=pixel_size, margin=2).numpy()
     return seen
+
+
+def _coloured(
+    noise: np.ndarray, spectrum: Callable[[np.ndarray], np.ndarray], pixel_size: float
+) -> np.ndarray:
+    """White noise `(N, D, D)` filtered to a power spectrum, its variance kept."""
+    box = noise.shape[-1]
+    k = np.fft.fftfreq(box) / pixel_size
+    power = np.asarray(spectrum(np.hypot(k[:, None], k)), dtype=np.float64)
+    if power.shape != (box, box) or not (power > 0).all():
+        raise InputError("spectrum: expected a positive power for every frequency it is given")
+    root = np.sqrt(power / power.mean())[:, : box // 2 + 1]
+    return np.fft.irfft2(np.fft.rfft2(noise) * root, s=(box, box)).astype(np.float32)

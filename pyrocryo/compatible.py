@@ -1,0 +1,46 @@
+"""Which parts of a pair go together; asked as it is made, and before anything is computed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from pyrocryo.errors import InputError
+from pyrocryo.guides import GaussNewton, Refine, Search
+
+__all__ = ["check_images", "check_pose"]
+
+
+def check_pose(pose: nn.Module, volume: nn.Module, pose_guide: nn.Module | None) -> None:
+    """Raises InputError for poses that a volume cannot be shown in, or nobody need guess."""
+    if pose.latent and volume.dim != pose.spatial:
+        raise InputError(
+            "pose: angles in the plane show a molecule from one side only; give them a volume "
+            "of dim=2"
+            if pose.spatial == 2
+            else "pose: rotations in space need a volume of dim=3"
+        )
+    if pose_guide is not None and not pose.latent:
+        raise InputError("pose_guide: there is nothing to guess, these poses are known")
+
+
+def check_images(pair: Any) -> None:
+    """Raises InputError for optics and likelihoods that volume or guides know nothing of."""
+    asked = {
+        "optics": pair.optics is not None,
+        "likelihood": pair.likelihood is not None and pair.likelihood.whole_images,
+    }
+    share = getattr(pair.volume, "pixels", None)
+    for name, whole in asked.items():
+        if whole and share is not None and share < pair.box**2:
+            raise InputError(
+                f"{name}: whole images are needed, but the volume shows {share} of {pair.box**2} "
+                "pixels a step; make it with pixels=None"
+            )
+    for guide in (pair.encoder, pair.pose_encoder):
+        if asked["optics"] and isinstance(guide, (GaussNewton, Refine, Search)):
+            raise InputError(
+                f"optics: the guide {type(guide).__name__} compares images with projections as "
+                "they are without; use an amortised one"
+            )
