@@ -1,6 +1,5 @@
 import math
 import os
-import pickle
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ import pyrocryo as pc
 from pyrocryo.diagnose import turned_batch
 from pyrocryo.imaging import contrast_transfer, modulated
 from pyrocryo.imaging.ctf import wavelength
+from pyrocryo.io.cryodrgn import read_pickle
 
 OTHERS = np.load(Path(__file__).parent / "data" / "ctf.npz")
 GOOD = torch.tensor([15_000.0, 14_500.0, 30.0, 300.0, 2.7, 0.1, 0.0])
@@ -123,8 +123,7 @@ def test_real_parameters_give_real_contrast():
     folder = os.environ.get("PYROCRYO_TEST_DATA")
     if not folder:
         pytest.skip("PYROCRYO_TEST_DATA names no folder with other people's data")
-    with open(Path(folder) / "cs" / "ctf2.pkl", "rb") as file:
-        table = pickle.load(file)  # our own copy, an array
+    table = read_pickle(Path(folder) / "cs" / "ctf2.pkl")
     ctf = torch.as_tensor(table[:64, 2:].astype(np.float64))
     box, pixel = int(table[0, 0]), float(table[0, 1])
     transfer = contrast_transfer(ctf, box=box, pixel_size=pixel)

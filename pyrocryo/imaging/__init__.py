@@ -2,6 +2,7 @@
 
 from pyrocryo.imaging.ctf import contrast_transfer, modulated
 from pyrocryo.imaging.resample import polar, resample, resample_projection
+from pyrocryo.imaging.slices import slice_projection
 from pyrocryo.imaging.splat import splat, splat_map, window
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "polar",
     "resample",
     "resample_projection",
+    "slice_projection",
     "splat",
     "splat_map",
     "window",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
 from pyrocryo.errors import InputError
-from pyrocryo.imaging import resample, resample_projection
+from pyrocryo.imaging import resample, resample_projection, slice_projection
 from pyrocryo.particles import Particles
 
 __all__ = ["Grid"]
@@ -25,19 +27,32 @@ class Grid(nn.Module):
         dim: 2 for flat molecules whose rotations are in the plane, 3 for maps.
         side: Voxels along an edge; by default the box, but at most 128 (2-D) or 48 (3-D).
         hidden: Widths of the hidden layers of `h`.
+        projector: In three dimensions: sums along the beam ("real"), or central slices of the
+            padded map's transform ("fourier", :func:`pyrocryo.imaging.slice_projection`), which
+            blur narrow density less and take four times as long on a CPU.
     """
 
     def __init__(
-        self, dim: int = 2, *, side: int | None = None, hidden: tuple[int, ...] = (64, 64)
+        self,
+        dim: int = 2,
+        *,
+        side: int | None = None,
+        hidden: tuple[int, ...] = (64, 64),
+        projector: Literal["real", "fourier"] = "real",
     ) -> None:
         super().__init__()
         if dim not in (2, 3):
             raise InputError(f"dim: a grid has 2 or 3 dimensions, got {dim}")
         if side is not None and side < 2:
             raise InputError(f"side: expected at least 2 voxels, got {side}")
+        if projector not in ("real", "fourier"):
+            raise InputError(f"projector: expected 'real' or 'fourier', got {projector!r}")
+        if projector == "fourier" and dim == 2:
+            raise InputError("projector: a flat grid is not projected; 'fourier' needs dim=3")
         self.dim = dim
         self.side = side
         self.hidden = tuple(hidden)
+        self.projector = projector
 
     def build(self, latent: int, box: int) -> Grid:
         """Makes the network for `z` of ``latent`` numbers and images of ``box`` pixels."""
@@ -51,12 +66,18 @@ class Grid(nn.Module):
         self.network = nn.Sequential(*layers, nn.Linear(width, self.side**self.dim))
         return self
 
+    def extra_repr(self) -> str:
+        """What decides its images beside the weights: resuming goes by it."""
+        return "projector=fourier" if self.projector == "fourier" else ""
+
     @property
     def numbers_an_image(self) -> int:
         """Numbers held while one image is made, for those who choose how many to make at once.
 
         Sampling positions along the beam and the values found there, and the map itself.
         """
+        if self.projector == "fourier":
+            return 4 * (2 * self.side) ** 3 + 16 * self.box**2
         points = self.box**2 * (self.side if self.dim == 3 else 1)
         return (self.dim + 2) * points + self.side**self.dim
 
@@ -79,7 +100,8 @@ class Grid(nn.Module):
         maps = self.density(z.expand(*lead, -1).flatten(0, -2))
         rotation = rotation.expand(*lead, 3, 3).reshape(-1, 3, 3)
         shift = shift.expand(*lead, 2).reshape(-1, 2)
-        project = resample if self.dim == 2 else resample_projection
+        in_space = slice_projection if self.projector == "fourier" else resample_projection
+        project = resample if self.dim == 2 else in_space
         return project(maps, rotation, shift, box=self.box).unflatten(0, lead)
 
     def check(self, particles: Particles) -> None:

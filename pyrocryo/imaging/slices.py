@@ -1,0 +1,94 @@
+r"""Images of voxel maps by the Fourier slice theorem: no sum along the beam.
+
+The transform of a projection is the central slice of the map's transform, across the beam.
+Conventions as in :mod:`pyrocryo.imaging.resample`; :math:`F(k) = \sum_r v(r) e^{-2 \pi i k r}`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.functional import grid_sample, pad
+
+from pyrocryo.imaging.splat import pixel_centres
+from pyrocryo.precision import applied, exact
+
+__all__ = ["slice_projection"]
+
+
+@exact
+def slice_projection(
+    maps: Tensor, rotation: Tensor, shift: Tensor, *, box: int, oversampling: int = 2
+) -> Tensor:
+    r"""Projects 3-D maps: :math:`X(k) = e^{-2 \pi i k t} F(A^\top (k, 0))`.
+
+    As :func:`pyrocryo.imaging.resample_projection`, but the map is interpolated in Fourier space,
+    where a map padded with zeros is smooth: trilinearly, which multiplies the map by a
+    :math:`\mathrm{sinc}^2` along each axis; it is divided by that first. Frequencies beyond the
+    Nyquist frequency of image or map (a circle) are zero. The slice is as finely sampled as the
+    padded map, and the image cut from the middle of it: what moves out of the box is gone.
+
+    Args:
+        maps: `(B, side, side, side)` densities `v`, indexed `[z, y, x]`.
+        rotation: `(B, 3, 3)` rotations `A`.
+        shift: `(B, 2)` displacements `t` in pixels.
+        box: Pixels along an edge of the result.
+        oversampling: How many times as wide the map is padded. Relative errors on Gaussians of
+            1.2 to 2 pixels that fill the box: 1.2-1.7 % at 2, .4-.6 % at 3, 10-17 % at 1; of
+            :func:`pyrocryo.imaging.resample_projection` 1.0-5.7 %. Worst are rotations that map
+            the axes onto each other, 4 % at 2.
+
+    Returns:
+        `(B, box, box)`.
+    """
+    side = maps.shape[-1]
+    wide = oversampling * side
+    like = {"dtype": maps.dtype, "device": maps.device}
+    fall = torch.sinc(pixel_centres(side, 1 / wide, **like)).square()
+    maps = maps / (fall[:, None, None] * fall[:, None] * fall)
+    before = wide // 2 - side // 2
+    padded = pad(maps, (before, wide - side - before) * 3)
+    whole = torch.fft.rfftn(torch.fft.ifftshift(padded, dim=(-3, -2, -1)), dim=(-3, -2, -1))
+    whole = torch.fft.fftshift(whole, dim=(-3, -2))
+    if wide % 2 == 0:  # frequencies from -1/2 to 1/2, both of them
+        whole = torch.cat([whole, whole[..., :1, :, :]], dim=-3)
+        whole = torch.cat([whole, whole[..., :1, :]], dim=-2)
+    large = oversampling * box
+    k = _half_plane(large, **like)
+    points = applied(rotation[:, None, None, :2, :].transpose(-1, -2), k) * (box / side)
+    flipped = points[..., :1] < 0  # F(-k) is the conjugate of F(k): half of it is enough
+    points = torch.where(flipped, -points, points)
+    # grid_sample's [-1, 1] runs from the first to the last frequency of each axis
+    x, y, z = points.unbind(-1)
+    last = wide // 2
+    grid = torch.stack([x * (2 * wide / last) - 1, y * (wide / last), z * (wide / last)], dim=-1)
+    parts = torch.view_as_real(whole).movedim(-1, 1)
+    found = grid_sample(parts, grid.unsqueeze(1), align_corners=True).squeeze(2)
+    real, imag = found.unbind(1)
+    imag = torch.where(flipped.squeeze(-1), -imag, imag)
+    finest = 0.5 * min(1.0, side / box)
+    inside = k.square().sum(-1) <= finest**2
+    spectrum = torch.complex(real * inside, imag * inside) * (box / side) ** 2
+    edge = large // 2 - box // 2
+    return _image(spectrum, shift, box=large)[..., edge : edge + box, edge : edge + box]
+
+
+def _half_plane(box: int, **like: object) -> Tensor:
+    """Wave vectors `(box, box // 2 + 1, 2)` (x, y; cycles a pixel) as ``rfft2`` has them."""
+    ky, kx = torch.fft.fftfreq(box, **like), torch.fft.rfftfreq(box, **like)
+    return torch.stack(torch.meshgrid(kx, ky, indexing="xy"), dim=-1)
+
+
+def _image(spectrum: Tensor, shift: Tensor, *, box: int) -> Tensor:
+    r"""Images `(..., box, box)` whose transform about the box centre is given, moved by `t`.
+
+    Args:
+        spectrum: `(..., box, box // 2 + 1)` at :func:`_half_plane`.
+        shift: `(..., 2)` displacements `t` in pixels; the image is periodic.
+        box: Pixels along an edge.
+    """
+    k = _half_plane(box, dtype=shift.dtype, device=shift.device)
+    turn = -2 * math.pi * (k * (shift + box // 2)[..., None, None, :]).sum(-1)
+    return torch.fft.irfft2(spectrum * torch.complex(turn.cos(), turn.sin()), s=(box, box))
