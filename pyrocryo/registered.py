@@ -30,7 +30,11 @@ class Registered(nn.Module):
         """Puts the trained parameters into the store, where ``pyro.infer.SVI`` looks for them."""
         for name, parameter in self.named_parameters():
             # (what stands in for a parameter while gradients are taken is not one)
-            if parameter.requires_grad and isinstance(parameter, nn.Parameter):
+            if (
+                parameter.requires_grad
+                and parameter.numel()
+                and isinstance(parameter, nn.Parameter)
+            ):
                 pyro.param(f"{self._name}.{name}", parameter)
 
     def __deepcopy__(self, memo: dict) -> Registered:

@@ -15,7 +15,7 @@ from torch.nn.functional import grid_sample, pad
 from pyrocryo.imaging.splat import pixel_centres
 from pyrocryo.precision import applied, exact
 
-__all__ = ["slice_projection"]
+__all__ = ["half_plane", "image_of", "slice_projection"]
 
 
 @exact
@@ -56,7 +56,7 @@ def slice_projection(
         whole = torch.cat([whole, whole[..., :1, :, :]], dim=-3)
         whole = torch.cat([whole, whole[..., :1, :]], dim=-2)
     large = oversampling * box
-    k = _half_plane(large, **like)
+    k = half_plane(large, **like)
     points = applied(rotation[:, None, None, :2, :].transpose(-1, -2), k) * (box / side)
     flipped = points[..., :1] < 0  # F(-k) is the conjugate of F(k): half of it is enough
     points = torch.where(flipped, -points, points)
@@ -72,23 +72,23 @@ def slice_projection(
     inside = k.square().sum(-1) <= finest**2
     spectrum = torch.complex(real * inside, imag * inside) * (box / side) ** 2
     edge = large // 2 - box // 2
-    return _image(spectrum, shift, box=large)[..., edge : edge + box, edge : edge + box]
+    return image_of(spectrum, shift, box=large)[..., edge : edge + box, edge : edge + box]
 
 
-def _half_plane(box: int, **like: object) -> Tensor:
+def half_plane(box: int, **like: object) -> Tensor:
     """Wave vectors `(box, box // 2 + 1, 2)` (x, y; cycles a pixel) as ``rfft2`` has them."""
     ky, kx = torch.fft.fftfreq(box, **like), torch.fft.rfftfreq(box, **like)
     return torch.stack(torch.meshgrid(kx, ky, indexing="xy"), dim=-1)
 
 
-def _image(spectrum: Tensor, shift: Tensor, *, box: int) -> Tensor:
+def image_of(spectrum: Tensor, shift: Tensor, *, box: int) -> Tensor:
     r"""Images `(..., box, box)` whose transform about the box centre is given, moved by `t`.
 
     Args:
-        spectrum: `(..., box, box // 2 + 1)` at :func:`_half_plane`.
+        spectrum: `(..., box, box // 2 + 1)` at :func:`half_plane`.
         shift: `(..., 2)` displacements `t` in pixels; the image is periodic.
         box: Pixels along an edge.
     """
-    k = _half_plane(box, dtype=shift.dtype, device=shift.device)
+    k = half_plane(box, dtype=shift.dtype, device=shift.device)
     turn = -2 * math.pi * (k * (shift + box // 2)[..., None, None, :]).sum(-1)
     return torch.fft.irfft2(spectrum * torch.complex(turn.cos(), turn.sin()), s=(box, box))

@@ -8,12 +8,13 @@ from torch import nn
 
 from pyrocryo.particles import Particles
 from pyrocryo.volumes.atoms import Atoms
+from pyrocryo.volumes.fourier import ImplicitFourier
 from pyrocryo.volumes.grid import Grid
 from pyrocryo.volumes.implicit import Implicit
 
-__all__ = ["Atoms", "Grid", "Implicit", "Kind", "of_kind"]
+__all__ = ["Atoms", "Grid", "Implicit", "ImplicitFourier", "Kind", "of_kind"]
 
-Kind = Literal["grid", "implicit", "atoms"]
+Kind = Literal["grid", "implicit", "fourier", "atoms"]
 
 
 def of_kind(
@@ -22,7 +23,7 @@ def of_kind(
     """The volume that a word on the command line stands for, to fit ``particles``.
 
     Args:
-        kind: "grid", "implicit" or "atoms" (without a reference).
+        kind: "grid", "implicit", "fourier" (implicit, by slices) or "atoms" (without a reference).
         particles: For their pixel size.
         dim: 2 for flat particles, 3 for maps.
         side: Voxels along an edge of maps.
@@ -30,4 +31,4 @@ def of_kind(
     if kind == "atoms":
         count = 64 if dim == 2 else 256
         return Atoms(pixel_size=particles.pixel_size, dim=dim, count=count, side=side)
-    return {"grid": Grid, "implicit": Implicit}[kind](dim, side=side)
+    return {"grid": Grid, "implicit": Implicit, "fourier": ImplicitFourier}[kind](dim, side=side)
