@@ -56,7 +56,7 @@ def test_a_rigid_map_is_found():
     trained = pc.fit(pair, particles, steps=200, batch_size=16, lr=1e-2, progress=False).pairs[0]
     found = trained.density(torch.zeros(1)).numpy()
     true = splat_map(centres, width, height, side=box, voxel_size=1.0).numpy()
-    assert pc.metrics.fsc(found, true)[1:5].min() > 0.9
+    assert pc.metrics.fsc(found, true)[1:5].min() > 0.8
 
 
 def test_bad_requests():
