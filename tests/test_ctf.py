@@ -98,6 +98,35 @@ def test_turned_images_have_turned_ctfs(box, degrees):
         assert (seen(untouched).images - expected).abs().max() > 0.02 * scale
 
 
+@pytest.mark.parametrize("degrees", [30.0, -50.0, 45.0])
+def test_turns_and_ctfs_agree_which_way_is_round(degrees):
+    """A quarter turn cannot tell: astigmatism is the same after +90° and -90°."""
+    y, x = torch.meshgrid(*[torch.arange(48) - 24.0] * 2, indexing="ij")
+    blob = torch.exp(-(x - 3).square() / 18 - (y + 2).square() / 8)[None]
+    ctf = torch.tensor([[9_000.0, 5_000.0, 20.0, 300.0, 2.7, 0.1, 0.0]])
+    batch = pc.Particles(blob.numpy(), ctf=ctf.numpy(), pixel_size=4.0).batch(np.arange(1))
+
+    def seen(batch):
+        return modulated(batch.images, batch.ctf, pixel_size=4.0)[..., 8:40, 8:40]
+
+    full = batch._replace(images=modulated(blob, ctf, pixel_size=4.0))
+    expected = turned_batch(full, degrees).images[..., 8:40, 8:40]
+    there, back = turned_batch(batch, degrees), turned_batch(batch, -degrees)
+    error = (seen(there) - expected).abs().max() / expected.abs().max()
+    wrong = seen(there._replace(ctf=back.ctf)) - expected
+    assert error < 0.01
+    assert wrong.abs().max() / expected.abs().max() > 0.1
+
+
+def test_defocus_u_at_45_degrees_is_down_the_diagonal():
+    ctf = torch.tensor([3_000.0, 1_000.0, 45.0, 300.0, 0.0, 0.0, 0.0])
+    transfer = contrast_transfer(ctf, box=16, pixel_size=4.0)
+    length = wavelength(torch.tensor(300.0, dtype=torch.float64))
+    for ky, defocus in ((2, 3_000), (-2, 1_000)):
+        expected = torch.sin(math.pi * length * defocus * 2 * (2 / 16 / 4.0) ** 2)
+        torch.testing.assert_close(transfer[ky, 2], expected)
+
+
 def test_margins_let_signal_leave_the_box():
     image = torch.zeros(32, 32)
     image[16, 28] = 1.0  # near the right edge

@@ -1,9 +1,15 @@
+import importlib.util
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 import pyrocryo as pc
+from pyrocryo.cli import main
+from pyrocryo.diagnose.worlds import Truth
 from pyrocryo.imaging import modulated
+from pyrocryo.io import star
 
 CTF = [12_000.0, 11_700.0, 30.0, 300.0, 2.7, 0.1, 0.0]
 
@@ -100,6 +106,86 @@ def test_modelling_the_ctf_pays():
         known.append(table["r2_linear"]["mean"])
     assert gain[1] > gain[0] + 10
     assert known[1] > known[0]
+
+
+def test_the_true_world_has_the_ctf_too():
+    """What is left of images that the true molecule explains is their noise, of variance 1."""
+    particles, molecule = _particles(200, snr=20.0), pc.molecules.TwoArms()
+    batch, left = particles.batch(np.arange(200)), []
+    for known in (particles, particles.without("ctf")):
+        seen = known.batch(np.arange(200))
+        world = Truth(_pair(known), molecule, known)
+        clean = world.render(seen.truth, seen.rotation, seen)
+        left.append((batch.images - clean).var().item())
+    assert left[0] == pytest.approx(1, abs=0.02)
+    assert left[1] > 3
+
+
+@pytest.mark.parametrize("frames", [None, 2])
+def test_the_information_limit_knows_the_ctf(frames):
+    more = {"box": 20, "pixel_size": 4.0, "ctf": True, "snr": 0.1}
+    molecule = pc.molecules.Arms(1)
+    if frames:
+        particles = pc.simulate.time_resolved(molecule, 60, **more)
+        prior = pc.priors.LaplaceTransition(1, 0.5)
+    else:
+        particles = pc.simulate.poses(molecule, 100, **more)
+        prior = pc.priors.IsotropicNormal(1)
+    error = [
+        np.square(pc.simulate.information_limit(molecule, p, prior) - particles.truth).mean()
+        for p in (particles, particles.without("ctf"))
+    ]
+    assert error[0] < 0.7 * error[1]
+
+
+def test_autocast_leaves_the_ctf_alone():
+    particles = _particles(4)
+    batch = particles.batch(np.arange(4))
+    optics = pc.optics.CTF()
+    expected = optics(batch.images, batch), optics.corrected(batch).images
+    with torch.autocast("cpu", torch.bfloat16):
+        found = optics(batch.images, batch), optics.corrected(batch).images
+        low = optics(batch.images.bfloat16(), batch)
+    for a, b in zip(found, expected, strict=True):
+        assert a.dtype == torch.float32
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+    assert low.dtype == torch.float32
+
+
+def test_the_command_line_simulates_ctfs(tmp_path):
+    path = tmp_path / "p.star"
+    assert main(["simulate", "poses", str(path), "--n", "6", "--seed", "3", "--ctf"]) == 0
+    expected = pc.simulate.poses(pc.molecules.Arms(2), 6, 3, ctf=True)
+    found = pc.io.load(path)
+    np.testing.assert_allclose(found.ctf, expected.ctf, rtol=1e-5)
+    np.testing.assert_allclose(found.batch(np.arange(6)).images, expected.images, atol=1e-4)
+
+
+@pytest.mark.parametrize(("ctf", "modelled"), [(None, True), (True, True), (False, False)])
+def test_the_model_file_models_the_ctf_of_the_particles(ctf, modelled):
+    path = Path(__file__).parents[1] / "models" / "particles.py"
+    spec = importlib.util.spec_from_file_location("particles_model", path)
+    model = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(model)
+    config = model.Config(ctf=ctf, dimensions=2)
+    particles = _particles(20)
+    assert (model.pair(config, particles).optics is not None) == modelled
+    if ctf is None:
+        assert model.pair(config, particles.without("ctf")).optics is None
+
+
+def test_what_is_not_modelled_is_said(tmp_path, caplog):
+    path = tmp_path / "p.star"
+    pc.io.save(_particles(6), path)
+    pc.io.load(path)
+    assert not caplog.records
+    blocks = star.read(path)
+    blocks["optics"] |= {"rlnBeamTiltX": ["0.5"], "rlnBeamTiltY": ["0"]}
+    star.write(path, blocks)
+    pc.io.load(path)
+    assert [r.getMessage().split(": ")[1] for r in caplog.records] == [
+        "rlnBeamTiltX other than 0 is not modelled"
+    ]
 
 
 def test_a_star_file_keeps_the_ctf(tmp_path):

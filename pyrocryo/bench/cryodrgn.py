@@ -2,7 +2,7 @@
 
 cryoDRGN's side is its installed ``train_batch`` with the defaults of ``train_vae`` (three residual
 layers of 1024 twice, `z` of 8, Adam, automatic mixed precision where there is a GPU, poses with
-shifts), without CTF, which pyrocryo has none of yet. Both sides find their images in memory:
+shifts), without CTF, as ours here. Both sides find their images in memory:
 reading them is left out. Ours undoes the shifts once, before training.
 """
 

@@ -3,7 +3,7 @@ r"""CryoDRGN's default architecture as a pair: a central slice of a network, in 
 Written from the mathematics (Zhong et al. 2021, Nature Methods 18:176, and the documented options
 of ``cryodrgn train_vae`` 4.3.1), and shown equal to it in tests/test_bench_cryodrgn.py.
 
-There is no CTF here yet. Shifts are undone in the particles, once
+There is no CTF here. Shifts are undone in the particles, once
 (:func:`pyrocryo.bench.hartley.hartley`, which also says what the images are).
 """
 

@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 
 from pyrocryo.diagnose.common import AT_ONCE, batches, first
+from pyrocryo.optics import CTF
 from pyrocryo.pair import Pair
 from pyrocryo.particles import Particles
 from pyrocryo.poses import shift_of, turn, turned
+from pyrocryo.simulate.datasets import MARGIN
 
 __all__ = ["Learned", "Truth", "moved_by", "oracle"]
 
@@ -96,11 +98,13 @@ class Truth:
         return batch.truth, self._pose(batch.rotation)
 
     def render(self, z: Tensor, phi: Tensor, batch: Any) -> Tensor:
-        """Clean images of `z` in poses φ."""
+        """Clean images of `z` in poses φ, through the CTF where there is one."""
         rotation = turn(phi) if self.pair.pose.latent else phi
         shift = shift_of(batch) * batch.pixel_size
         size = {"box": self.pair.box, "pixel_size": float(batch.pixel_size)}
         images = self.molecule.render(z, rotation, shift, **size)
+        if "ctf" in batch._fields:
+            images = CTF(margin=MARGIN)(images, batch)
         return self.scale * images + self.offset
 
     def log_prior(self, z: Tensor, batch: Any) -> Tensor:

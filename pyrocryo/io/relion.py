@@ -24,6 +24,7 @@ ORIGINS_IN_PIXELS = ("rlnOriginX", "rlnOriginY")
 DEFOCUS = ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle")
 MICROSCOPE = ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")
 B_FACTOR = "rlnCtfBfactor"
+NOT_MODELLED = {"rlnCtfScalefactor": 1, "rlnBeamTiltX": 0, "rlnBeamTiltY": 0}  # but for these
 MOLECULE, FRAME = "pyrocryoMolecule", "pyrocryoFrame"
 TEMPERATURES = ("pyrocryoTemperature", "rlnTemperature")
 TIME, TRUTH = "pyrocryoTime", "pyrocryoTruth"
@@ -298,6 +299,9 @@ def _ctf(rows: _Rows) -> np.ndarray | None:
     if missing:
         log.warning("%s: CTF not read, no column %s", rows.path, ", ".join(missing))
         return None
+    for name, value in NOT_MODELLED.items():
+        if name in rows.columns and (rows.numbers(name) != value).any():
+            log.warning("%s: %s other than %g is not modelled", rows.path, name, value)
     phase = rows.table("rlnPhaseShift") if "rlnPhaseShift" in rows.columns else 0.0
     envelope = [rows.table(B_FACTOR)] if B_FACTOR in rows.columns else []
     phase = np.zeros((rows.size, 1)) + phase

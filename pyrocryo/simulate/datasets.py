@@ -24,6 +24,7 @@ EDGE = 3.0  # z is reflected here, so that no arm swings past 3 standard deviati
 CHUNK = 2048  # images rendered at once
 DEFOCUS = (8_000.0, 25_000.0)  # Å
 ASTIGMATISM = 200.0  # Å
+MARGIN = 2  # of the box in which images meet their CTF, which spreads them beyond their own
 
 TEMPERATURES: Mapping[float, Sequence[float]] = {
     300.0: (1.0, 1.0, 1.0, 1.0),
@@ -273,7 +274,7 @@ def _through(
     for start in range(0, len(clean), CHUNK):
         part = slice(start, start + CHUNK)
         images = torch.as_tensor(clean[part])
-        seen[part] = modulated(images, flat[part], pixel_size=pixel_size, margin=2).numpy()
+        seen[part] = modulated(images, flat[part], pixel_size=pixel_size, margin=MARGIN).numpy()
     return seen
 
 

@@ -6,9 +6,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pyrocryo.errors import InputError
+from pyrocryo.imaging import modulated
 from pyrocryo.particles import Particles
+from pyrocryo.simulate.datasets import MARGIN
 
 __all__ = ["information_limit"]
 
@@ -26,8 +29,9 @@ def information_limit(molecule: Any, particles: Particles, prior: Any) -> np.nda
               {\sum_z p(z) \prod_t N(x_t; a g^*(z_t, \phi_t), \sigma^2)}
 
     on a grid of 25 points in ± 3 for each component, with all frames of a molecule together. The
-    brightness `a` and the noise σ are those that fit the true images best. Score the result as
-    one would score a model: that is the bound to print beside it, as no encoder does better.
+    brightness `a` and the noise σ are those that fit the true images best; particles with
+    a CTF are seen through it. Score the result as one would score a model: that is the bound to
+    print beside it, as no encoder does better.
 
     Args:
         molecule: What the particles were simulated from.
@@ -62,15 +66,24 @@ def information_limit(molecule: Any, particles: Particles, prior: Any) -> np.nda
         for a, shape in ((particles.rotation, (3, 3)), (particles.shift, (2,)))
     ]
     truth = torch.as_tensor(particles.truth, dtype=torch.float32).reshape(-1, k)
-    optics = {"box": particles.box, "pixel_size": particles.pixel_size}
-    clean = molecule.render(truth, *poses, **optics).flatten(1)
+    ctf = None
+    if "ctf" in particles.fields:
+        ctf = torch.as_tensor(particles.ctf.reshape(n * frames, -1))
+    size = {"box": particles.box, "pixel_size": particles.pixel_size}
+
+    def seen(z: Tensor, rows: Any) -> Tensor:
+        shown = molecule.render(z, *(a[rows] for a in poses), **size)
+        if ctf is not None:
+            shown = modulated(shown, ctf[rows], pixel_size=particles.pixel_size, margin=MARGIN)
+        return shown.flatten(1)
+
+    clean = seen(truth, slice(None))
     brightness = (images * clean).sum() / clean.square().sum()
     variance = (images - brightness * clean).square().mean()
     fitness = torch.empty(n * frames, len(points))
     for i in range(n * frames):
-        where = [a[i] for a in poses]
         for part in torch.arange(len(points)).split(AT_ONCE):
-            shown = molecule.render(points[part], *where, **optics).flatten(1)
+            shown = seen(points[part], i)
             error = (images[i] - brightness * shown).square().sum(-1)
             fitness[i, part] = -0.5 * error / variance
     ways = torch.cartesian_prod(*[torch.arange(len(points))] * frames).reshape(-1, frames)
