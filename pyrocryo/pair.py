@@ -107,8 +107,7 @@ class Pair(nn.Module):
             flat = self.pose.spatial == 2
             usual = Polar if flat else Search if self.pose.sd is None else Refine
             pose_guide = copy.deepcopy(pose_guide or usual())
-            whole = () if flat else (self.dim, self.volume, self.pose)
-            self.pose_encoder = pose_guide.build(self.box, *whole)
+            self.pose_encoder = pose_guide.build(self.box if flat else self)
         self.rotation = RotationLayer(self.dim, turns=rotate)
         self.register_buffer("first_noise", torch.tensor(float(noise or 1.0)))
         self.noise_steps = nn.Parameter(torch.tensor(0.0), requires_grad=noise is None)
