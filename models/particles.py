@@ -9,7 +9,8 @@ a star file (or a bare stack) whose poses come from an earlier refinement. Its a
     pyrocryo fit models/particles.py --data particles.star
     pyrocryo fit models/particles.py --data stack.mrcs --poses poses.pkl --pixel-size 1.5
 
-Images are standardised (background of mean 0 and unit variance). The CTF is not modelled yet.
+Images are standardised (background of mean 0 and unit variance). The CTF is modelled where the
+star file gives it (--no-ctf: not).
 The map at the median of z is volumes/seed0_median.mrc; projected at the poses of the held-out
 images it is correlated with them (map_correlation), and --reference MAP.mrc compares it with a
 known map (fsc_half_angstroms: resolution at which the Fourier shell correlation falls below .5).
@@ -39,6 +40,8 @@ class Config:
     """Voxels, a coordinate network, or Gaussian atoms."""
     pose: Literal["known", "in-plane"] = "known"
     """Take poses from the particles, or infer the angles of flat ones."""
+    ctf: bool | None = None
+    """Model the CTF (default: where the particles come with one)."""
     side: int | None = None
     """Voxels along an edge of the map; by default the box, at most 48."""
     reference: Path | None = None
@@ -57,6 +60,7 @@ def training(config: Config) -> dict[str, float]:
 
 def pair(config: Config, particles: pc.Particles) -> pc.Pair:
     """Model and guide."""
+    has_ctf = "ctf" in particles.fields if config.ctf is None else config.ctf
     made = pc.Pair(
         prior=pc.priors.IsotropicNormal(config.latents),
         pose=pc.poses.InPlane() if config.pose == "in-plane" else pc.poses.Known(),
@@ -64,6 +68,7 @@ def pair(config: Config, particles: pc.Particles) -> pc.Pair:
             config.volume, particles, dim=config.dimensions, side=config.side
         ),
         box=particles.box,
+        optics=pc.optics.CTF() if has_ctf else None,
     )
     if config.reference is not None:
         shape = pc.io.read_map(config.reference)[0].shape
@@ -88,6 +93,8 @@ def scores(config: Config, fit: pc.Fit, scored: pc.Particles, out: Path) -> dict
                 rotation, shift = (a.cpu() for a in trained.reported(batch))
             maps = torch.as_tensor(written).expand(len(rows), *written.shape)
             images = project(maps, rotation, shift, box=scored.box)
+            if trained.optics is not None:
+                images = trained.optics(images, batch).cpu()
             pairs.append((images.numpy(), batch.images.cpu().numpy()))
         correlations = [pc.metrics.image_correlation(a, b) * len(a) for a, b in pairs]
         result["map_correlation"].append(sum(correlations) / len(scored))

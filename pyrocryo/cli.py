@@ -198,11 +198,14 @@ class Simulate:
     """Å per pixel."""
     scale: float = 0.5
     """Laplace scale of the steps of time-resolved particles, in standard deviations of z."""
+    ctf: bool = False
+    """Images are seen through CTFs of a 300 kV microscope, defocus .8 to 2.5 µm."""
 
     def run(self) -> None:
         from pyrocryo import io, molecules, simulate
 
         imaging = {"snr": self.snr, "box": self.box, "pixel_size": self.pixel_size}
+        imaging["ctf"] = self.ctf
         if self.kind == "time-resolved":
             imaging["scale"] = self.scale
         draw = getattr(simulate, self.kind.replace("-", "_"))
@@ -356,6 +359,9 @@ def _load_model(path: Path) -> ModuleType:
                 f"model: {path} defines no {name}; a model file has a dataclass Config and a "
                 "function pair(config, particles)"
             )
+    taken = {field.name for field in dataclasses.fields(Fit)}
+    if both := sorted(taken & {field.name for field in dataclasses.fields(module.Config)}):
+        raise InputError(f"model: {path} has an option {both[0]}, which is one of pyrocryo fit's")
     return module
 
 

@@ -7,6 +7,7 @@ direction is the mean, its length the concentration.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from pyro.distributions import ProjectedNormal
@@ -36,6 +37,9 @@ class UniformDirection(ProjectedNormal):
             new, self.concentration.expand(*batch_shape, -1), validate_args=False
         )
         return new
+
+    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
+        return _direction(torch.randn(self._extended_shape(sample_shape), **_like(self)))
 
     def log_prob(self, value: Tensor) -> Tensor:
         # the sphere's area is 2 π^(n/2) / Γ(n/2)
@@ -69,13 +73,21 @@ class PlanarNormal(ProjectedNormal):
         return self.concentration / (self.concentration.norm(dim=-1, keepdim=True) + 1e-12)
 
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
-        like = {"dtype": self.concentration.dtype, "device": self.concentration.device}
-        point = self.concentration + torch.randn(self._extended_shape(sample_shape), **like)
-        return point / point.norm(dim=-1, keepdim=True)
+        noise = torch.randn(self._extended_shape(sample_shape), **_like(self))
+        return _direction(self.concentration + noise)
 
     def log_prob(self, value: Tensor) -> Tensor:
         (cx, cy), (x, y) = self.concentration.unbind(-1), value.unbind(-1)
         return _log_density(cx * x + cy * y, cx * y - cy * x)
+
+
+def _like(law: ProjectedNormal) -> dict[str, Any]:
+    return {"dtype": law.concentration.dtype, "device": law.concentration.device}
+
+
+def _direction(point: Tensor) -> Tensor:
+    # Pyro's own projection looks at values, which no graph can
+    return point / point.norm(dim=-1, keepdim=True)
 
 
 def _log_density(along: Tensor, across: Tensor) -> Tensor:

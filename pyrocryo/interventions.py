@@ -13,16 +13,20 @@ shows nothing (:mod:`pyrocryo.diagnose.indices` gives it beside a floor).
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_type_hints
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from pyrocryo import quaternions
 from pyrocryo.errors import InputError
 from pyrocryo.pair import Pair
+from pyrocryo.particles import Particles
 
-__all__ = ["Interventions", "arc"]
+__all__ = ["Interventions", "arc", "until_converged"]
 
 SHARPNESS = 10.0  # of the contrastive distance: variance of the batch over that of a match
 SMALLEST = 1e-6  # squared: keeps the gradient of a distance finite where it is 0
@@ -144,6 +148,61 @@ class Interventions:
         return spread if self.distance == "posterior" else torch.ones_like(z)
 
 
+def until_converged(
+    pair: Pair,
+    particles: Particles,
+    interventions: Interventions | None = None,
+    *,
+    steps: int = 5000,
+    batch_size: int = 64,
+    lr: float = 1e-3,
+    patience: int = 200,
+    seed: int = 0,
+) -> tuple[Pair, np.ndarray]:
+    """Algorithm 1 by itself, as published first: Eq. 2 alone is minimised until it has converged.
+
+    Nothing holds the pair to its particles meanwhile, so look at its ELBO and R² afterwards.
+
+    Args:
+        pair: A trained pair; left as it is.
+        particles: To take conformations and poses from.
+        interventions: Which form of Eq. 2 (its weight and schedule are not looked at).
+        steps: At most.
+        batch_size: Particles a step.
+        lr: Of Adam.
+        patience: It has converged when the mean over as many steps is no longer 1 % below that of
+            as many before.
+        seed: Of the order of particles and of the noise.
+
+    Returns:
+        The pair, and Eq. 2 at each step.
+    """
+    chosen = interventions or Interventions()
+    for name, value in {"steps": steps, "batch_size": batch_size, "patience": patience}.items():
+        if value < 1:
+            raise InputError(f"{name}: expected at least 1, got {value}")
+    pair.check(particles)
+    chosen.check(pair)
+    pair, rng = copy.deepcopy(pair), np.random.default_rng(seed)
+    optimiser = torch.optim.Adam([p for p in pair.parameters() if p.requires_grad], lr=lr)
+    history: list[float] = []
+    size = min(batch_size, len(particles))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        while len(history) < steps:
+            rows = rng.choice(len(particles), size, replace=False)
+            optimiser.zero_grad()
+            loss = chosen(pair, pair.moved(particles.batch(rows)))
+            loss.backward()
+            optimiser.step()
+            history.append(loss.item())
+            if len(history) % patience == 0 and len(history) >= 2 * patience:
+                before, now = np.reshape(history[-2 * patience :], (2, patience)).mean(axis=1)
+                if now > 0.99 * before:
+                    break
+    return pair, np.array(history)
+
+
 def _length(difference: Tensor) -> Tensor:
     return (difference.square().sum(-1) + SMALLEST).sqrt()
 
@@ -161,7 +220,9 @@ def arc(p: Tensor, q: Tensor) -> Tensor:
 
 
 def _between(p: Tensor, q: Tensor) -> Tensor:
-    """The turn from pose p to pose q in the plane, as a unit vector."""
+    """The turn from pose p to pose q, as a unit vector too."""
+    if p.shape[-1] == 4:
+        return quaternions.product(q, quaternions.conjugate(p))
     (a, b), (c, d) = p.unbind(-1), q.unbind(-1)
     return torch.stack([a * c + b * d, a * d - b * c], dim=-1)
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
-import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -19,10 +17,11 @@ from torch import Tensor, nn
 
 from pyrocryo.context import for_each_frame, latent_size, on_device, wanted
 from pyrocryo.errors import InputError
-from pyrocryo.guides import Amortised, Polar, Refine, Search
+from pyrocryo.guides import Amortised, GaussNewton, Polar, Refine, Search
 from pyrocryo.particles import PER_IMAGE, Particles
 from pyrocryo.poses import Known, shift_given, turned, unturned
 from pyrocryo.precision import applied
+from pyrocryo.registered import Registered
 from pyrocryo.rotated_normal import RotatedNormal, RotationLayer
 
 __all__ = ["Pair"]
@@ -30,10 +29,8 @@ __all__ = ["Pair"]
 READ = ("images", "rotation", "shift")  # what every guide is given
 NOISE_SPEED = 5.0  # ln σ moves this much faster than the networks' weights
 
-_numbers = itertools.count()
 
-
-class Pair(nn.Module):
+class Pair(Registered):
     r"""A Pyro model of particle images and the amortised guide that inverts it.
 
     .. math:: \phi \sim p(\phi), \quad z \sim p(z \mid c), \quad
@@ -63,6 +60,7 @@ class Pair(nn.Module):
         pose_guide: The encoder of poses that are unknown; :class:`pyrocryo.guides.Polar` in the
             plane by default; in space :class:`pyrocryo.guides.Refine` near known ones, else
             :class:`pyrocryo.guides.Search`.
+        optics: What becomes of clean images on the way, such as :class:`pyrocryo.optics.CTF`.
         noise: Standard deviation σ of the pixels' noise, or None to learn it (from 1).
         rotate: Whether to put the rotation layer between posterior and prior.
         dim: Size K of `z`; only needed when the prior is a plain function.
@@ -77,6 +75,7 @@ class Pair(nn.Module):
         pose: nn.Module | None = None,
         guide: nn.Module | None = None,
         pose_guide: nn.Module | None = None,
+        optics: nn.Module | None = None,
         noise: float | None = None,
         rotate: bool = True,
         dim: int | None = None,
@@ -108,6 +107,9 @@ class Pair(nn.Module):
             usual = Polar if flat else Search if self.pose.sd is None else Refine
             pose_guide = copy.deepcopy(pose_guide or usual())
             self.pose_encoder = pose_guide.build(self.box if flat else self)
+        self.optics = optics
+        if optics is not None:
+            _check_optics(self)
         self.rotation = RotationLayer(self.dim, turns=rotate)
         self.register_buffer("first_noise", torch.tensor(float(noise or 1.0)))
         self.noise_steps = nn.Parameter(torch.tensor(0.0), requires_grad=noise is None)
@@ -116,24 +118,6 @@ class Pair(nn.Module):
         self.autocast: Callable[[], AbstractContextManager] = nullcontext
         # a plain distribution, and the same where the pair is
         self._prior_there: tuple[Any, torch.device, Any] | None = None
-        self._take_name()
-
-    def __deepcopy__(self, memo: dict) -> Pair:
-        """A copy under a name of its own, so that Pyro's parameter store keeps the two apart."""
-        new = object.__new__(type(self))
-        memo[id(self)] = new
-        new.__dict__ = copy.deepcopy(self.__dict__, memo)
-        new._take_name()
-        return new
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._take_name()
-
-    def _take_name(self) -> None:
-        """A prefix of its own in Pyro's global parameter store, given up with the pair."""
-        self._name = f"pair{next(_numbers)}"
-        weakref.finalize(self, _forget, self._name).atexit = False
 
     def reset_parameters(self) -> None:
         """The noise level back to where it started (each part resets its own parameters)."""
@@ -194,10 +178,7 @@ class Pair(nn.Module):
         return _Half(self, Pair._guide)
 
     def _model(self, batch: Any) -> Tensor:
-        for name, parameter in self.named_parameters():  # for pyro.infer.SVI, which looks there
-            # (what stands in for a parameter while gradients are taken is not one)
-            if parameter.requires_grad and isinstance(parameter, nn.Parameter):
-                pyro.param(f"{self._name}.{name}", parameter)
+        self.register()
         images, pixels = batch.images, self._pixels(batch.images)
         if pixels is not None:
             images = images.flatten(-2)[..., pixels]
@@ -243,7 +224,8 @@ class Pair(nn.Module):
         where = self.placed(batch, direction, shift)
         with self.autocast():
             clean = self.volume(u, *where, *_given(pixels))
-        return clean.to(batch.images.dtype)
+        clean = clean.to(batch.images.dtype)
+        return clean if self.optics is None else self.optics(clean, batch)
 
     def _pixels(self, images: Tensor) -> Tensor | None:
         """Which pixels a step sees: a fresh draw without replacement, or None for all."""
@@ -277,9 +259,10 @@ class Pair(nn.Module):
 
     def pose_of(self, batch: Any) -> Any:
         """The distribution q(pose | x) of each particle, event shape `([T,] 2)` or `([T,] 4)`."""
+        read = batch if self.optics is None else self.optics.corrected(batch)
         with self.autocast():
             posterior = self.pose_encoder(
-                batch.images, *self.pose.start(batch), **_more(self.pose_encoder, batch)
+                read.images, *self.pose.start(batch), **_more(self.pose_encoder, batch)
             )
         return posterior.to_event(1) if batch.images.dim() == 4 else posterior
 
@@ -294,9 +277,10 @@ class Pair(nn.Module):
             shift: As for :meth:`placed`.
         """
         rotation, shift = self.placed(batch, direction, shift)
+        read = batch if self.optics is None else self.optics.corrected(batch)
         with self.autocast():
             loc, scale_tril = self.encoder(
-                batch.images, rotation.detach(), shift.detach(), **_more(self.encoder, batch)
+                read.images, rotation.detach(), shift.detach(), **_more(self.encoder, batch)
             )
         number = batch.images.dtype
         posterior = RotatedNormal(loc.to(number), scale_tril.to(number), self.rotation())
@@ -337,6 +321,8 @@ class Pair(nn.Module):
                 f"{self.box}"
             )
         self.pose.check(particles)
+        if self.optics is not None:
+            self.optics.check(particles)
         # rotations that are there but not used may be whatever they are
         self.volume.check(particles.without("rotation") if self.pose.latent else particles)
         if hasattr(self.encoder, "check"):
@@ -373,6 +359,22 @@ class _Half(nn.Module):
         return self.call(self.pair, batch)
 
 
+def _check_optics(pair: Pair) -> None:
+    """Raises InputError for parts that do not go with optics."""
+    share = getattr(pair.volume, "pixels", None)
+    if share is not None and share < pair.box**2:
+        raise InputError(
+            f"optics: they need whole images, but the volume shows {share} of {pair.box**2} "
+            "pixels a step; make it with pixels=None"
+        )
+    for guide in (pair.encoder, pair.pose_encoder):
+        if isinstance(guide, (GaussNewton, Refine, Search)):
+            raise InputError(
+                f"optics: the guide {type(guide).__name__} compares images with projections as "
+                "they are without; use an amortised one"
+            )
+
+
 def _given(pixels: Tensor | None) -> tuple[Tensor, ...]:
     return () if pixels is None else (pixels,)
 
@@ -381,9 +383,3 @@ def _more(guide: nn.Module, batch: Any) -> dict[str, Tensor]:
     """The further fields of a batch that a guide wants, by the names of its parameters."""
     names = wanted(guide)
     return {name: getattr(batch, name) for name in names if name not in READ}
-
-
-def _forget(name: str) -> None:
-    store = pyro.get_param_store()
-    for key in [key for key in store if key.startswith(f"{name}.")]:
-        del store[key]

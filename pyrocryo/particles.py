@@ -16,7 +16,13 @@ __all__ = ["PER_IMAGE", "ImageSource", "Particles", "Statistics"]
 
 CHUNK = 1024  # particles read at once when the whole stack is scanned
 CLEAN = 0.1  # background sd over that of all pixels, below which a stack counts as noise-free
-PER_IMAGE = ("rotation", "shift", "time", "truth")  # one entry a frame; other fields, a molecule
+PER_IMAGE = (
+    "rotation",
+    "shift",
+    "ctf",
+    "time",
+    "truth",
+)  # one entry a frame; other fields, a molecule
 
 
 class ImageSource(Protocol):
@@ -63,7 +69,8 @@ class Particles:
         offset: Subtracted from every pixel when a batch is made.
         scale: Divides every pixel after that.
         **fields: Arrays with one entry a particle. Known names are checked:
-            ``rotation`` `(N, [T,] 3, 3)`, ``shift`` `(N, [T,] 2)` in Å, ``temperature`` `(N,)` in
+            ``rotation`` `(N, [T,] 3, 3)`, ``shift`` `(N, [T,] 2)` in Å, ``ctf`` `(N, [T,] 7)` or
+            `(N, [T,] 8)` (:func:`pyrocryo.imaging.contrast_transfer`), ``temperature`` `(N,)` in
             K, ``time`` `(N, [T])` in s, ``truth`` `(N, [T,] K)` (true conformation of simulated
             particles). Any other name is kept and handed to priors that ask for it.
 
@@ -320,6 +327,8 @@ def _checked(name: str, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray
         )
     if name == "temperature" and (value <= 0).any():
         raise InputError(f"temperature: expected kelvin, all positive, got {value.min():g}")
+    if name == "ctf":
+        _check_ctf(value, views)
     if name == "rotation":
         error = np.abs(value @ np.swapaxes(value, -1, -2) - np.eye(3)).max(axis=(-1, -2))
         bad = (error > 1e-3) | (np.linalg.det(value) < 0)
@@ -329,3 +338,23 @@ def _checked(name: str, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray
                 f"(A A^T differs from 1 by {error[bad].max():.2g}, or its determinant is negative)"
             )
     return value
+
+
+def _check_ctf(value: np.ndarray, views: tuple[int, ...]) -> None:
+    """Raises InputError for numbers that no microscope has."""
+    if value.shape not in ((*views, 7), (*views, 8)):
+        raise InputError(
+            f"ctf: expected shape {(*views, 7)} or {(*views, 8)} to go with the images, got "
+            f"{value.shape}"
+        )
+    for column, said, good in (
+        (3, "a voltage of {:g} kV, expected more than 0", value[..., 3] > 0),
+        (
+            5,
+            "an amplitude contrast of {:g}, expected 0 to 1",
+            (value[..., 5] >= 0) & (value[..., 5] <= 1),
+        ),
+    ):
+        if not good.all():
+            row = tuple(np.argwhere(~good)[0])
+            raise InputError(f"ctf: particle {row[0]} has {said.format(value[(*row, column)])}")

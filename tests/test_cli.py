@@ -223,6 +223,11 @@ def test_a_folder_in_use_is_left_alone(stack, tmp_path, capsys):
     [
         (None, "there is no file"),
         ("x = 1\n", "defines no pair"),
+        (
+            "import dataclasses\ndef pair(config, particles): ...\n"
+            "@dataclasses.dataclass\nclass Config:\n    poses: int = 1\n",
+            "has an option poses, which is one of pyrocryo fit's",
+        ),
         ("x = (\n", "model.py, line 1: '(' was never closed"),
     ],
 )

@@ -7,11 +7,20 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "pyrocryo"
 FLOORS = [
-    {"errors", "files", "to_arviz", "rotations", "directions", "precision", "quaternions"},
+    {
+        "errors",
+        "files",
+        "to_arviz",
+        "rotations",
+        "directions",
+        "precision",
+        "quaternions",
+        "registered",
+    },
     {"rotation_laws"},
     {"particles", "metrics", "rotated_normal", "plots", "context"},
     {"imaging"},
-    {"molecules", "volumes", "poses", "priors"},
+    {"molecules", "volumes", "poses", "priors", "optics"},
     {"guides", "simulate"},
     {"pair"},
     {"interventions"},

@@ -246,3 +246,43 @@ def test_a_warp_is_cubic_but_not_linear(rng):
     z = np.sinh(1.2 * factors)
     assert r2(factors, z).value < 0.85
     assert r2(z**0 + np.sinh(factors), factors, kind="cubic").value > 0.97
+
+
+def test_pose_correlation_knows_neither_offset_nor_sign(rng):
+    angle = rng.uniform(-np.pi, np.pi, 4000)
+    for other in (angle + 1.2, 0.4 - angle):
+        assert pc.metrics.pose_correlation(angle, other) == pytest.approx(1)
+    assert pc.metrics.pose_correlation(angle, rng.permutation(angle)) < 0.05
+    within = np.deg2rad(60) * rng.uniform(-1, 1, (2, 20000))
+    expected = (np.sin(np.pi / 3) / (np.pi / 3)) ** 2
+    assert pc.metrics.pose_correlation(*within) == pytest.approx(expected, abs=0.01)
+
+
+def test_circular_linear_is_the_r_of_the_regression(rng):
+    angle = rng.uniform(-np.pi, np.pi, 2000)
+    noise = rng.standard_normal(2000)
+    z = np.stack([np.cos(angle - 0.7), np.sin(angle) + noise, noise, np.zeros(2000)], axis=1)
+    waves = np.stack([np.ones(2000), np.cos(angle), np.sin(angle)], axis=1)
+    left = z - waves @ np.linalg.lstsq(waves, z, rcond=None)[0]
+    expected = np.sqrt(1 - left[:, :3].var(axis=0) / z[:, :3].var(axis=0))
+    found = pc.metrics.circular_linear(angle, z)
+    np.testing.assert_allclose(found[:3], expected, atol=1e-6)
+    assert found[3] == 0
+
+
+def test_mcc_with_the_pose_among_the_factors(rng):
+    angle, factors = rng.uniform(-np.pi, np.pi, 4000), rng.standard_normal((4000, 2))
+    best = pc.metrics.mcc_with_pose(angle, angle + 1, factors, factors[:, ::-1])
+    assert best.value == pytest.approx(1)
+    assert best.floor < 0.1
+    half = np.sqrt(0.5) * np.array([[1, 1], [1, -1]])
+    turned = pc.metrics.mcc_with_pose(angle, angle, factors, factors @ half)
+    assert turned.value == pytest.approx((1 + 2 * np.sqrt(0.5)) / 3, abs=0.02)
+    # a latent that is the pose counts as it, where the pose latent is one of the factors
+    swapped = pc.metrics.mcc_with_pose(
+        angle,
+        2 * np.arctan(factors[:, 0]),
+        factors,
+        np.stack([np.cos(angle), factors[:, 1]], axis=1),
+    )
+    assert swapped.value > 0.8

@@ -140,3 +140,33 @@ def test_a_replay_goes_on_with_saved_moments(as_if_cuda):
     second.set_moments(first.moments())
     assert second.optimiser.param_groups[0]["lr"] is second._lr
     torch.testing.assert_close(steps(second, range(4, 8)), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_what_cuda_refuses_runs_without_a_graph(as_if_cuda, monkeypatch, caplog):
+    """Said once; the numbers stay what they are in Python."""
+    particles = pc.simulate.poses(pc.molecules.TwoArms(), n=80, seed=0, box=16)
+    settings = Settings(steps=6, batch_size=8)
+    pair = pc.Pair(pc.priors.IsotropicNormal(2), pc.volumes.Grid(hidden=(16,)), 16)
+    batch = particles.batch(np.arange(8))
+    program = Program(pair, batch, settings, capture=True)
+
+    @contextlib.contextmanager
+    def refused(graph, **options):
+        raise RuntimeError("operation not permitted when stream is capturing\nand more")
+        yield
+
+    monkeypatch.setattr(torch.cuda, "graph", refused)
+    losses = []
+    for make in (Step, as_if_cuda):
+        step = make(Stack([copy.deepcopy(pair)]), settings)
+        torch.manual_seed(0)
+        found = []
+        for n in range(settings.steps):
+            step(program.phase(step.stack.pairs, False), batch, 1.0, settings.lr_at(n))
+            found.append(step.now().clone())
+        losses.append(torch.stack(found))
+    torch.testing.assert_close(losses[1], losses[0], rtol=1e-5, atol=1e-4)
+    said = [r.message for r in caplog.records if "CUDA graph" in r.message]
+    assert said == [
+        "steps run without a CUDA graph: operation not permitted when stream is capturing"
+    ]

@@ -1,11 +1,14 @@
 """What a fit did with the images: read them, memorised them, or took the pose for a motion."""
 
 from pyrocryo.diagnose.amortisation import Gap, amortisation_gap
+from pyrocryo.diagnose.indices import Indices, indices
 from pyrocryo.diagnose.invariance import Invariance, pose_invariance
+from pyrocryo.diagnose.separation import separation
 from pyrocryo.diagnose.turning import turned_batch, turned_images
 from pyrocryo.diagnose.twin import Twins, evil_twin
 
 __all__ = [
-    "Gap", "Invariance", "Twins",
-    "amortisation_gap", "evil_twin", "pose_invariance", "turned_batch", "turned_images",
+    "Gap", "Indices", "Invariance", "Twins",
+    "amortisation_gap", "evil_twin", "indices", "pose_invariance", "separation",
+    "turned_batch", "turned_images",
 ]  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -131,7 +131,7 @@ def evil_twin(
 
     def trained(pair: Pair, name: str, chosen: Settings = chosen) -> Fit:
         log.info("evil twin: training %s", name)
-        return fit(pair, particles, seeds=seeds, device=device, **asdict(chosen))
+        return fit(pair, particles, seeds=seeds, device=device, **vars(chosen))
 
     honest = honest or trained(pair, "the honest pair")
     blind = recast(pair, _Twin)

@@ -23,6 +23,7 @@ ORIGINS = ("rlnOriginXAngst", "rlnOriginYAngst")  # Å, since RELION 3.1
 ORIGINS_IN_PIXELS = ("rlnOriginX", "rlnOriginY")
 DEFOCUS = ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle")
 MICROSCOPE = ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")
+B_FACTOR = "rlnCtfBfactor"
 MOLECULE, FRAME = "pyrocryoMolecule", "pyrocryoFrame"
 TEMPERATURES = ("pyrocryoTemperature", "rlnTemperature")
 TIME, TRUTH = "pyrocryoTime", "pyrocryoTruth"
@@ -63,8 +64,8 @@ def load(
 
     Returns:
         Particles with ``rotation``, ``shift`` (Å), ``ctf`` `(N, 7)` (defocus U and V in Å, angle
-        in degrees, kV, Cs in mm, amplitude contrast, phase shift in degrees), ``temperature``
-        (K), ``time`` (s) and ``truth``, each if the file has it.
+        in degrees, kV, Cs in mm, amplitude contrast, phase shift in degrees; B-factor in Å², where
+        there is one), ``temperature`` (K), ``time`` (s) and ``truth``, each if the file has it.
 
     Raises:
         InputError: If anything is missing, inconsistent or would be silently ignored.
@@ -290,7 +291,7 @@ def _others(poses: str | Path, n: int, box: int, angstrom: float) -> dict[str, n
 
 
 def _ctf(rows: _Rows) -> np.ndarray | None:
-    """CTF parameters, `(N, 7)`."""
+    """CTF parameters, `(N, 7)`, or `(N, 8)` where the file has B-factors."""
     if DEFOCUS[0] not in rows.columns:
         return None
     missing = [name for name in (*DEFOCUS, *MICROSCOPE) if name not in rows.columns]
@@ -298,7 +299,9 @@ def _ctf(rows: _Rows) -> np.ndarray | None:
         log.warning("%s: CTF not read, no column %s", rows.path, ", ".join(missing))
         return None
     phase = rows.table("rlnPhaseShift") if "rlnPhaseShift" in rows.columns else 0.0
-    return np.hstack([rows.table(*DEFOCUS, *MICROSCOPE), np.zeros((rows.size, 1)) + phase])
+    envelope = [rows.table(B_FACTOR)] if B_FACTOR in rows.columns else []
+    phase = np.zeros((rows.size, 1)) + phase
+    return np.hstack([rows.table(*DEFOCUS, *MICROSCOPE), phase, *envelope])
 
 
 def _frames(rows: _Rows) -> np.ndarray | None:

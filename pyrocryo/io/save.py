@@ -13,6 +13,7 @@ from pyrocryo.io import star
 from pyrocryo.io.mrc import write_stack
 from pyrocryo.io.relion import (
     ANGLES,
+    B_FACTOR,
     DEFOCUS,
     FRAME,
     MICROSCOPE,
@@ -71,7 +72,9 @@ def save(particles: Particles, path: str | Path) -> None:
     if "shift" in flat:
         table |= zip(ORIGINS, -flat["shift"].T, strict=True)
     if "ctf" in flat:
-        table |= zip((*DEFOCUS, *MICROSCOPE, "rlnPhaseShift"), flat["ctf"].T, strict=True)
+        table |= zip(
+            (*DEFOCUS, *MICROSCOPE, "rlnPhaseShift", B_FACTOR), flat["ctf"].T, strict=False
+        )
         if (flat["ctf"][:, 3:6] == flat["ctf"][0, 3:6]).all():
             optics |= {name: table.pop(name)[:1] for name in MICROSCOPE}
     if "temperature" in fields:

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.optimize import linear_sum_assignment
 
 from pyrocryo.errors import InputError
+from pyrocryo.metrics.mcc import correlation
 from pyrocryo.metrics.r2 import cubic, halves, held_out
 from pyrocryo.metrics.score import Score, paired, permuted_columns
 
-__all__ = ["in_plane_angle", "mean_angle", "pose_errors", "pose_leak"]
+__all__ = [
+    "circular_linear",
+    "in_plane_angle",
+    "mcc_with_pose",
+    "mean_angle",
+    "pose_correlation",
+    "pose_errors",
+    "pose_leak",
+]
 
 HARMONICS = 4
 IN_PLANE = 1e-4
+FLOORS = 20  # permutations behind a floor
 
 
 def in_plane_angle(rotation: np.ndarray) -> np.ndarray | None:
@@ -67,6 +78,62 @@ def pose_errors(
         solution = np.linalg.lstsq(features[fit], left[fit], rcond=None)[0]
         left = left * np.exp(-1j * np.angle(features @ solution))
     return np.abs(np.rad2deg(np.angle(left[score])))
+
+
+def pose_correlation(true: np.ndarray, inferred: np.ndarray) -> float:
+    r"""Agreement of in-plane angles (rad) `(N,)` but for an offset and a sign, from 0 to 1.
+
+    :math:`\max_\pm |E e^{i (\hat\phi \mp \phi)}|`, where Pearson's would depend on the offset.
+    Angles that keep to a part of the circle agree well without being the same: independent
+    ones, uniform within ± a, by (sin a / a)².
+    """
+    true, inferred = np.asarray(true), np.asarray(inferred)
+    return float(max(abs(np.exp(1j * (inferred - sign * true)).mean()) for sign in (1, -1)))
+
+
+def circular_linear(angle: np.ndarray, z: np.ndarray) -> np.ndarray:
+    r"""Circular-linear correlation `(L,)` of an angle (rad) `(N,)` with each latent `(N, L)`.
+
+    .. math:: R^2 = \frac{r_c^2 + r_s^2 - 2 r_c r_s r_{cs}}{1 - r_{cs}^2}
+
+    with Pearson's correlations of the latent with cos φ and sin φ, and of these two with one
+    another (Mardia 1976): the R of a regression of the latent on both.
+    """
+    waves = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    (c, s), between = correlation(waves, z), correlation(waves[:, :1], waves[:, 1:]).item()
+    square = (c**2 + s**2 - 2 * c * s * between) / max(1 - between**2, 1e-12)
+    return np.sqrt(np.clip(square, 0, 1))
+
+
+def mcc_with_pose(
+    true: np.ndarray, inferred: np.ndarray, factors: np.ndarray, z: np.ndarray, *, seed: int = 0
+) -> Score:
+    r"""Mean correlation coefficient over pose and conformation together (the paper's Fig. 3C).
+
+    As :func:`~pyrocryo.metrics.mcc`, with the pose as one more factor and one more latent: two
+    angles are compared by :func:`pose_correlation`, an angle and a number by
+    :func:`circular_linear`, two numbers by Pearson's correlation.
+
+    Args:
+        true: `(N,)` rad.
+        inferred: `(N,)` rad.
+        factors: `(N, K)` true conformations.
+        z: `(N, L)` latents.
+        seed: Draws the floor.
+    """
+    factors, z = paired(factors, z)
+    rng = np.random.default_rng(seed)
+
+    def value(inferred: np.ndarray, z: np.ndarray) -> float:
+        size = np.empty((1 + factors.shape[1], 1 + z.shape[1]))
+        size[0, 0] = pose_correlation(true, inferred)
+        size[0, 1:], size[1:, 0] = circular_linear(true, z), circular_linear(inferred, factors)
+        size[1:, 1:] = np.abs(correlation(factors, z))
+        rows, columns = linear_sum_assignment(-size)
+        return float(size[rows, columns].sum() / len(size))
+
+    floor = [value(rng.permutation(inferred), permuted_columns(z, rng)) for _ in range(FLOORS)]
+    return Score(value(np.asarray(inferred), z), float(np.mean(floor)))
 
 
 def pose_leak(true: np.ndarray, z: np.ndarray, *, frames: int = 1, seed: int = 0) -> Score:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from pyrocryo.errors import InputError
+from pyrocryo.imaging import modulated
 from pyrocryo.particles import Particles
 from pyrocryo.rotations import random_in_plane, random_in_space
 
@@ -21,6 +22,8 @@ __all__ = ["default_scales", "poses", "temperature", "time_resolved"]
 
 EDGE = 3.0  # z is reflected here, so that no arm swings past 3 standard deviations
 CHUNK = 2048  # images rendered at once
+DEFOCUS = (8_000.0, 25_000.0)  # Å
+ASTIGMATISM = 200.0  # Å
 
 TEMPERATURES: Mapping[float, Sequence[float]] = {
     300.0: (1.0, 1.0, 1.0, 1.0),
@@ -39,7 +42,10 @@ def poses(molecule: Any, n: int, seed: int = 0, **imaging: Any) -> Particles:
         seed: Seed of everything drawn.
         **imaging: ``snr`` (1), ``box`` (32 px), ``pixel_size`` (3 Å), ``max_shift`` (3 Å; shifts
             are uniform within ± that on both axes), ``max_angle`` (180°; turns in the plane are
-            uniform within ± that).
+            uniform within ± that), ``ctf`` (False; True for one of a 300 kV microscope for each
+            image, defocus uniform from 0.8 to 2.5 µm, astigmatism of some 200 Å; or the array, as
+            :func:`pyrocryo.imaging.contrast_transfer` takes it). The SNR is that of images as they
+            are seen, through the CTF.
 
     Returns:
         Particles with ``rotation``, ``shift`` and ``truth`` `(n, K)`.
@@ -192,6 +198,7 @@ def _particles(
     pixel_size: float = 3.0,
     max_shift: float = 3.0,
     max_angle: float = 180.0,
+    ctf: bool | np.ndarray = False,
     **fields: np.ndarray,
 ) -> Particles:
     """Draws poses and noise, and renders `z` `(..., K)`."""
@@ -218,8 +225,11 @@ def _particles(
         part = slice(start, start + CHUNK)
         images = molecule.render(*(a[part] for a in flat), box=box, pixel_size=pixel_size)
         clean[part] = images.numpy()
-    clean *= np.sqrt(snr / clean.var(axis=(-1, -2)).mean())
-    images = clean + rng.standard_normal(clean.shape, dtype=np.float32)
+    noise = rng.standard_normal(clean.shape, dtype=np.float32)
+    if ctf is not False:
+        fields["ctf"] = _ctf(views, rng) if ctf is True else np.asarray(ctf)
+        clean = _through(clean, fields["ctf"], views, pixel_size)
+    images = clean * np.sqrt(snr / clean.var(axis=(-1, -2)).mean()) + noise
     return Particles(
         images.reshape(*views, box, box),
         pixel_size=pixel_size,
@@ -228,3 +238,26 @@ def _particles(
         truth=z,
         **fields,
     )
+
+
+def _ctf(views: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """Parameters of a good microscope and a careful session, `(*views, 7)`."""
+    middle = rng.uniform(*DEFOCUS, size=views)
+    apart = 0.5 * np.abs(rng.normal(scale=ASTIGMATISM, size=views))
+    angle = rng.uniform(0, 180, size=views)
+    fixed = [np.full(views, value) for value in (300.0, 2.7, 0.1, 0.0)]
+    return np.stack([middle + apart, middle - apart, angle, *fixed], axis=-1)
+
+
+def _through(
+    clean: np.ndarray, ctf: np.ndarray, views: tuple[int, ...], pixel_size: float
+) -> np.ndarray:
+    """Images as seen through their CTF, which spreads them beyond the box."""
+    if ctf.shape[:-1] != views or ctf.shape[-1] not in (7, 8):
+        raise InputError(f"ctf: expected shape {(*views, 7)} or {(*views, 8)}, got {ctf.shape}")
+    flat, seen = torch.as_tensor(ctf.reshape(len(clean), -1)), np.empty_like(clean)
+    for start in range(0, len(clean), CHUNK):
+        part = slice(start, start + CHUNK)
+        images = torch.as_tensor(clean[part])
+        seen[part] = modulated(images, flat[part], pixel_size=pixel_size, margin=2).numpy()
+    return seen

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ from pyrocryo.svi.settings import Settings
 from pyrocryo.svi.stack import Stack
 
 __all__ = ["Phase", "Step"]
+
+log = logging.getLogger("pyrocryo")
 
 
 class Step:
@@ -53,6 +56,7 @@ class Step:
         self._now = torch.zeros(2, len(stack), device=self.device)
         self.raw: Tensor | None = None
         self._replay: _Replay | None = None
+        self._refused: Phase | None = None  # what no CUDA graph can be made of
 
     def __call__(
         self, phase: Phase, batch: Any, beta: float, lr: float, weight: float = 0.0
@@ -62,12 +66,18 @@ class Step:
             self._lr.fill_(lr)
         else:
             self.optimiser.param_groups[0]["lr"] = lr
-        if not (self._on_gpu and phase.captured):
+        if not (self._on_gpu and phase.captured) or phase is self._refused:
             self._run(phase, phase.inputs(self.stack, batch, beta, weight))
             return
         if self._replay is None or self._replay.phase is not phase:
             self._replay = None  # an earlier phase's memory goes first; it does not come back
-            self._replay = _Replay(self, phase, batch, beta, weight)
+            try:
+                self._replay = _Replay(self, phase, batch, beta, weight)
+            except _NotCaptured as error:
+                log.warning("steps run without a CUDA graph: %s", error)
+                self._refused = phase
+                self._run(phase, phase.inputs(self.stack, batch, beta, weight))
+                return
         self._replay(batch, beta, weight)
 
     def now(self) -> Tensor:
@@ -173,6 +183,10 @@ class Phase:
         return self._buffers
 
 
+class _NotCaptured(Exception):
+    """Why a step cannot be one CUDA graph."""
+
+
 class _Replay:
     """A step as one CUDA graph: one launch for all of its kernels."""
 
@@ -192,8 +206,13 @@ class _Replay:
                 step._run(phase, given)
             torch.cuda.current_stream(step.device).wait_stream(side)
         # other threads read ahead meanwhile, and may
-        with torch.cuda.graph(self._graph, stream=side, capture_error_mode="thread_local"):
-            step._run(phase, given)
+        try:
+            with torch.cuda.graph(self._graph, stream=side, capture_error_mode="thread_local"):
+                step._run(phase, given)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:  # all that CUDA may refuse to record
+            raise _NotCaptured(str(error).splitlines()[0]) from None
 
     def __call__(self, batch: Any, beta: float, weight: float) -> None:
         for there, field in zip(self._batch, batch, strict=True):
