@@ -12,7 +12,11 @@ binned by two), no CTF; --molecule arms takes a body with two arms in space. The
 Gaussians on a lattice in a ball, and learns where they go: at first a rigid molecule, then it may
 move. The guide tries 192 views and 36 turns in the plane on the current volume, and refines the
 best three by Gauss-Newton steps. Nothing is told of the molecule but its size.
-EXPECTED
+Expected (kinase, seeds 0 and 2): a median pose error of 6.1 and 5.8° after gauge and handedness,
+4.9 and 5.4° once a frame that turns with z is fitted (random: 132°), 82 to 88 % of the images
+within 10°, ELBO -1462. Seed 1 ended on a wrong molecule (56°, ELBO -1473): the ELBO tells them
+apart, so train several seeds and keep the best.
+A minute a seed on one core.
 """
 
 from dataclasses import dataclass

@@ -102,8 +102,7 @@ class Pair(Registered):
             flat = self.pose.spatial == 2
             usual = Polar if flat else Search if self.pose.sd is None else Refine
             pose_guide = copy.deepcopy(pose_guide or usual())
-            whole = () if flat else (self.dim, self.volume, self.pose)
-            self.pose_encoder = pose_guide.build(self.box, *whole)
+            self.pose_encoder = pose_guide.build(self.box if flat else self)
         self.optics = optics
         self.likelihood = copy.deepcopy(likelihood).build(self.box) if likelihood else None
         check_images(self)

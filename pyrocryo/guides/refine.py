@@ -13,7 +13,7 @@ from pyrocryo.precision import applied, exact
 from pyrocryo.rotated_normal import RotatedNormal
 from pyrocryo.rotation_laws import RotationNormal
 
-__all__ = ["Refine", "RotationAndShift", "Step", "gauss_newton", "posed"]
+__all__ = ["Refine", "RotationAndShift", "Step", "gauss_newton", "posed", "precisions"]
 
 TURN, MOVE, BEND = 0.02, 0.1, 0.05  # of finite differences: rad, pixels, units of z
 LARGEST_TURN, LARGEST_MOVE = 0.35, 4.0  # a step, in rad and pixels
@@ -77,10 +77,12 @@ class Refine(nn.Module):
 
     from the known pose and shift and `u` = 0, a few times. The pose is then a normal of
     rotations (:class:`pyrocryo.rotation_laws.RotationNormal`), the shift a normal given the pose,
-    both with `u` integrated out; `u` itself is the other guide's affair. Learned are the
-    precisions of `u`, the noise `s` and how much wider than linearised the two laws are: K + 6
-    numbers. Nothing is kept of a particle, so held-out ones are refined as well as others.
-    Gradients of the ELBO reach the volume through the decoder only.
+    both with `u` (standard normal) integrated out; `u` itself is the other guide's affair. The
+    noise `s` is the model's. Learned is how much wider than linearised the two laws are, a number
+    an axis: `s` and the precisions of `u`, learned here as well, ran away, as their gradients
+    through the last step are not those of all steps. Nothing is kept of a particle, so held-out
+    ones are refined as well as others. Gradients of the ELBO reach the volume through the decoder
+    only.
 
     An iteration makes K + 6 images (K + 4 without shifts). Poses off by more than what blurs the
     molecule's features (some 20° here) may end in another well.
@@ -95,19 +97,17 @@ class Refine(nn.Module):
             raise InputError(f"iterations: expected at least 1, got {iterations}")
         self.iterations = iterations
 
-    def build(self, box: int, latent: int, volume: nn.Module, pose: nn.Module) -> Refine:
-        """Takes the volume and the poses of the pair, and K = ``latent``."""
-        if pose.sd is None:
+    def build(self, pair: nn.Module) -> Refine:
+        """Takes what it needs from the pair: its volume, its poses, its noise and K."""
+        if pair.pose.sd is None:
             raise InputError(
                 "pose_guide: Refine starts from known rotations, SO3(around=...); Search finds "
                 "unknown ones"
             )
-        self._volume = (volume,)  # in a tuple: its parameters are the pair's, not the guide's
-        self.latent = latent
-        self.sd, self.shift_sd = pose.sd, pose.shift_sd
-        self.log_precision = nn.Parameter(torch.zeros(latent))
-        self.log_noise = nn.Parameter(torch.zeros(()))
-        self.log_widening = nn.Parameter(torch.zeros(3 + 2 * pose.shifts))
+        self._pair = (pair,)  # in a tuple: its parameters are not the guide's
+        self.latent = pair.dim
+        self.sd, self.shift_sd = pair.pose.sd, pair.pose.shift_sd
+        self.log_widening = nn.Parameter(torch.zeros(3 + 2 * pair.pose.shifts))
         return self
 
     def extra_repr(self) -> str:
@@ -115,9 +115,8 @@ class Refine(nn.Module):
         return f"iterations={self.iterations}"
 
     def reset_parameters(self) -> None:
-        """Back to a standard normal prior, unit noise and the posterior as linearised."""
-        for parameter in self.parameters():
-            nn.init.zeros_(parameter)
+        """Back to the posterior as linearised."""
+        nn.init.zeros_(self.log_widening)
 
     @exact
     def forward(
@@ -132,22 +131,33 @@ class Refine(nn.Module):
             pixel_size: Å per pixel.
         """
         at = Step(rotation, shift, images.new_zeros(*rotation.shape[:-1], self.latent))
-        precision = self.precisions(images, pixel_size)
-        weight = (-2 * self.log_noise).exp()
-        for n in range(self.iterations):
-            last = n + 1 == self.iterations
-            with torch.set_grad_enabled(last and torch.is_grad_enabled()):
+        precision = precisions(images, self.latent, self.sd, self.shift_sd, pixel_size)
+        pair = self._pair[0]
+        weight = pair.noise.detach() ** -2
+        with torch.no_grad():
+            for _ in range(self.iterations):
                 at, factor, _ = gauss_newton(
-                    self._volume[0], images, at, Step(rotation, shift, None), precision, weight
+                    pair.volume, images, at, Step(rotation, shift, None), precision, weight
                 )
         return posed(at, factor, self.log_widening.exp(), self.shift_sd, pixel_size)
 
-    def precisions(self, images: Tensor, pixel_size: Tensor) -> Tensor:
-        """Of the priors `(3 + 2 + K,)`, or `(3 + K,)`: turns (1/rad²), pixels, `u`."""
-        parts = [images.new_full((3,), WEAK if self.sd is None else self.sd**-2)]
-        if self.shift_sd is not None:
-            parts.append((pixel_size / self.shift_sd).square().expand(2))
-        return torch.cat([*parts, self.log_precision.exp()])
+
+def precisions(
+    images: Tensor, latent: int, sd: float | None, shift_sd: float | None, pixel_size: Tensor
+) -> Tensor:
+    """Of the priors, `(3 + 2 + K,)` or, where the shift stays, `(3 + K,)`: 1/rad², 1/px², `u`.
+
+    Args:
+        images: For their dtype and device.
+        latent: K.
+        sd: Of the rotation about each axis, rad; None for a flat prior.
+        shift_sd: Å, or None.
+        pixel_size: Å per pixel.
+    """
+    parts = [images.new_full((3,), WEAK if sd is None else sd**-2)]
+    if shift_sd is not None:
+        parts.append((pixel_size / shift_sd).square().expand(2))
+    return torch.cat([*parts, images.new_ones(latent)])
 
 
 def gauss_newton(

@@ -10,7 +10,7 @@ from torch.nn.functional import avg_pool2d
 
 from pyrocryo import quaternions
 from pyrocryo.errors import InputError
-from pyrocryo.guides.refine import RotationAndShift, Step, gauss_newton, posed
+from pyrocryo.guides.refine import RotationAndShift, Step, gauss_newton, posed, precisions
 from pyrocryo.imaging import polar
 from pyrocryo.precision import applied, exact
 from pyrocryo.rotated_normal import RotatedNormal
@@ -20,7 +20,6 @@ __all__ = ["Search"]
 
 GOLDEN = math.pi * (3 - math.sqrt(5))
 APART = math.radians(25)  # candidates of one image lie at least so far from one another
-WEAK = 4.0  # precision of turns (1/rad²) of each candidate: no well is wider than half a radian
 
 
 class Search(nn.Module):
@@ -37,7 +36,8 @@ class Search(nn.Module):
     While training, candidates are drawn from the grid's posterior, by Gumbel noise on
     :math:`\ell`, rather than its best taken: a volume that shows nothing yet gives poses all over,
     which sharpen as it does. Each such mixture is a guide by itself, so the bound holds.
-    Learned are the noise `s`, the precisions of `u` and widenings.
+    The noise is the model's, `u` is taken as standard normal, and learned is how much wider than
+    linearised each well is, a number an axis.
 
     Args:
         views: Directions of the grid; 192 lie 15° apart.
@@ -64,23 +64,21 @@ class Search(nn.Module):
         self.views, self.angles, self.heads = views, angles, heads
         self.iterations, self.side = iterations, side
 
-    def build(self, box: int, latent: int, volume: nn.Module, pose: nn.Module) -> Search:
-        """Takes the volume and the poses of the pair, and K = ``latent``."""
-        if pose.sd is not None:
+    def build(self, pair: nn.Module) -> Search:
+        """Takes what it needs from the pair: its volume, its poses, its noise and K."""
+        if pair.pose.sd is not None:
             raise InputError(
                 "pose_guide: Search looks everywhere, SO3(); Refine stays around known rotations"
             )
-        self._volume = (volume,)  # in a tuple: its parameters are the pair's, not the guide's
-        self.latent, self.box, self.shift_sd = latent, box, pose.shift_sd
-        self.bin = -(-box // self.side)
-        self.radii = max(2, box // self.bin // 2 - 1)
+        self._pair = (pair,)  # in a tuple: its parameters are not the guide's
+        self.latent, self.box, self.shift_sd = pair.dim, pair.box, pair.pose.shift_sd
+        self.bin = -(-self.box // self.side)
+        self.radii = max(2, self.box // self.bin // 2 - 1)
         view, turn = _grid(self.views, self.angles)
         self.register_buffer("view", view, persistent=False)
         grid = quaternions.product(turn, view.unsqueeze(1)).reshape(-1, 4)
         self.register_buffer("grid", grid, persistent=False)
-        self.log_precision = nn.Parameter(torch.zeros(latent))
-        self.log_noise = nn.Parameter(torch.zeros(()))
-        self.log_widening = nn.Parameter(torch.zeros(3 + 2 * pose.shifts))
+        self.log_widening = nn.Parameter(torch.zeros(3 + 2 * pair.pose.shifts))
         return self
 
     def extra_repr(self) -> str:
@@ -91,9 +89,8 @@ class Search(nn.Module):
         )
 
     def reset_parameters(self) -> None:
-        """Back to a standard normal prior, unit noise and the posterior as linearised."""
-        for parameter in self.parameters():
-            nn.init.zeros_(parameter)
+        """Back to the posterior as linearised."""
+        nn.init.zeros_(self.log_widening)
 
     @exact
     def forward(
@@ -109,27 +106,22 @@ class Search(nn.Module):
         """
         lead = images.shape[:-2]
         flat, shift = images.reshape(-1, self.box, self.box), shift.reshape(-1, 1, 2)
-        weight = (-2 * self.log_noise).exp()
+        pair = self._pair[0]
+        weight = pair.noise.detach() ** -2
+        precision = precisions(flat, self.latent, None, self.shift_sd, pixel_size)
+        centre = shift.expand(-1, self.heads, 2)
         with torch.no_grad():
             pose = self._candidates(self._scores(flat, shift.squeeze(1), weight))
-        centre = shift.expand(-1, self.heads, 2)
-        at = Step(pose, centre, flat.new_zeros(*pose.shape[:-1], self.latent))
-        parts = [flat.new_full((3,), WEAK)]
-        if self.shift_sd is not None:
-            parts.append((pixel_size / self.shift_sd).square().expand(2))
-        precision = torch.cat([*parts, self.log_precision.exp()])
-        for n in range(self.iterations):
-            last = n + 1 == self.iterations
-            with torch.set_grad_enabled(last and torch.is_grad_enabled()):
+            at = Step(pose, centre, flat.new_zeros(*pose.shape[:-1], self.latent))
+            for _ in range(self.iterations):
                 at, factor, evidence = gauss_newton(
-                    self._volume[0], flat.unsqueeze(1), at, Step(None, centre, None), precision,
-                    weight,
-                )  # fmt: skip
+                    pair.volume, flat.unsqueeze(1), at, Step(None, centre, None), precision, weight
+                )
         law = posed(at, factor, self.log_widening.exp(), self.shift_sd, pixel_size)
         component = RotationNormal(
             law.centre.unflatten(0, lead), law.scale_tril.unflatten(0, lead), validate_args=False
         )
-        logits = evidence.detach().unflatten(0, lead)
+        logits = evidence.unflatten(0, lead)
         if not isinstance(law, RotationAndShift):
             return RotationMixture(logits, component)
         rest = (part.unflatten(0, lead) for part in (law.moved, law.gain, law.spread))
@@ -137,7 +129,7 @@ class Search(nn.Module):
 
     def _scores(self, images: Tensor, shift: Tensor, weight: Tensor) -> Tensor:
         """Log-likelihoods `(B, V, angles)` of the grid, up to a constant of the image."""
-        volume, still = self._volume[0], images.new_zeros(self.views, 2)
+        volume, still = self._pair[0].volume, images.new_zeros(self.views, 2)
         u = images.new_zeros(self.views, self.latent)
         seen = self._rings(volume(u, quaternions.matrix(self.view), still), still)
         rings = self._rings(images, shift)

@@ -22,8 +22,8 @@ class Arms3D:
     r"""A body with `k` arms that stand out to all sides and swing independently.
 
     Arm `i` points along :math:`d_i`, evenly spread over the sphere, and swings towards an
-    :math:`e_i` at a right angle to it, by .35 :math:`z_i` rad (20° rms for a standard normal `z`):
-    :math:`\cos(.35 z_i) d_i + \sin(.35 z_i) e_i`. Arms have different lengths and the body has no
+    :math:`e_i` at a right angle to it, by .25 :math:`z_i` rad (14° rms for a standard normal `z`):
+    :math:`\cos(.25 z_i) d_i + \sin(.25 z_i) e_i`. Arms have different lengths and the body has no
     symmetry and no mirror image, so poses are unique. All parts are Gaussians, rendered exactly.
 
     Args:
@@ -37,7 +37,7 @@ class Arms3D:
     """
 
     spatial = 3
-    swing = 0.35
+    swing = 0.25
 
     def __init__(self, k: int = 2, *, radius: float = 48.0) -> None:
         if k < 1:
@@ -53,7 +53,7 @@ class Arms3D:
         self._along = along
         self._side = side / np.linalg.norm(side, axis=-1, keepdims=True)
         self._length = np.linspace(1.0, 0.7, k)
-        self.width = self.radius * torch.tensor([0.15, 0.12, 0.10, 0.09] + [0.08] * (3 * k))
+        self.width = self.radius * torch.tensor([0.17, 0.15, 0.13, 0.12] + [0.12] * (3 * k))
         self.weight = torch.ones(len(self.width))
         self._moved: dict[tuple[torch.dtype, torch.device], tuple[Tensor, ...]] = {}
 
