@@ -25,6 +25,7 @@ from pyrocryo import quaternions
 from pyrocryo.errors import InputError
 from pyrocryo.pair import Pair
 from pyrocryo.particles import Particles
+from pyrocryo.poses import shift_given
 
 __all__ = ["Interventions", "arc", "until_converged"]
 
@@ -94,9 +95,9 @@ class Interventions:
     def __call__(self, pair: Pair, batch: Any) -> Tensor:
         """Eq. 2 of a batch, without its weight."""
         with torch.no_grad():
-            direction, z, spread = self._encoded(pair, batch)
+            direction, shift, z, spread = self._encoded(pair, batch)
         turns = 2 if self.relative else 1
-        found = [self._again(pair, batch, z, direction, n + 1) for n in range(turns)]
+        found = [self._again(pair, batch, z, direction, shift, n + 1) for n in range(turns)]
         if self.distance == "contrastive":
             return _contrast(z, *found[0])
         unit = self._unit(z, spread)
@@ -109,18 +110,28 @@ class Interventions:
         given, _, again = found[0]
         return total + arc(given, again).mean()
 
-    def _encoded(self, pair: Pair, batch: Any) -> tuple[Tensor | None, Tensor, Tensor]:
-        """Pose, conformation and the posterior's standard deviations of `z`."""
-        direction = None
+    def _encoded(
+        self, pair: Pair, batch: Any
+    ) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor]:
+        """Pose, shift (where unknown), conformation and posterior standard deviations of `z`."""
+        direction = shift = None
         if pair.pose.latent:
             law = pair.pose_of(batch)
             direction = law.rsample() if self.draws else law.mean
-        law = pair.posterior_of(batch, direction)
+            if pair.pose.shifts:
+                shift = shift_given(law, direction).mean
+        law = pair.posterior_of(batch, direction, shift)
         z = law.rsample() if self.draws else law.mean
-        return direction, z, law.variance.sqrt()
+        return direction, shift, z, law.variance.sqrt()
 
     def _again(
-        self, pair: Pair, batch: Any, z: Tensor, direction: Tensor | None, by: int
+        self,
+        pair: Pair,
+        batch: Any,
+        z: Tensor,
+        direction: Tensor | None,
+        shift: Tensor | None,
+        by: int,
     ) -> tuple[Tensor | None, Tensor, Tensor | None]:
         """The pose given, and what is found again: conformation and pose."""
         if direction is None:
@@ -134,12 +145,12 @@ class Interventions:
             if self.poses == "prior":
                 given = pair.pose.prior(batch).sample()
         with torch.set_grad_enabled(self.gradients == "both"):
-            images = pair.seen(z, batch, given)
+            images = pair.seen(z, batch, given, shift=shift)
         if self.noise:
             images = pair.replicated(images)
         if self.gradients == "encoder":
             images = images.detach()
-        again, found, _ = self._encoded(pair, batch._replace(images=images))
+        again, _, found, _ = self._encoded(pair, batch._replace(images=images))
         return given, found, again
 
     def _unit(self, z: Tensor, spread: Tensor) -> Tensor:

@@ -163,3 +163,25 @@ def test_bad_interventions_are_refused():
     pair, particles = written()
     with pytest.raises(pc.InputError, match="patience: expected at least 1, got 0"):
         until_converged(pair, particles, patience=0)
+
+
+def test_poses_in_space_are_exchanged_with_their_shifts_kept():
+    molecule = pc.molecules.AdenylateKinase()
+    particles = pc.simulate.poses(molecule, n=24, seed=0, box=16, pixel_size=6.0, snr=20.0)
+    pair = pc.Pair(
+        pc.priors.IsotropicNormal(molecule.dim),
+        pc.volumes.Atoms.known(molecule, pixel_size=6.0),
+        16,
+        pose=pc.poses.SO3(around=3.0, shift_sd=1.0),
+        rotate=False,
+    )
+    for options in ({}, {"relative": True}):
+        fit = pc.fit(
+            pair,
+            particles,
+            steps=2,
+            batch_size=8,
+            interventions=pc.Interventions(1.0, **options),
+            progress=False,
+        )
+        assert np.isfinite(fit.history["loss"]).all()
