@@ -126,7 +126,7 @@ class Pair(Registered):
 
     @property
     def noise(self) -> Tensor:
-        """Standard deviation σ of the pixels' noise."""
+        """Standard deviation σ of a pixel's noise, whatever its colour; contrast comes on top."""
         return self.first_noise * (NOISE_SPEED * self.noise_steps).exp()
 
     def moved(self, batch: Any) -> Any:

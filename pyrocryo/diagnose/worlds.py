@@ -171,12 +171,10 @@ def oracle(
         )
     z, angle = z.detach().requires_grad_(), angle.detach().requires_grad_()
     optimiser = torch.optim.Adam([z, angle] if latent else [z], lr=RATE)
-    sd = world.pair.noise.detach()
 
     def cost() -> Tensor:
         where = moved_by(first_phi, angle) if latent else phi
-        residual = (images - world.render(z, where, batch)) / sd
-        fit = 0.5 * residual.square().flatten(images.dim() - 2 + 1).sum(-1)
+        fit = _misfit(world.pair, images, world.render(z, where, batch))
         fit = fit if images.dim() == 3 else fit.sum(-1)
         return fit - world.log_prior(z, batch)
 
@@ -191,3 +189,11 @@ def oracle(
         rows = torch.arange(len(best), device=best.device)
         found = moved_by(first_phi, angle[best, rows]) if latent else None
         return z[best, rows].detach(), found
+
+
+def _misfit(pair: Pair, images: Tensor, clean: Tensor) -> Tensor:
+    """-ln p(x | clean) `(..., B, [T])` but for a constant, under the noise that the pair has."""
+    sd = pair.noise.detach()
+    if pair.likelihood is not None:
+        return -pair.likelihood(clean, sd).log_prob(images)
+    return 0.5 * ((images - clean) / sd).square().flatten(-2).sum(-1)
