@@ -48,6 +48,12 @@ class Gaussian(nn.Module):
 
     The overall σ is the pair's (``noise=``), learned or given.
 
+    Train it with ``kl_warmup``, half of the steps say: low frequencies and brightness tell less of
+    `z` here than under white noise, and a component of `z` may be given up before the volume can
+    show it. Two arms, 4000 images of 32 pixels, SNR .3, 1200 steps, four seeds: linear R² of `z`
+    under coloured noise .52 ± .12 without, .85 ± .04 with; one seed in four lost a component under
+    a learned contrast without, none with (.950 ± .006).
+
     Args:
         spectrum: Power of the noise in rings of 0, 1, ... waves a box (in any unit), as
             :func:`estimate_spectrum` gives it; beyond the last ring it goes on as there. None for
