@@ -68,6 +68,38 @@ def test_short_form(path, volume, pose, tmp_path):
         assert len(found) == (0 if path.stem == "boltzmann" else 2)  # too few images to tell
 
 
+@pytest.mark.parametrize(
+    "options",
+    [[], ["--encoder", "polar", "--weight", "0"], ["--no-physics"]],
+    ids=lambda o: "".join(o[:2]),
+)
+def test_posevae_in_short_form(options, tmp_path):
+    model = next(p for p in MODELS if p.stem == "posevae")
+    out = tmp_path / "run"
+    assert main(["fit", str(model), "--n", "400", "--out", str(out), *options, *SHORT]) == 0
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert {"reconstruction_error", "kl", "pose_circular_linear"} <= set(metrics)
+    assert ("index_ci" in metrics) == ("eq2" in metrics) == ("--no-physics" not in options)
+    settings = json.loads((out / "config.json").read_text())["settings"]["interventions"]
+    assert (settings is None) == bool(options)
+
+
+@pytest.mark.parametrize(
+    ("stem", "options"),
+    [
+        ("refine", ["--volume", "hinges"]),
+        ("refine", ["--molecule", "arms"]),
+        ("ab_initio", ["--count", "20"]),
+    ],
+)
+def test_poses_in_space_in_short_form(stem, options, tmp_path):
+    model = next(p for p in MODELS if p.stem == stem)
+    out = tmp_path / "run"
+    options = ["--n", "40", "--rigid-steps", "0", *options, *SHORT, "--held-out", "4"]
+    assert main(["fit", str(model), "--out", str(out), *options]) == 0
+    assert (out / "poses_seed0.star").exists()
+
+
 @pytest.mark.parametrize("volume", ["hinges", "atoms"])
 def test_adenylate_kinase_in_short_form(volume, tmp_path):
     model = next(p for p in MODELS if p.stem == "adenylate_kinase")

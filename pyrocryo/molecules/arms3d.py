@@ -53,7 +53,7 @@ class Arms3D:
         self._along = along
         self._side = side / np.linalg.norm(side, axis=-1, keepdims=True)
         self._length = np.linspace(1.0, 0.7, k)
-        self.width = self.radius * torch.tensor([0.17, 0.15, 0.13, 0.12] + [0.12] * (3 * k))
+        self.width = self.radius * torch.tensor([0.15, 0.13, 0.11, 0.10] + [0.10] * (3 * k))
         self.weight = torch.ones(len(self.width))
         self._moved: dict[tuple[torch.dtype, torch.device], tuple[Tensor, ...]] = {}
 
