@@ -15,7 +15,7 @@ from torch.nn.functional import grid_sample
 from pyrocryo.imaging.splat import pixel_centres
 from pyrocryo.precision import applied, exact
 
-__all__ = ["half_plane", "image_of", "slice_projection"]
+__all__ = ["band_limited", "half_plane", "image_of", "slice_projection"]
 
 
 @exact
@@ -27,8 +27,10 @@ def slice_projection(
     As :func:`pyrocryo.imaging.resample_projection`, but the map is interpolated in Fourier space,
     where a map padded with zeros is smooth: trilinearly, which multiplies the map by a
     :math:`\mathrm{sinc}^2` along each axis; it is divided by that first. Frequencies beyond the
-    Nyquist frequency of image or map (a circle) are zero. The slice is as finely sampled as the
-    padded map, and the image cut from the middle of it: what moves out of the box is gone.
+    Nyquist frequency of image or map (a circle) are zero: half of a map's frequencies are never
+    seen, and a map fitted to images keeps there what it began with (see :func:`band_limited`).
+    The slice is as finely sampled as the padded map, and the image cut from the middle of it: what
+    moves out of the box is gone.
 
     Args:
         maps: `(B, side, side, side)` densities `v`, indexed `[z, y, x]`.
@@ -68,6 +70,19 @@ def slice_projection(
     spectrum = torch.complex(real * inside, imag * inside) * (box / side) ** 2
     edge = large // 2 - box // 2
     return image_of(spectrum, shift, box=large)[..., edge : edge + box, edge : edge + box]
+
+
+@exact
+def band_limited(maps: Tensor, *, box: int) -> Tensor:
+    """Maps `(..., side, side, side)` without the frequencies that no slice of ``box`` pixels has.
+
+    Those beyond the Nyquist frequency of image or map (a sphere).
+    """
+    side, axes = maps.shape[-1], (-3, -2, -1)
+    like = {"dtype": maps.dtype, "device": maps.device}
+    k, half = torch.fft.fftfreq(side, **like).square(), torch.fft.rfftfreq(side, **like).square()
+    inside = k[:, None, None] + k[:, None] + half <= (0.5 * min(1.0, box / side)) ** 2
+    return torch.fft.irfftn(torch.fft.rfftn(maps, dim=axes) * inside, s=(side,) * 3, dim=axes)
 
 
 def _waves(side: int, wide: int, *, half: bool = False, **like: object) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pyrocryo.errors import InputError
-from pyrocryo.imaging import resample, resample_projection, slice_projection
+from pyrocryo.imaging import band_limited, resample, resample_projection, slice_projection
 from pyrocryo.particles import Particles
 
 __all__ = ["Grid"]
@@ -83,7 +83,8 @@ class Grid(nn.Module):
 
     def density(self, z: Tensor) -> Tensor:
         """Density maps `(..., side, side[, side])`, indexed `[(z,) y, x]`, of `z` `(..., K)`."""
-        return self.network(z).to(z.dtype).unflatten(-1, (self.side,) * self.dim)
+        maps = self.network(z).to(z.dtype).unflatten(-1, (self.side,) * self.dim)
+        return band_limited(maps, box=self.box) if self.projector == "fourier" else maps
 
     def forward(self, z: Tensor, rotation: Tensor, shift: Tensor) -> Tensor:
         """Clean images of conformations `z` in given poses.
