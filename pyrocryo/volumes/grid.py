@@ -29,7 +29,9 @@ class Grid(nn.Module):
         hidden: Widths of the hidden layers of `h`.
         projector: In three dimensions: sums along the beam ("real"), or central slices of the
             padded map's transform ("fourier", :func:`pyrocryo.imaging.slice_projection`), which
-            blur narrow density less and take four times as long on a CPU.
+            find narrow density with a tenth of the error (Gaussians of one pixel, known poses:
+            1 % of the map against 12 %) and take 1 to 2 times as long on a CPU. Maps then have
+            no frequencies beyond Nyquist, which no slice sees.
     """
 
     def __init__(
