@@ -2,10 +2,11 @@
 
 from pyrocryo.imaging.ctf import contrast_transfer, modulated
 from pyrocryo.imaging.resample import polar, resample, resample_projection
-from pyrocryo.imaging.slices import slice_projection
+from pyrocryo.imaging.slices import band_limited, slice_projection
 from pyrocryo.imaging.splat import splat, splat_map, window
 
 __all__ = [
+    "band_limited",
     "contrast_transfer",
     "modulated",
     "polar",

@@ -11,7 +11,7 @@ from torch.nn.functional import silu
 from pyrocryo.errors import InputError
 from pyrocryo.imaging.slices import half_plane, image_of
 from pyrocryo.particles import Particles
-from pyrocryo.precision import exact
+from pyrocryo.precision import applied, exact
 from pyrocryo.volumes.grid import MOST_VOXELS_A_SIDE, refuse_tilted
 
 __all__ = ["ImplicitFourier"]
@@ -119,7 +119,8 @@ class ImplicitFourier(nn.Module):
     @exact
     def _points(self, rotation: Tensor) -> Tensor:
         """Wave vectors of the slices, `(B, M, dim)`, in waves a box."""
-        return self.waves @ rotation[:, :2, : self.dim]
+        back = rotation[:, None, :2, : self.dim].transpose(-1, -2)
+        return applied(back, self.waves)
 
     def _transform(self, points: Tensor, z: Tensor) -> Tensor:
         """Fourier coefficients `(B, M)` at ``points`` `(B, M, dim)`, about the origin."""
