@@ -185,3 +185,11 @@ def test_poses_in_space_are_exchanged_with_their_shifts_kept():
             progress=False,
         )
         assert np.isfinite(fit.history["loss"]).all()
+
+
+def test_a_fit_says_what_to_look_at(caplog):
+    pair, particles = written()
+    pc.fit(pair, particles, steps=2, progress=False)
+    assert "Algorithm 1" not in caplog.text
+    pc.fit(pair, particles, steps=2, progress=False, interventions=pc.Interventions())
+    assert caplog.text.count("look at diagnose.pose_invariance") == 1

@@ -119,6 +119,8 @@ def fit(
     path = Path(checkpoint) if checkpoint else None
     state = checkpoints.State(path, plan.key, resume, there)
     _warn_if_not_reset(pair)
+    if plan.settings.interventions is not None:
+        plan.settings.interventions.warn()
     if not plan.exact_kl:
         log.info("no closed-form KL for %s: Monte Carlo", pair.prior_name)
     log.info("%d seeds on %r", len(plan.seeds), plan.train)
