@@ -60,7 +60,8 @@ def training(config: Config) -> dict[str, float]:
     """Settings of the fit."""
     if config.pose == "in-plane":  # poses first, on a rigid molecule; then it may move
         return {"steps": 3000, "batch_size": 64, "lr": 2e-3, "rigid_steps": 200}
-    return {"steps": 600, "batch_size": 32, "lr": 4e-3}
+    warmup = 300 if config.coloured or config.contrast else 0  # else some lose a component
+    return {"steps": 600, "batch_size": 32, "lr": 4e-3, "kl_warmup": warmup}
 
 
 def pair(config: Config, particles: pc.Particles) -> pc.Pair:

@@ -15,7 +15,8 @@ run folder, poses_seed0.star.
 Expected with --volume atoms (data and fit seeds 0 to 2, 200 held out, mean ± sd): median pose
 error 3.55 ± .22° after one global gauge, where the given poses were off by 10.0 ± .2°; 98 % within
 10°; shifts off by .44 ± .03 angstroms (median length) where 1.8 were given. With --volume hinges
-(seeds 0 to 2) 3.33 ± .05°. --molecule arms --volume atoms (seeds 0 and 1): 4.1 ± .7°.
+(seeds 0 to 2) 3.33 ± .05°. --molecule arms (seeds
+0 to 2): --volume hinges 3.5 ± .4°, --volume atoms --n 1500 3.8 ± .5°.
 z has no axes here (isotropic prior): look at r2_linear, .63 to .70 for atoms.
 A minute a seed on one core (atoms), a quarter of that with hinges.
 """
