@@ -73,7 +73,11 @@ def pair(config: Config, particles: pc.Particles) -> pc.Pair:
         prior=pc.priors.IsotropicNormal(config.latents),
         pose=pc.poses.InPlane() if config.pose == "in-plane" else pc.poses.Known(),
         volume=pc.volumes.of_kind(
-            config.volume, particles, dim=config.dimensions, side=config.side
+            config.volume,
+            particles,
+            dim=config.dimensions,
+            side=config.side,
+            whole=has_ctf or own,
         ),
         box=particles.box,
         optics=pc.optics.CTF() if has_ctf else None,

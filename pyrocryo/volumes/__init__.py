@@ -18,7 +18,12 @@ Kind = Literal["grid", "implicit", "fourier", "atoms"]
 
 
 def of_kind(
-    kind: Kind, particles: Particles, *, dim: int = 2, side: int | None = None
+    kind: Kind,
+    particles: Particles,
+    *,
+    dim: int = 2,
+    side: int | None = None,
+    whole: bool = False,
 ) -> nn.Module:
     """The volume that a word on the command line stands for, to fit ``particles``.
 
@@ -27,8 +32,11 @@ def of_kind(
         particles: For their pixel size.
         dim: 2 for flat particles, 3 for maps.
         side: Voxels along an edge of maps.
+        whole: Show whole images while training, as optics need them.
     """
     if kind == "atoms":
         count = 64 if dim == 2 else 256
         return Atoms(pixel_size=particles.pixel_size, dim=dim, count=count, side=side)
+    if kind == "implicit" and whole:
+        return Implicit(dim, side=side, pixels=None)
     return {"grid": Grid, "implicit": Implicit, "fourier": ImplicitFourier}[kind](dim, side=side)
