@@ -201,7 +201,7 @@ for name in ("VAE", "polar"):
 # ## What can go wrong
 #
 # - **Eq. 2 falls, and nothing is better.** Constant latents have the smallest Eq. 2 of all. Look
-#   at leak and R² beside it; models/posevae.py says in which regimes the penalty helps.
+#   at leak and R² beside it; models/posevae.py says what the penalty did in six regimes.
 # - **The pose is right, and `z` still has no axes.** Keeping the pose out is the first half; an
 #   isotropic prior leaves every rotation of `z` open:
 
