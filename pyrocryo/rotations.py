@@ -13,6 +13,7 @@ unit axis `n`, counter-clockwise to who looks against `n`, is
 from __future__ import annotations
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 __all__ = [
     "angle_between",
@@ -95,52 +96,27 @@ def euler_from_matrix(matrix: np.ndarray) -> np.ndarray:
 def matrix_from_quaternion(quaternion: np.ndarray) -> np.ndarray:
     """Rotations `(..., 3, 3)` of quaternions `(..., 4)`, the scalar first, of any length."""
     q = np.asarray(quaternion, dtype=np.float64)
-    q = q / np.linalg.norm(q, axis=-1, keepdims=True)
-    w, x, y, z = np.moveaxis(q, -1, 0)
-    rows = (
-        (1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
-        (2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)),
-        (2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)),
-    )
-    return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
+    found = Rotation.from_quat(np.roll(q, -1, axis=-1).reshape(-1, 4))  # it has the scalar last
+    return found.as_matrix().reshape(*q.shape[:-1], 3, 3)
 
 
 def quaternion_from_matrix(matrix: np.ndarray) -> np.ndarray:
-    r"""Unit quaternions `(..., 4)` of rotations `(..., 3, 3)`, with a scalar part of 0 or more.
-
-    The column of :math:`4 q q^\top` with the largest diagonal: no angle is a bad one.
-    """
+    """Unit quaternions `(..., 4)` of rotations `(..., 3, 3)`, with a scalar part of 0 or more."""
     m = np.asarray(matrix, dtype=np.float64)
-    a, b, c = (m[..., k, k] for k in range(3))
-    x, y, z = (m[..., j, i] - m[..., i, j] for i, j in ((1, 2), (2, 0), (0, 1)))
-    xy, xz, yz = (m[..., j, i] + m[..., i, j] for i, j in ((0, 1), (0, 2), (1, 2)))
-    rows = (
-        (1 + a + b + c, x, y, z),
-        (x, 1 + a - b - c, xy, xz),
-        (y, xy, 1 - a + b - c, yz),
-        (z, xz, yz, 1 - a - b + c),
-    )
-    square = np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
-    best = np.diagonal(square, axis1=-2, axis2=-1).argmax(axis=-1)
-    q = np.take_along_axis(square, best[..., None, None], axis=-2)[..., 0, :]
-    q = q / np.linalg.norm(q, axis=-1, keepdims=True)
-    return np.where(q[..., :1] < 0, -q, q)
+    q = Rotation.from_matrix(m.reshape(-1, 3, 3)).as_quat(canonical=True)
+    return np.roll(q, 1, axis=-1).reshape(*m.shape[:-2], 4)
 
 
 def matrix_from_vector(vector: np.ndarray) -> np.ndarray:
     """Rotations `(..., 3, 3)` by |v| (rad) about `v`, of rotation vectors `v` `(..., 3)`."""
     v = np.asarray(vector, dtype=np.float64)
-    half = 0.5 * np.linalg.norm(v, axis=-1, keepdims=True)
-    imaginary = 0.5 * np.sinc(half / np.pi) * v
-    return matrix_from_quaternion(np.concatenate([np.cos(half), imaginary], axis=-1))
+    return Rotation.from_rotvec(v.reshape(-1, 3)).as_matrix().reshape(*v.shape[:-1], 3, 3)
 
 
 def vector_from_matrix(matrix: np.ndarray) -> np.ndarray:
     """Rotation vectors `(..., 3)` (rad, at most π long) of rotations `(..., 3, 3)`."""
-    q = quaternion_from_matrix(matrix)
-    sine = np.linalg.norm(q[..., 1:], axis=-1, keepdims=True)
-    angle = 2 * np.arctan2(sine, q[..., :1])
-    return q[..., 1:] * np.where(sine > 0, angle / np.where(sine > 0, sine, 1.0), 2.0)
+    m = np.asarray(matrix, dtype=np.float64)
+    return Rotation.from_matrix(m.reshape(-1, 3, 3)).as_rotvec().reshape(*m.shape[:-2], 3)
 
 
 def angle_between(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -149,5 +125,5 @@ def angle_between(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     Through quaternions and an arc tangent: exact to rounding at 0 and at π, where the arc cosine
     of the trace is good to 1e-8 only.
     """
-    q = quaternion_from_matrix(np.asarray(b) @ np.swapaxes(np.asarray(a), -1, -2))
-    return 2 * np.arctan2(np.linalg.norm(q[..., 1:], axis=-1), q[..., 0])
+    turn = np.asarray(b) @ np.swapaxes(np.asarray(a), -1, -2)
+    return Rotation.from_matrix(turn.reshape(-1, 3, 3)).magnitude().reshape(turn.shape[:-2])
