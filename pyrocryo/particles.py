@@ -16,13 +16,8 @@ __all__ = ["PER_IMAGE", "ImageSource", "Particles", "Statistics"]
 
 CHUNK = 1024  # particles read at once when the whole stack is scanned
 CLEAN = 0.1  # background sd over that of all pixels, below which a stack counts as noise-free
-PER_IMAGE = (
-    "rotation",
-    "shift",
-    "ctf",
-    "time",
-    "truth",
-)  # one entry a frame; other fields, a molecule
+# fields with one entry a frame; all others have one a molecule
+PER_IMAGE = ("rotation", "shift", "ctf", "time", "truth")
 
 
 class ImageSource(Protocol):

@@ -9,6 +9,20 @@ import pyrocryo as pc
 from pyrocryo.interventions import arc, until_converged
 
 
+def _plain(n):
+    """A small pair with plain heads, as published models have them."""
+    particles = pc.simulate.poses(pc.molecules.TwoArms(), n=n, seed=0, box=12, pixel_size=8.0)
+    pair = pc.Pair(
+        pc.priors.IsotropicNormal(2),
+        pc.volumes.Grid(hidden=(16,)),
+        12,
+        pose=pc.poses.InPlane(),
+        guide=pc.guides.Amortised((16,), upright=False),
+        pose_guide=pc.guides.PlainPose((16,)),
+    )
+    return pair, particles
+
+
 def _eq2(pair, particles, **options):
     options = {"noise": False} | options
     return pc.Interventions(**options)(pair, particles.batch(np.arange(len(particles))))
@@ -95,15 +109,7 @@ OPTIONS = (
 
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda o: next(iter(o)))
 def test_traced_and_stacked_as_in_python(options):
-    particles = pc.simulate.poses(pc.molecules.TwoArms(), n=80, seed=0, box=12, pixel_size=8.0)
-    pair = pc.Pair(
-        pc.priors.IsotropicNormal(2),
-        pc.volumes.Grid(hidden=(16,)),
-        12,
-        pose=pc.poses.InPlane(),
-        guide=pc.guides.Amortised((16,), upright=False),
-        pose_guide=pc.guides.PlainPose((16,)),
-    )
+    pair, particles = _plain(n=80)
     settings = {"steps": 8, "batch_size": 16, "rigid_steps": 2, "progress": False, "seeds": 2}
     settings["interventions"] = pc.Interventions(**options)
     python = pc.fit(pair, particles, capture=False, **settings).history["loss"]
@@ -135,15 +141,7 @@ def test_resumed_with_the_same_interventions_only(tmp_path):
 
 
 def test_eq2_alone_until_it_has_converged():
-    particles = pc.simulate.poses(pc.molecules.TwoArms(), n=200, seed=0, box=12, pixel_size=8.0)
-    pair = pc.Pair(
-        pc.priors.IsotropicNormal(2),
-        pc.volumes.Grid(hidden=(16,)),
-        12,
-        pose=pc.poses.InPlane(),
-        guide=pc.guides.Amortised((16,), upright=False),
-        pose_guide=pc.guides.PlainPose((16,)),
-    )
+    pair, particles = _plain(n=200)
     before = {name: p.clone() for name, p in pair.named_parameters()}
     better, history = until_converged(pair, particles, patience=50, steps=400)
     assert history[-50:].mean() < 0.7 * history[:50].mean()

@@ -16,6 +16,7 @@ FLOORS = [
         "precision",
         "quaternions",
         "registered",
+        "perceptron",
     },
     {"rotation_laws"},
     {"particles", "metrics", "rotated_normal", "plots", "context"},

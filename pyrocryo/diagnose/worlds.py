@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pyrocryo.diagnose.common import AT_ONCE, batches, first
-from pyrocryo.optics import CTF
+from pyrocryo.imaging import modulated
 from pyrocryo.pair import Pair
 from pyrocryo.particles import Particles
 from pyrocryo.poses import shift_of, turn, turned
@@ -104,7 +104,8 @@ class Truth:
         size = {"box": self.pair.box, "pixel_size": float(batch.pixel_size)}
         images = self.molecule.render(z, rotation, shift, **size)
         if "ctf" in batch._fields:
-            images = CTF(margin=MARGIN)(images, batch)
+            told = {"pixel_size": batch.pixel_size, "margin": MARGIN}
+            images = modulated(images, batch.ctf, **told)
         return self.scale * images + self.offset
 
     def log_prior(self, z: Tensor, batch: Any) -> Tensor:

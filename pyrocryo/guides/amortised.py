@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, softplus
 
 from pyrocryo.imaging import resample
+from pyrocryo.perceptron import perceptron
 from pyrocryo.precision import applied, exact
 
 __all__ = ["Amortised"]
@@ -47,13 +48,7 @@ class Amortised(nn.Module):
         self.side = min(self.side, box)
         self.reads_pose = self.spatial == 3 and self.upright
         width = self.side**2 + (9 if self.reads_pose else 0)
-        layers: list[nn.Module] = []
-        for size in self.hidden:
-            layers += [nn.Linear(width, size), nn.SiLU()]
-            width = size
-        self.network = nn.Sequential(
-            *layers, nn.Linear(width, latent + latent * (latent + 1) // 2)
-        )
+        self.network = perceptron(width, self.hidden, latent + latent * (latent + 1) // 2)
         below = torch.tril_indices(latent, latent, offset=-1)
         self.register_buffer("_below", below, persistent=False)
         return self

@@ -7,6 +7,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from pyrocryo.directions import PlanarNormal
 from pyrocryo.guides.polar import length_of
+from pyrocryo.perceptron import perceptron
 
 __all__ = ["PlainPose"]
 
@@ -31,12 +32,7 @@ class PlainPose(nn.Module):
     def build(self, box: int) -> PlainPose:
         """Makes the network for images of ``box`` pixels."""
         self.side = min(self.side, box)
-        layers: list[nn.Module] = []
-        width = self.side**2
-        for size in self.hidden:
-            layers += [nn.Linear(width, size), nn.SiLU()]
-            width = size
-        self.network = nn.Sequential(*layers, nn.Linear(width, 3))
+        self.network = perceptron(self.side**2, self.hidden, 3)
         return self
 
     def forward(self, images: Tensor, shift: Tensor) -> PlanarNormal:

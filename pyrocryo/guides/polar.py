@@ -6,10 +6,9 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d
 
 from pyrocryo.directions import PlanarNormal
-from pyrocryo.imaging import polar
+from pyrocryo.imaging import rings
 from pyrocryo.precision import exact
 
 __all__ = ["Polar"]
@@ -62,12 +61,8 @@ class Polar(nn.Module):
         """The pose posterior of images `(..., D, D)` of molecules at ``shift`` `(..., 2)` (px)."""
         lead = images.shape[:-2]
         flat, shift = images.reshape(-1, self.box, self.box), shift.reshape(-1, 2)
-        if self.bin > 1:
-            flat = avg_pool2d(flat.unsqueeze(1), self.bin).squeeze(1)
-            # the origin is the centre of pixel box // 2, wherever that falls between the wide ones
-            shift = (shift + self.box // 2 + 0.5) / self.bin - 0.5 - flat.shape[-1] // 2
-        rings = polar(flat, shift, radii=self.radii, angles=self.angles)
-        features = self.second(self.first(rings))
+        seen = rings(flat, shift, by=self.bin, radii=self.radii, angles=self.angles)
+        features = self.second(self.first(seen))
         weights = self.score(features).squeeze(1).softmax(-1)
         size = length_of(self.spread(features.mean(-1)))
         return PlanarNormal((size * (weights @ self.directions)).unflatten(0, lead))

@@ -6,12 +6,11 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d
 
 from pyrocryo import quaternions
 from pyrocryo.errors import InputError
 from pyrocryo.guides.refine import RotationAndShift, Step, gauss_newton, posed, precisions
-from pyrocryo.imaging import polar
+from pyrocryo.imaging import rings
 from pyrocryo.precision import applied, exact
 from pyrocryo.rotated_normal import RotatedNormal
 from pyrocryo.rotation_laws import RotationMixture, RotationNormal
@@ -143,11 +142,7 @@ class Search(nn.Module):
         return (match - norm[:, None]) * (weight * self.bin**2)
 
     def _rings(self, images: Tensor, shift: Tensor) -> Tensor:
-        if self.bin > 1:
-            images = avg_pool2d(images.unsqueeze(1), self.bin).squeeze(1)
-            # the origin is the centre of pixel box // 2, wherever that falls between wide ones
-            shift = (shift + self.box // 2 + 0.5) / self.bin - 0.5 - images.shape[-1] // 2
-        return polar(images, shift, radii=self.radii, angles=self.angles)
+        return rings(images, shift, by=self.bin, radii=self.radii, angles=self.angles)
 
     def _candidates(self, scores: Tensor) -> Tensor:
         """The best `(B, heads, 4)`, or while training draws, each away from those before it."""

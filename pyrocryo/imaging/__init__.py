@@ -1,7 +1,7 @@
 """Image formation: what the microscope does to a molecule's density."""
 
 from pyrocryo.imaging.ctf import contrast_transfer, modulated
-from pyrocryo.imaging.resample import polar, resample, resample_projection
+from pyrocryo.imaging.resample import polar, resample, resample_projection, rings
 from pyrocryo.imaging.slices import band_limited, slice_projection
 from pyrocryo.imaging.splat import splat, splat_map, window
 
@@ -12,6 +12,7 @@ __all__ = [
     "polar",
     "resample",
     "resample_projection",
+    "rings",
     "slice_projection",
     "splat",
     "splat_map",

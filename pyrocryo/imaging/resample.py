@@ -11,12 +11,12 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn.functional import grid_sample
+from torch.nn.functional import avg_pool2d, grid_sample
 
 from pyrocryo.imaging.splat import pixel_centres
 from pyrocryo.precision import applied, exact
 
-__all__ = ["polar", "resample", "resample_projection"]
+__all__ = ["polar", "resample", "resample_projection", "rings"]
 
 
 @exact
@@ -85,6 +85,16 @@ def polar(images: Tensor, shift: Tensor, *, radii: int, angles: int) -> Tensor:
     position = ring + shift[:, None, None, :]
     grid = (position + box // 2) * (2 / (box - 1)) - 1
     return grid_sample(images.unsqueeze(1), grid, align_corners=True).squeeze(1)
+
+
+def rings(images: Tensor, shift: Tensor, *, by: int, radii: int, angles: int) -> Tensor:
+    """As :func:`polar`, of images whose pixels are first averaged ``by`` times ``by``."""
+    if by > 1:
+        box = images.shape[-1]
+        images = avg_pool2d(images.unsqueeze(1), by).squeeze(1)
+        # the origin is the centre of pixel box // 2, wherever that falls between the wide ones
+        shift = (shift + box // 2 + 0.5) / by - 0.5 - images.shape[-1] // 2
+    return polar(images, shift, radii=radii, angles=angles)
 
 
 def _sample(maps: Tensor, back: Tensor, shift: Tensor, axes: list[Tensor]) -> Tensor:

@@ -13,6 +13,7 @@ from torch.nn.functional import elu
 from pyrocryo.errors import InputError
 from pyrocryo.imaging import splat, splat_map, window
 from pyrocryo.particles import Particles
+from pyrocryo.perceptron import perceptron
 from pyrocryo.precision import exact
 from pyrocryo.volumes.grid import MOST_VOXELS_A_SIDE, refuse_tilted
 
@@ -134,12 +135,7 @@ class Atoms(nn.Module):
             self.offset = nn.Parameter(free, requires_grad=self._reference is None)
             self.log_width = nn.Parameter(torch.zeros(self.count))
             self.log_height = nn.Parameter(torch.zeros(self.count))
-            layers: list[nn.Module] = []
-            size = latent
-            for after in self.hidden:
-                layers += [nn.Linear(size, after), nn.SiLU()]
-                size = after
-            self.displacement = nn.Sequential(*layers, nn.Linear(size, start.numel(), bias=False))
+            self.displacement = perceptron(latent, self.hidden, start.numel(), bias=False)
         return self
 
     def reset_parameters(self) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import silu
+from torch import Tensor
 
 from pyrocryo.errors import InputError
 from pyrocryo.imaging.slices import half_plane, image_of
 from pyrocryo.particles import Particles
 from pyrocryo.precision import applied, exact
+from pyrocryo.volumes.conditioned import Conditioned
 from pyrocryo.volumes.grid import MOST_VOXELS_A_SIDE, refuse_tilted
 
 __all__ = ["ImplicitFourier"]
@@ -20,7 +20,7 @@ REACH = 0.15  # of the box: standard deviation of the positions that the feature
 FALL = 4.0  # waves a box at which transforms of molecules have fallen to half
 
 
-class ImplicitFourier(nn.Module):
+class ImplicitFourier(Conditioned):
     r"""The Hartley transform of the density as a network of wave vector and conformation.
 
     .. math:: \hat v(k, z) = \tfrac12 [H(k, z) + H(-k, z)] - \tfrac i2 [H(k, z) - H(-k, z)]
@@ -65,12 +65,7 @@ class ImplicitFourier(nn.Module):
         where = (k.norm(dim=-1) <= (box - 1) // 2).flatten().nonzero().squeeze(1)
         self.register_buffer("where", where, persistent=False)
         self.register_buffer("waves", k.flatten(0, 1)[where], persistent=False)
-        widths = (2 * self.features, *self.hidden)
-        self.layers = nn.ModuleList(
-            nn.Linear(before, after) for before, after in zip(widths[:-1], widths[1:], strict=True)
-        )
-        self.codes = nn.ModuleList(nn.Linear(latent, width, bias=False) for width in self.hidden)
-        self.last = nn.Linear(widths[-1], 1)
+        self.make_network(latent, self.features, self.hidden)
         return self
 
     def extra_repr(self) -> str:
@@ -128,20 +123,10 @@ class ImplicitFourier(nn.Module):
         return 0.5 * torch.complex(here + there, there - here)
 
     def _hartley(self, points: Tensor, z: Tensor) -> Tensor:
-        hidden = _features(points, self.places)
-        for layer, code in zip(self.layers, self.codes, strict=True):
-            hidden = silu(layer(hidden) + code(z).unsqueeze(1))
         envelope = self.box**2 / 8 / (1 + points.square().sum(-1) / FALL**2)
-        return self.last(hidden).to(points.dtype).squeeze(-1) * envelope
+        return self.network(points, self.places, z) * envelope
 
     def check(self, particles: Particles) -> None:
         """Raises InputError if a 2-D volume is given rotations out of the plane."""
         if self.dim == 2:
             refuse_tilted(particles, "a 2-D implicit volume", "ImplicitFourier(dim=3)")
-
-
-@exact
-def _features(points: Tensor, places: Tensor) -> Tensor:
-    """Fourier features `(..., 2 F)` of wave vectors `(..., dim)`."""
-    phase = points @ places
-    return torch.cat([phase.cos(), phase.sin()], dim=-1)

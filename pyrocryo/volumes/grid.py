@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from pyrocryo.errors import InputError
 from pyrocryo.imaging import band_limited, resample, resample_projection, slice_projection
 from pyrocryo.particles import Particles
+from pyrocryo.perceptron import perceptron
 
 __all__ = ["Grid"]
 
@@ -60,12 +61,7 @@ class Grid(nn.Module):
         """Makes the network for `z` of ``latent`` numbers and images of ``box`` pixels."""
         self.box = box
         self.side = self.side or min(box, MOST_VOXELS_A_SIDE[self.dim])
-        layers: list[nn.Module] = []
-        width = latent
-        for size in self.hidden:
-            layers += [nn.Linear(width, size), nn.SiLU()]
-            width = size
-        self.network = nn.Sequential(*layers, nn.Linear(width, self.side**self.dim))
+        self.network = perceptron(latent, self.hidden, self.side**self.dim)
         return self
 
     def extra_repr(self) -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import silu
+from torch import Tensor
 
 from pyrocryo.errors import InputError
 from pyrocryo.imaging.splat import pixel_centres
 from pyrocryo.particles import Particles
 from pyrocryo.precision import applied, exact
+from pyrocryo.volumes.conditioned import Conditioned
 from pyrocryo.volumes.grid import MOST_VOXELS_A_SIDE, refuse_tilted
 
 __all__ = ["Implicit"]
@@ -19,7 +19,7 @@ __all__ = ["Implicit"]
 FREQUENCY = 0.1  # cycles a pixel: standard deviation of the Fourier features
 
 
-class Implicit(nn.Module):
+class Implicit(Conditioned):
     r"""The density as a network of position and conformation, :math:`v(r, z)`.
 
     The paper's choice (Klindt et al. 2024, section 3; after cryoDRGN, Zhong et al. 2021, and
@@ -64,12 +64,7 @@ class Implicit(nn.Module):
         generator = torch.Generator().manual_seed(0)
         waves = torch.randn(self.dim, self.features, generator=generator)
         self.register_buffer("waves", waves * (2 * math.pi * FREQUENCY))
-        widths = (2 * self.features, *self.hidden)
-        self.layers = nn.ModuleList(
-            nn.Linear(before, after) for before, after in zip(widths[:-1], widths[1:], strict=True)
-        )
-        self.codes = nn.ModuleList(nn.Linear(latent, width, bias=False) for width in self.hidden)
-        self.last = nn.Linear(widths[-1], 1)
+        self.make_network(latent, self.features, self.hidden)
         return self
 
     def extra_repr(self) -> str:
@@ -132,20 +127,10 @@ class Implicit(nn.Module):
 
     def _values(self, points: Tensor, z: Tensor) -> Tensor:
         """Densities `(B, P)` at ``points`` `(B, P, dim)` (pixels) of conformations `(B, K)`."""
-        hidden = _features(points, self.waves)
-        for layer, code in zip(self.layers, self.codes, strict=True):
-            hidden = silu(layer(hidden) + code(z).unsqueeze(1))
         inside = points.square().sum(-1) <= (self.box / 2) ** 2
-        return self.last(hidden).to(points.dtype).squeeze(-1) * inside
+        return self.network(points, self.waves, z) * inside
 
     def check(self, particles: Particles) -> None:
         """Raises InputError if a 2-D volume is given rotations out of the plane."""
         if self.dim == 2:
             refuse_tilted(particles, "a 2-D implicit volume", "Implicit(dim=3)")
-
-
-@exact
-def _features(points: Tensor, waves: Tensor) -> Tensor:
-    """Fourier features `(..., 2 F)` of points `(..., dim)`."""
-    phase = points @ waves
-    return torch.cat([phase.cos(), phase.sin()], dim=-1)
