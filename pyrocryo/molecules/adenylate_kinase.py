@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pyrocryo.errors import InputError
-from pyrocryo.imaging import splat
+from pyrocryo.molecules.gaussians import Gaussians
 
 __all__ = ["AdenylateKinase", "superposition"]
 
@@ -18,7 +18,7 @@ DOMAINS = {"NMP": np.arange(30, 60), "LID": np.arange(122, 160)}  # residues, co
 LEAST, MOST = -0.25, 1.0  # fractions of closure between which domains stay 3.5 Å apart
 
 
-class AdenylateKinase:
+class AdenylateKinase(Gaussians):
     r"""E. coli adenylate kinase: the NMP and LID domains close over the CORE, each on its hinge.
 
     The 214 Cα of the open form (PDB 4AKE), with domain `k` turned about an axis :math:`a_k`
@@ -92,21 +92,6 @@ class AdenylateKinase:
                     torch.as_tensor(member, device=z.device),
                 )
         return self._moved[place]
-
-    def render(
-        self, z: Tensor, rotation: Tensor, shift: Tensor, *, box: int, pixel_size: float
-    ) -> Tensor:
-        """Clean images `(..., box, box)` of conformations in given poses, exact.
-
-        Args:
-            z: `(..., 2)` conformations.
-            rotation: `(..., 3, 3)` rotations.
-            shift: `(..., 2)` displacements in Å.
-            box: Pixels along an edge.
-            pixel_size: Å per pixel.
-        """
-        seen = self.centres(z) @ rotation[..., :2, :].transpose(-1, -2) + shift.unsqueeze(-2)
-        return splat(seen, self.width.to(z), self.weight.to(z), box=box, pixel_size=pixel_size)
 
 
 def superposition(moving: np.ndarray, fixed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from pyrocryo.errors import InputError
-from pyrocryo.imaging import splat
+from pyrocryo.molecules.gaussians import Gaussians
 
 __all__ = ["Arms", "TwoArms"]
 
 BLOBS_AN_ARM = 3
 
 
-class Arms:
+class Arms(Gaussians):
     r"""A flat molecule with an asymmetric body and `k` arms (Klindt et al. 2024, Fig. 1).
 
     Arm `i` turns about its hinge by :math:`s z_i`, `s` = ``swing``: the conformation `z` is the
@@ -85,25 +85,6 @@ class Arms:
                 shape = (self._base, self._hinge, self._length, self._reach, self._body)
                 self._moved[place] = tuple(part.to(z) for part in shape)
         return self._moved[place]
-
-    def render(
-        self, z: Tensor, rotation: Tensor, shift: Tensor, *, box: int, pixel_size: float
-    ) -> Tensor:
-        """Clean images of conformations in given poses, exact.
-
-        Args:
-            z: `(..., k)` conformations.
-            rotation: `(..., 3, 3)` rotations about the beam.
-            shift: `(..., 2)` displacements in Å.
-            box: Pixels along an edge.
-            pixel_size: Å per pixel.
-
-        Returns:
-            `(..., box, box)`, indexed `[y, x]`.
-        """
-        seen = self.centres(z) @ rotation.transpose(-1, -2)
-        seen = seen[..., :2] + shift.unsqueeze(-2)
-        return splat(seen, self.width.to(z), self.weight.to(z), box=box, pixel_size=pixel_size)
 
 
 def TwoArms(*, radius: float = 48.0) -> Arms:  # noqa: N802 - reads as the molecule's name

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pyrocryo.errors import InputError
-from pyrocryo.imaging import splat
+from pyrocryo.molecules.gaussians import Gaussians
 
 __all__ = ["Arms3D"]
 
@@ -18,7 +18,7 @@ REACH = (0.18, 0.33, 0.48)
 GOLDEN = math.pi * (3 - math.sqrt(5))
 
 
-class Arms3D:
+class Arms3D(Gaussians):
     r"""A body with `k` arms that stand out to all sides and swing independently.
 
     Arm `i` points along :math:`d_i`, evenly spread over the sphere, and swings towards an
@@ -77,18 +77,3 @@ class Arms3D:
                 shape = (self._along, self._side, reach, np.array(BODY))
                 self._moved[place] = tuple(torch.as_tensor(part).to(z) for part in shape)
         return self._moved[place]
-
-    def render(
-        self, z: Tensor, rotation: Tensor, shift: Tensor, *, box: int, pixel_size: float
-    ) -> Tensor:
-        """Clean images `(..., box, box)` of conformations in given poses, exact.
-
-        Args:
-            z: `(..., k)` conformations.
-            rotation: `(..., 3, 3)` rotations.
-            shift: `(..., 2)` displacements in Å.
-            box: Pixels along an edge.
-            pixel_size: Å per pixel.
-        """
-        seen = self.centres(z) @ rotation[..., :2, :].transpose(-1, -2) + shift.unsqueeze(-2)
-        return splat(seen, self.width.to(z), self.weight.to(z), box=box, pixel_size=pixel_size)
