@@ -53,14 +53,9 @@ def imaged(
 ) -> Particles:
     """Draws poses and noise, and renders `z` `(N, [T,] K)`.
 
-    Args:
-        molecule, snr, box, pixel_size, max_shift, max_angle, ctf, contrast, spectrum: As for
-            :func:`pyrocryo.simulate.poses`.
-        z: Conformations.
-        rng: What everything is drawn from.
-        turns: `(N, T, 3, 3)`, by which the frames are turned from the pose drawn for the first of
-            them; without, each frame has a pose of its own.
-        **fields: Kept with the particles.
+    ``turns`` `(N, T, 3, 3)` are those of the frames from the pose drawn for the first of them;
+    without, each frame has a pose of its own. ``fields`` are kept with the particles; all else is
+    as for :func:`pyrocryo.simulate.poses`.
     """
     if not snr > 0:
         raise InputError(f"snr: expected a positive ratio of variances, got {snr}")

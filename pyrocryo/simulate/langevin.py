@@ -137,8 +137,8 @@ class _Well:
         if max(density[0], density[-1]) > NEGLIGIBLE:
             raise InputError(
                 f"energies[{k}]: does not confine within ± {grid[-1]:g} at temperature "
-                f"{temperature:g}; the density at the end is {max(density[0], density[-1]):.2g} of "
-                "its maximum"
+                f"{temperature:g}; the density at the end is "
+                f"{max(density[0], density[-1]):.2g} of its maximum"
             )
         force = -np.gradient(level, grid)
         curvature = -np.gradient(force, grid)

@@ -95,9 +95,7 @@ def time_resolved(
     if boundary not in BOUNDARIES:
         raise InputError(f"boundary: expected one of {BOUNDARIES}, got {boundary!r}")
     if boundary == "ar" and not 2 * scale**2 < 1:
-        raise InputError(
-            f"scale: an ar process of unit variance needs less than .707, got {scale}"
-        )
+        raise InputError(f"scale: an ar process of unit variance needs < .707, got {scale}")
     if not 0 <= correlation <= 1:
         raise InputError(f"correlation: expected a number in [0, 1], got {correlation}")
     if turn is not None and not turn > 0:
@@ -190,7 +188,7 @@ def tilt_pairs(
     tilt: float | None = None,
     **imaging: Any,
 ) -> Particles:
-    """Molecules seen several times in one conformation, each time in another pose.
+    r"""Molecules seen several times in one conformation, each time in another pose.
 
     `z` is standard normal (reflected at ± 3) and the same in all frames of a molecule; shift, CTF
     and noise are drawn anew for each.
@@ -202,7 +200,7 @@ def tilt_pairs(
         frames: Frames T of each molecule.
         tilt: Degrees by which the stage is tilted from a frame to the next, about the y axis of
             the image (counter-clockwise to who looks against it): frame t + 1 is seen in the pose
-            :math:`R_y(t \\cdot tilt) A_1`. Only in space. Without, all poses are fresh.
+            :math:`R_y(t \cdot tilt) A_1`. Only in space. Without, all poses are fresh.
         **imaging: As for :func:`pyrocryo.simulate.poses`.
 
     Returns:
@@ -211,9 +209,7 @@ def tilt_pairs(
     if frames < 2:
         raise InputError(f"frames: tilted particles need at least 2 frames, got {frames}")
     if tilt is not None and getattr(molecule, "spatial", 2) != 3:
-        raise InputError(
-            "tilt: only a molecule in space can be tilted; in the plane, leave it out"
-        )
+        raise InputError("tilt: only a molecule in space tilts; in the plane, leave it out")
     if tilt is not None and not 0 < abs(tilt) < 180:
         raise InputError(f"tilt: expected degrees between 0 and 180, got {tilt}")
     rng = np.random.default_rng(seed)
