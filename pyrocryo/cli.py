@@ -242,17 +242,19 @@ class Report:
 
 @dataclass
 class Compare:
-    """Print one table over several run folders."""
+    """Print one table over run folders, and how they differ from the first, seed by seed."""
 
     run_folders: tyro.conf.Positional[tuple[Path, ...]]
     """Run folders."""
+    out: Path | None = None
+    """Also write the differences (means, intervals, wins, p, ranks) to this JSON file."""
 
     def run(self) -> None:
         from pyrocryo import report
 
         if not self.run_folders:
             raise InputError("compare: name at least one run folder")
-        print(report.compare(self.run_folders))
+        print(report.compare(self.run_folders, out=self.out))
 
 
 @dataclass

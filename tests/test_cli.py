@@ -1,6 +1,7 @@
 """The command line on good and bad input: bad input gets one line, exit code 2, and no files."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -47,7 +48,13 @@ def test_simulate_fit_report_compare(stack, tmp_path, capsys):
     (out / "report.html").unlink()
     assert main(["report", str(out)]) == 0
     assert (out / "report.html").read_text() == page
-    assert main(["compare", str(out), str(out)]) == 0
+    other = shutil.copytree(out, tmp_path / "other")
+    capsys.readouterr()
+    assert main(["compare", str(out), str(other), "--out", str(tmp_path / "c.json")]) == 0
+    assert "other - run, seed by seed (2 seeds)" in capsys.readouterr().out
+    assert json.loads((tmp_path / "c.json").read_text())["seeds"] == [0, 1]
+    assert main(["compare", str(out), str(out)]) == 2
+    assert "names one of them twice" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -2,55 +2,80 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy.optimize import linear_sum_assignment
-from scipy.stats import ortho_group, rankdata
+from scipy.stats import ortho_group
 
 from pyrocryo.errors import InputError
+from pyrocryo.metrics.factors import Factors, correlation, pair_up
 from pyrocryo.metrics.score import Score, paired, permuted_columns
 
-__all__ = ["correlation", "matched", "mcc", "rotation_angle", "whitened"]
+__all__ = ["correlation", "matched", "mcc", "mcc_value", "rotation_angle", "whitened"]
 
 PERMUTATIONS = 20  # behind a floor
 ROTATIONS = 1000
 
 
-def mcc(factors: np.ndarray, z: np.ndarray, *, kind: str = "pearson", seed: int = 0) -> Score:
+def mcc(
+    factors: np.ndarray | Sequence[np.ndarray] | Factors,
+    z: np.ndarray,
+    *,
+    kind: str = "pearson",
+    kinds: Sequence[str] | None = None,
+    seed: int = 0,
+) -> Score:
     r"""Mean |correlation| of factors and latents under the best one-to-one assignment.
 
     .. math:: MCC = \max_\pi \frac1K \sum_k |corr(f_k, z_{\pi(k)})|
 
     (Khemakhem et al. 2020.) Rectangular: a factor without a latent counts as 0, surplus latents
     do not count. After a rotation by θ of two equally distributed factors MCC is
-    max(|cos θ|, |sin θ|), so .71 at K = 2 means that nothing was separated.
+    max(|cos θ|, |sin θ|), so .71 at K = 2 means that nothing was separated. Angles and rotations
+    correlate with a latent by their multiple R
+    (:meth:`~pyrocryo.metrics.factors.Factors.association`); there is no rotation floor then.
 
     Args:
-        factors: `(N, K)` true factors.
+        factors: `(N, K)` true factors, or blocks of any kind.
         z: `(N, L)` latents.
         kind: "pearson", or "spearman" for a score that monotone maps leave alone.
+        kinds: "linear", "circular" or "so3", one a factor.
         seed: Draws the floors.
     """
     if kind not in ("pearson", "spearman"):
         raise InputError(f"kind: expected 'pearson' or 'spearman', got {kind!r}")
-    factors, z = paired(factors, z)
+    factors, z = pair_up(factors, z, kinds)
     rng = np.random.default_rng(seed)
-    permuted = [matched(factors, permuted_columns(z, rng), kind)[0] for _ in range(PERMUTATIONS)]
+    permuted = [mcc_value(factors, permuted_columns(z, rng), kind) for _ in range(PERMUTATIONS)]
+    value, floor = mcc_value(factors, z, kind), float(np.mean(permuted))
+    if set(factors.kinds) != {"linear"}:
+        return Score(value, floor)
     # whitened factors turned by Q correlate with the factors as |Q|, ranks of Gaussian ones as
     # (6 / pi) asin(|Q| / 2)
-    turned = np.abs(_rotations(factors.shape[1], rng))
+    turned = np.abs(_rotations(factors.count, rng))
     if kind == "spearman":
         turned = 6 / np.pi * np.arcsin(turned / 2)
     rotated = [q[linear_sum_assignment(-q)].mean() for q in turned]
-    return Score(matched(factors, z, kind)[0], float(np.mean(permuted)), float(np.mean(rotated)))
+    return Score(value, floor, float(np.mean(rotated)))
+
+
+def mcc_value(factors: Factors, z: np.ndarray, kind: str = "pearson") -> float:
+    """The MCC alone."""
+    return _assigned(factors.association(z, kind))[0]
 
 
 def matched(
     factors: np.ndarray, z: np.ndarray, kind: str = "pearson"
 ) -> tuple[float, np.ndarray, np.ndarray]:
     """MCC, and the matched factor and latent of each pair."""
-    size = np.abs(correlation(factors, z, kind))
+    return _assigned(np.abs(correlation(factors, z, kind)))
+
+
+def _assigned(size: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+    """Mean over factors of `(K, L)` under the best assignment, and the pairs of it."""
     rows, columns = linear_sum_assignment(-size)
-    return float(size[rows, columns].sum() / factors.shape[1]), rows, columns
+    return float(size[rows, columns].sum() / len(size)), rows, columns
 
 
 def rotation_angle(factors: np.ndarray, z: np.ndarray) -> Score:
@@ -97,12 +122,3 @@ def _rotations(dim: int, rng: np.random.Generator) -> np.ndarray:
     if dim == 1:
         return np.ones((1, 1, 1))
     return ortho_group.rvs(dim, size=ROTATIONS, random_state=rng)
-
-
-def correlation(a: np.ndarray, b: np.ndarray, kind: str = "pearson") -> np.ndarray:
-    """`(columns of a, columns of b)`; a column that never varies correlates 0 with everything."""
-    if kind == "spearman":
-        a, b = rankdata(a, axis=0), rankdata(b, axis=0)
-    a, b = a - a.mean(axis=0), b - b.mean(axis=0)
-    norms = np.linalg.norm(a, axis=0)[:, None] * np.linalg.norm(b, axis=0)
-    return np.divide(a.T @ b, norms, out=np.zeros_like(norms), where=norms > 0)

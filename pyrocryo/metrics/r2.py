@@ -2,41 +2,73 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from pyrocryo.errors import InputError
-from pyrocryo.metrics.score import Score, paired, permuted_columns
+from pyrocryo.metrics.factors import Factors, pair_up
+from pyrocryo.metrics.score import Score, permuted_columns
 
-__all__ = ["cubic", "halves", "held_out", "r2"]
+__all__ = ["block_r2", "cubic", "halves", "held_out", "r2", "r2_value"]
 
 NEIGHBOURS = 10
 
 
 def r2(
-    factors: np.ndarray, z: np.ndarray, *, kind: str = "linear", frames: int = 1, seed: int = 0
+    factors: np.ndarray | Sequence[np.ndarray] | Factors,
+    z: np.ndarray,
+    *,
+    kind: str = "linear",
+    kinds: Sequence[str] | None = None,
+    frames: int = 1,
+    seed: int = 0,
 ) -> Score:
     """R² of a regression of factors on latents, fitted on one half and scored on the other.
 
     The mean over factors of 1 - SS_residual / SS_total. "linear" is least squares (blind to any
     invertible linear map of `z`), "cubic" the same on cubic polynomials of `z`, "knn" the mean
     over 10 nearest neighbours in standardised `z` (both blind to smooth warps as well). Near 1
-    with a low MCC: the information is there, but turned.
+    with a low MCC: the information is there, but turned. An angle is predicted as (cos, sin) and
+    a rotation by its entries, whose sums of squares are added up.
 
     Args:
-        factors: `(N, K)` true factors.
+        factors: `(N, K)` true factors, or blocks of any kind.
         z: `(N, L)` latents.
         kind: "linear", "cubic" or "knn".
+        kinds: "linear", "circular" or "so3", one a factor.
         frames: Consecutive rows that belong to one molecule, and go into the same half.
         seed: Draws the halves and the floor.
     """
     if kind not in ("linear", "cubic", "knn"):
         raise InputError(f"kind: expected 'linear', 'cubic' or 'knn', got {kind!r}")
-    factors, z = paired(factors, z)
+    factors, z = pair_up(factors, z, kinds)
     rng = np.random.default_rng(seed)
     parts = halves(len(z), frames, seed)
     return Score(
-        held_out(factors, z, parts, kind),
-        held_out(factors, permuted_columns(z, rng), parts, kind),
+        r2_value(factors, z, parts, kind),
+        r2_value(factors, permuted_columns(z, rng), parts, kind),
+    )
+
+
+def r2_value(
+    factors: Factors, z: np.ndarray, parts: tuple[np.ndarray, np.ndarray], kind: str = "linear"
+) -> float:
+    """The R² alone, on given halves."""
+    predicted = _predicted(np.column_stack(factors.targets), z, parts, kind)
+    return float(np.mean(block_r2([t[parts[1]] for t in factors.targets], predicted)))
+
+
+def block_r2(targets: Sequence[np.ndarray], predicted: np.ndarray) -> np.ndarray:
+    """R² of each factor `(K,)`, the targets `(N, 1 | 2 | 9)` of each beside one another."""
+    from sklearn.metrics import r2_score
+
+    edges = np.cumsum([target.shape[1] for target in targets])[:-1]
+    return np.array(
+        [
+            r2_score(target, found, multioutput="variance_weighted")
+            for target, found in zip(targets, np.split(predicted, edges, axis=1), strict=True)
+        ]
     )
 
 
@@ -54,8 +86,15 @@ def held_out(
     factors: np.ndarray, z: np.ndarray, parts: tuple[np.ndarray, np.ndarray], kind: str
 ) -> float:
     """R² of ``factors`` from `z`, fitted on one half of the particles, scored on the other."""
-    from sklearn.linear_model import LinearRegression
     from sklearn.metrics import r2_score
+
+    return float(r2_score(factors[parts[1]], _predicted(factors, z, parts, kind)))
+
+
+def _predicted(
+    targets: np.ndarray, z: np.ndarray, parts: tuple[np.ndarray, np.ndarray], kind: str
+) -> np.ndarray:
+    from sklearn.linear_model import LinearRegression
     from sklearn.neighbors import KNeighborsRegressor
 
     sd = z.std(axis=0)
@@ -68,8 +107,7 @@ def held_out(
         if kind == "knn"
         else LinearRegression()
     )
-    predicted = model.fit(z[fit], factors[fit]).predict(z[score])
-    return float(r2_score(factors[score], predicted))
+    return model.fit(z[fit], targets[fit]).predict(z[score])
 
 
 def cubic(x: np.ndarray) -> np.ndarray:

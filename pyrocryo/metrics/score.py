@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from pyrocryo.errors import InputError
 
-__all__ = ["Score", "paired", "permuted_columns"]
+__all__ = ["Score", "active", "paired", "permuted_columns", "with_floor"]
+
+FLOORS = 5  # permutations behind the floor of a metric over thousands of particles
 
 
 @dataclass(frozen=True)
@@ -53,3 +56,24 @@ def paired(factors: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def permuted_columns(z: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """`z` with each column permuted over the particles, so that nothing is left but marginals."""
     return rng.permuted(z, axis=0)
+
+
+def with_floor(
+    value: Callable[[np.ndarray], float], z: np.ndarray, seed: int, permutations: int = FLOORS
+) -> Score:
+    """``value`` of latents `(N, L)` beside its mean over permuted ones."""
+    rng = np.random.default_rng(seed)
+    permuted = [value(permuted_columns(z, rng)) for _ in range(permutations)]
+    return Score(value(z), float(np.mean(permuted)))
+
+
+def active(z: np.ndarray, threshold: float) -> np.ndarray:
+    """Which latents `(L,)` have at least this share of the largest latent's sd.
+
+    Raises:
+        InputError: If no latent varies at all.
+    """
+    sd = z.std(axis=0)
+    if not sd.max() > 0:
+        raise InputError("z: no latent varies")
+    return (sd > 0) & (sd >= threshold * sd.max())

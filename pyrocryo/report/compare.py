@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pyrocryo.errors import InputError
+from pyrocryo.files import replacing
+from pyrocryo.report.differences import differences, told
 from pyrocryo.report.page import read_run
 
 __all__ = ["compare"]
@@ -24,21 +28,36 @@ COLUMNS = {
 ONE_DIGIT = ("elbo", "angle_deg", "pose_error_deg", "pose_error_frame_deg")
 
 
-def compare(folders: Sequence[str | Path]) -> str:
+def compare(folders: Sequence[str | Path], *, out: str | Path | None = None) -> str:
     """A table of runs: metrics as mean ± sd over seeds, their floors, agreement between seeds.
+
+    Several runs are also compared with the first, seed by seed, on every metric of
+    disentanglement (:mod:`pyrocryo.report.differences`).
 
     Args:
         folders: Run folders.
+        out: A JSON file for the numbers behind the differences.
 
     Returns:
         Plain text, one line a run and two for the floors. Floors are means over the runs:
         "permuted" for latents whose columns are shuffled, "rotated" for perfect latents after a
-        random rotation.
+        random rotation. Then the differences, where there are several runs with shared seeds.
     """
     names = [Path(folder).name for folder in folders]
     if len(set(names)) < len(names):
         names = [str(folder) for folder in folders]
+    if len(set(names)) < len(names):
+        raise InputError(f"run folders: {', '.join(names)} names one of them twice")
     runs = [read_run(folder) for folder in folders]
+    found = differences(dict(zip(names, runs, strict=True)))
+    if out is not None:
+        with replacing(Path(out)) as temporary:
+            temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    text = _table(names, runs)
+    return "\n".join([text, "", *told(found, names[0])]) if len(runs) > 1 else text
+
+
+def _table(names: Sequence[str], runs: Sequence[Mapping[str, Any]]) -> str:
     shown = [key for key in COLUMNS if any(key in run["metrics"] for run in runs)]
     header = ["run", "seeds", *(COLUMNS[key] for key in shown), "seeds agree on the axes"]
     lines = [header]

@@ -1,0 +1,131 @@
+"""All metrics of latents that match true factors, for several seeds at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from pyrocryo.errors import InputError
+from pyrocryo.metrics.dci import dci_values, forest
+from pyrocryo.metrics.explicitness import explicitness_value
+from pyrocryo.metrics.factors import Factors, pair_up
+from pyrocryo.metrics.information import mig_value, modularity_value
+from pyrocryo.metrics.interventions import Encode, Sampler, betavae, factorvae
+from pyrocryo.metrics.irs import irs_value
+from pyrocryo.metrics.mcc import mcc, mcc_value
+from pyrocryo.metrics.r2 import halves, r2_value
+from pyrocryo.metrics.sap import sap_value
+from pyrocryo.metrics.score import Score, permuted_columns
+
+__all__ = ["row", "suite"]
+
+Parts = tuple[np.ndarray, np.ndarray]
+POOLS = {"betavae": 2000, "factorvae": 100}  # pairs, batches of 64, a factor
+
+VALUES: dict[str, Callable[[Factors, np.ndarray, Parts], float]] = {
+    "mcc_pearson": lambda f, z, _: mcc_value(f, z),
+    "mcc_spearman": lambda f, z, _: mcc_value(f, z, "spearman"),
+    "r2_linear": lambda f, z, parts: r2_value(f, z, parts, "linear"),
+    "r2_knn": lambda f, z, parts: r2_value(f, z, parts, "knn"),
+    "mig": lambda f, z, _: mig_value(f, z),
+    "modularity": lambda f, z, _: modularity_value(f, z),
+    "explicitness": explicitness_value,
+    "sap": lambda f, z, _: sap_value(f, z),
+    "irs": lambda f, z, _: irs_value(f, z),
+}
+DCI_NAMES = ("dci_disentanglement", "dci_completeness", "dci_informativeness")
+
+
+def suite(
+    factors: np.ndarray | Sequence[np.ndarray],
+    codes: np.ndarray,
+    *,
+    kinds: Sequence[str] | None = None,
+    sampler: Sampler | None = None,
+    encode: Encode | None = None,
+    frames: int = 1,
+    seed: int = 0,
+) -> dict[str, dict[str, Any]]:
+    """Every metric, seed by seed.
+
+    MCC, R², MIG, Modularity, DCI (with a random forest, named in the row's ``estimator``),
+    Explicitness, SAP and IRS; with a simulator BetaVAE and FactorVAE, too. Classes of factors,
+    halves and floors are made once: a floor belongs to permuted latents of the first seed whose
+    latents can be scored. A metric that is not defined for a seed is NaN there.
+
+    Args:
+        factors: `(N, K)` true factors, or blocks `(N,)` and `(N, 3, 3)`.
+        codes: `(S, N, L)` latents of S seeds, or `(N, L)`.
+        kinds: "linear", "circular" (rad) or "so3", one a factor; numbers if not said.
+        sampler: ``sampler(n, fixed, rng)`` → factors, as for
+            :func:`~pyrocryo.metrics.betavae`; from pools of 2000 pairs and 100 batches a factor.
+        encode: Factors → latents `(S, n, L)`, or `(n, L)`.
+        frames: Consecutive rows that belong to one molecule, and go into the same half.
+        seed: Draws halves, trees and floors.
+
+    Returns:
+        Metric → ``{mean, sd, per_seed, floor}``; MCC also has ``rotation_floor``, DCI
+        ``estimator``.
+    """
+    codes = np.asarray(codes, dtype=np.float64)
+    codes = codes[None] if codes.ndim == 2 else codes
+    if codes.ndim != 3 or not len(codes):
+        raise InputError(f"codes: expected (N, L) or (seeds, N, L), got {codes.shape}")
+    if (sampler is None) != (encode is None):
+        raise InputError("sampler and encode: give both or neither")
+    sound = [z for z in codes if np.isfinite(z).all()]
+    factors, first = pair_up(factors, sound[0] if sound else np.zeros(codes.shape[1:]), kinds)
+    parts = halves(len(first), frames, seed)
+    permuted = permuted_columns(first, np.random.default_rng(seed))
+    table = {}
+    for name, value in VALUES.items():
+        per_seed = [_or_nan(lambda z, f=value: f(factors, z, parts), z) for z in codes]
+        table[name] = row(per_seed, _or_nan(lambda z, f=value: f(factors, z, parts), permuted))
+    for kind in ("pearson", "spearman") if set(factors.kinds) == {"linear"} else ():
+        score = mcc(factors, first, kind=kind, seed=seed)
+        table[f"mcc_{kind}"] |= {"floor": score.floor, "rotation_floor": score.rotation_floor}
+    table |= _dci(factors, codes, permuted, parts, seed)
+    if sampler is not None and encode is not None:
+        for name, metric in (("betavae", betavae), ("factorvae", factorvae)):
+            scores = metric(sampler, encode, pool=POOLS[name], seed=seed)
+            scores = [scores] if isinstance(scores, Score) else scores
+            table[name] = row([score.value for score in scores], scores[0].floor)
+    return table
+
+
+def _dci(
+    factors: Factors, codes: np.ndarray, permuted: np.ndarray, parts: Parts, seed: int
+) -> dict[str, dict[str, Any]]:
+    estimator = forest()
+    floor = dci_values(factors, permuted, parts, estimator, seed)
+    values = np.full((len(codes), 3), np.nan)
+    for n, z in enumerate(codes):
+        if np.isfinite(z).all():
+            values[n] = dci_values(factors, z, parts, estimator, seed, floor[2])
+    return {
+        name: row(values[:, i], floor[i]) | {"estimator": repr(estimator)}
+        for i, name in enumerate(DCI_NAMES)
+    }
+
+
+def _or_nan(value: Callable[[np.ndarray], float], z: np.ndarray) -> float:
+    """The value; NaN where it is not defined (scikit-learn's complaints are ValueErrors, too)."""
+    if not np.isfinite(z).all():
+        return float("nan")
+    try:
+        return value(z)
+    except ValueError:
+        return float("nan")
+
+
+def row(values: Sequence[float] | np.ndarray, floor: float | None = None) -> dict[str, Any]:
+    """A line of ``metrics.json``: ``{mean, sd, per_seed, floor}``."""
+    values = np.asarray(values, dtype=np.float64)
+    return {
+        "mean": float(values.mean()),
+        "sd": float(values.std(ddof=1)) if len(values) > 1 else 0.0,
+        "per_seed": values.tolist(),
+        "floor": None if floor is None else float(floor),
+    }
