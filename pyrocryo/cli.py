@@ -180,8 +180,11 @@ class Simulate:
     The truth goes into extra columns of the star file.
     """
 
-    kind: tyro.conf.Positional[Literal["poses", "time-resolved", "temperature"]]
-    """Independent particles, pairs of frames in time, or samples at three temperatures."""
+    kind: tyro.conf.Positional[
+        Literal["poses", "time-resolved", "temperature", "single-shot", "tilt-pairs"]
+    ]
+    """Independent particles, frames in time, samples at three temperatures, particles seen once at
+    a known time after mixing, or one conformation in several poses."""
     out: tyro.conf.Positional[Path]
     """Star file to write; the images go beside it as .mrcs."""
     n: int = 8000
@@ -198,6 +201,15 @@ class Simulate:
     """Å per pixel."""
     scale: float = 0.5
     """Laplace scale of the steps of time-resolved particles, in standard deviations of z."""
+    frames: int = 2
+    """Frames of each molecule of time-resolved particles and tilt pairs."""
+    steps: Literal["laplace", "student", "jump", "gaussian"] = "laplace"
+    """Shape of the steps of time-resolved particles, all of the same variance."""
+    boundary: Literal["reflected", "ar", "free"] = "reflected"
+    """What keeps time-resolved particles near 0: folding at 3 standard deviations, a pull, or
+    nothing."""
+    correlation: float = 0.0
+    """Of the components of time-resolved particles, at the start and in each step."""
     ctf: bool = False
     """Images are seen through CTFs of a 300 kV microscope, defocus .8 to 2.5 µm."""
 
@@ -206,8 +218,9 @@ class Simulate:
 
         imaging = {"snr": self.snr, "box": self.box, "pixel_size": self.pixel_size}
         imaging["ctf"] = self.ctf
-        if self.kind == "time-resolved":
-            imaging["scale"] = self.scale
+        own = {"tilt-pairs": ("frames",)}
+        own["time-resolved"] = ("frames", "scale", "steps", "boundary", "correlation")
+        imaging |= {name: getattr(self, name) for name in own.get(self.kind, ())}
         draw = getattr(simulate, self.kind.replace("-", "_"))
         particles = draw(molecules.Arms(self.arms), self.n, self.seed, **imaging)
         io.save(particles, self.out)

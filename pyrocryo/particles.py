@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from pyrocryo.errors import InputError
+from pyrocryo.windows import windowed
 
 __all__ = ["PER_IMAGE", "ImageSource", "Particles", "Statistics"]
 
@@ -18,12 +19,14 @@ CHUNK = 1024  # particles read at once when the whole stack is scanned
 CLEAN = 0.1  # background sd over that of all pixels, below which a stack counts as noise-free
 # fields with one entry a frame; all others have one a molecule
 PER_IMAGE = ("rotation", "shift", "ctf", "time", "truth")
+SIMULATED = ("true_rotation", "true_shift", "contrast")  # so do these, which no model reads
 
 
 class ImageSource(Protocol):
     """What images must offer: an array, a memory map, or a lazy list of stacks.
 
-    As with arrays, what an integer array picks is new: whoever asked may change it.
+    As with arrays, what an integer array picks is new: whoever asked may change it. To be cut into
+    windows, frames must also be had by a pair of integer arrays, molecules and frames.
     """
 
     shape: tuple[int, ...]
@@ -185,6 +188,37 @@ class Particles:
         new.fields = self.fields | checked
         new._batch = namedtuple("Batch", ("images", "index", "pixel_size", *new.fields))
         new._digest = None
+        return new
+
+    def windows(self, frames: int) -> Particles:
+        """Trajectories of T frames as all their T - ``frames`` + 1 windows of consecutive frames.
+
+        A model of pairs so trains on long trajectories. Images stay where they are, each in up to
+        ``frames`` windows, and are read when asked for. What is known of each frame is cut, what
+        is known of a molecule repeated, and the windows of one molecule are held out together or
+        not at all. ``index`` counts windows: the molecule's, times T - ``frames`` + 1, plus the
+        first frame.
+        """
+        if self.frames is None or not 1 < frames <= self.frames:
+            raise InputError(
+                f"frames: expected 2 to {self.frames} frames a window, got {frames}"
+                if self.frames
+                else "frames: these particles have none, so there are no windows"
+            )
+        first = np.arange(self.frames - frames + 1)
+        several, cut = len(first), first[:, None] + np.arange(frames)
+        new = self._copy()
+        new.images = windowed(self.images, frames)
+        new._rows = (self._rows[:, None] * self.frames + first).ravel()
+        new.index = (self.index[:, None] * several + first).ravel()
+        new.fields = {
+            name: value[:, cut].reshape(-1, frames, *value.shape[2:])
+            if name in PER_IMAGE + SIMULATED
+            else value.repeat(several, axis=0)
+            for name, value in self.fields.items()
+        }
+        new._test = None if self._test is None else self._test.repeat(several)
+        new._statistics = new._digest = None
         return new
 
     def raw(self, index: np.ndarray) -> np.ndarray:

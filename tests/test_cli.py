@@ -57,11 +57,26 @@ def test_simulate_fit_report_compare(stack, tmp_path, capsys):
     assert "names one of them twice" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("kind", ["poses", "temperature"])
-def test_simulate_is_what_python_gives(kind, tmp_path):
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("poses", {}),
+        ("temperature", {}),
+        ("single-shot", {}),
+        ("tilt-pairs", {"frames": 3}),
+        (
+            "time-resolved",
+            {"frames": 3, "steps": "jump", "boundary": "ar", "correlation": 0.5, "scale": 0.2},
+        ),
+    ],
+)
+def test_simulate_is_what_python_gives(kind, options, tmp_path):
     path = tmp_path / "p.star"
-    assert main(["simulate", kind, str(path), "--n", "12", "--arms", "3", "--seed", "5"]) == 0
-    expected = getattr(pc.simulate, kind)(pc.molecules.Arms(3), 12, 5)
+    words = [w for name, value in options.items() for w in (f"--{name}", str(value))]
+    line = ["simulate", kind, str(path), "--n", "12", "--arms", "3", "--seed", "5", *words]
+    assert main(line) == 0
+    draw = getattr(pc.simulate, kind.replace("-", "_"))
+    expected = draw(pc.molecules.Arms(3), 12, 5, **options)
     loaded = pc.io.load(path)
     np.testing.assert_array_equal(loaded.batch(np.arange(12)).images, expected.images)
     np.testing.assert_allclose(loaded.truth, expected.truth, atol=1e-6)

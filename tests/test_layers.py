@@ -17,6 +17,7 @@ FLOORS = [
         "quaternions",
         "registered",
         "perceptron",
+        "windows",
     },
     {"rotation_laws"},
     {"particles", "metrics", "rotated_normal", "plots", "context"},

@@ -144,3 +144,88 @@ def test_unknown_field_lists_what_there_is(images):
     particles = pc.Particles(images, shift=np.zeros((40, 2)))
     with pytest.raises(AttributeError, match=r"no field 'temperature', only \['shift'\]"):
         _ = particles.temperature
+
+
+def _long(images, rng, **options):
+    shape = (5, 8)
+    return pc.Particles(
+        images.reshape(*shape, 8, 8),
+        time=np.arange(40.0).reshape(shape),
+        truth=rng.standard_normal((*shape, 3)),
+        temperature=np.arange(1.0, 6.0),
+        true_shift=rng.standard_normal((*shape, 2)),
+        label=np.arange(40).reshape(5, 8),
+        test_fraction=0.4,
+        **options,
+    )
+
+
+class _Lazy:
+    def __init__(self, images):
+        self.images, self.shape, self.read = images, images.shape, 0
+
+    def __getitem__(self, index):
+        found = self.images[index]
+        self.read += found.size // 64
+        return found
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_windows_are_consecutive_frames(images, rng, lazy):
+    long = _long(images, rng)
+    source = _Lazy(long.images) if lazy else long.images
+    windows = _long(images, np.random.default_rng(1)) if lazy else long
+    windows.images = source
+    windows = windows.windows(3)
+    assert len(windows) == 30
+    assert windows.frames == 3
+    assert windows.index.tolist() == list(range(30))
+    assert windows.in_memory != lazy
+    batch = windows.batch(np.array([29, 7, 0]))
+    for i, (molecule, first) in enumerate(((4, 5), (1, 1), (0, 0))):
+        cut = slice(first, first + 3)
+        np.testing.assert_array_equal(batch.images[i], long.images[molecule, cut])
+        np.testing.assert_array_equal(batch.time[i], long.time[molecule, cut])
+        assert batch.temperature[i] == long.temperature[molecule]
+        assert batch.label[i].tolist() == long.label[molecule].tolist()
+    assert batch.true_shift.shape == (3, 3, 2)
+    if lazy:
+        assert source.read == 9
+    else:
+        assert np.shares_memory(windows.images, long.images)
+
+
+def test_windows_of_a_molecule_are_held_out_together(images, rng):
+    long = _long(images, rng)
+    assert len(long.windows(2).test) == 2 * 7
+    held = set(long.windows(2).test.index // 7)
+    assert held == set(long.test.index)
+    assert set(long.windows(2).train.index // 7) == set(long.train.index)
+    # cut first or split first: the same
+    for part in ("train", "test"):
+        one, other = getattr(long.windows(2), part), getattr(long, part).windows(2)
+        assert one.digest() == other.digest()
+        np.testing.assert_array_equal(one.index, other.index)
+    assert long.windows(8).digest() == long.digest()
+    twice, once = long.windows(4).windows(2).train, long.windows(2).train
+    assert len(twice) == 3 * 5 * 3
+    assert {x.numpy().tobytes() for x in twice.batch(np.arange(45)).images} == {
+        x.numpy().tobytes() for x in once.batch(np.arange(21)).images
+    }
+
+
+def test_windows_of_mapped_images_stay_on_disk(images, tmp_path):
+    np.save(tmp_path / "x.npy", images.reshape(5, 8, 8, 8))
+    mapped = pc.Particles(np.load(tmp_path / "x.npy", mmap_mode="r")).windows(2)
+    assert isinstance(mapped.images, np.memmap)
+    assert not mapped.in_memory
+    np.testing.assert_array_equal(mapped.raw(np.array([8])), [images[9:11]])
+    assert mapped.standardised().batch(np.array([8])).images.is_contiguous()
+
+
+@pytest.mark.parametrize("frames", [1, 9])
+def test_windows_need_frames(images, rng, frames):
+    with pytest.raises(pc.InputError, match="expected 2 to 8 frames a window"):
+        _long(images, rng).windows(frames)
+    with pytest.raises(pc.InputError, match="these particles have none"):
+        pc.Particles(images).windows(2)

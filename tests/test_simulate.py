@@ -3,7 +3,7 @@ import pytest
 import torch
 
 import pyrocryo as pc
-from pyrocryo.simulate.datasets import _reflected
+from pyrocryo.simulate.images import reflected
 
 MAKE = {
     "poses": pc.simulate.poses,
@@ -95,7 +95,7 @@ def test_default_temperatures_are_not_proportional():
 
 def test_reflection_folds_back():
     np.testing.assert_allclose(
-        _reflected(np.array([0, 2.9, 3.1, -3.5, 9.0])), [0, 2.9, 2.9, -2.5, -3], atol=1e-12
+        reflected(np.array([0, 2.9, 3.1, -3.5, 9.0])), [0, 2.9, 2.9, -2.5, -3], atol=1e-12
     )
 
 

@@ -18,7 +18,7 @@ from pyrocryo.imaging import modulated
 from pyrocryo.pair import Pair
 from pyrocryo.particles import Particles
 from pyrocryo.poses import shift_of, turn, turned
-from pyrocryo.simulate.datasets import MARGIN
+from pyrocryo.simulate.images import MARGIN
 
 __all__ = ["Learned", "Truth", "moved_by", "oracle"]
 

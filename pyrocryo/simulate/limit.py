@@ -11,7 +11,7 @@ from torch import Tensor
 from pyrocryo.errors import InputError
 from pyrocryo.imaging import modulated
 from pyrocryo.particles import Particles
-from pyrocryo.simulate.datasets import MARGIN
+from pyrocryo.simulate.images import MARGIN
 
 __all__ = ["information_limit"]
 
