@@ -14,7 +14,7 @@ from pyrocryo.errors import InputError
 from pyrocryo.metrics.interventions import Encode, Sampler
 from pyrocryo.pair import Pair
 from pyrocryo.particles import PER_IMAGE, Particles
-from pyrocryo.simulate.datasets import _reflected as reflected
+from pyrocryo.simulate.images import reflected
 from pyrocryo.svi import Fit
 
 __all__ = ["simulator"]
