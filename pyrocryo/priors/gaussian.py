@@ -21,13 +21,12 @@ class GaussianTransition(Transition):
         p(z) = N(z_1; 0, I) \prod_{t > 1} \prod_k N(z_{t,k}; a_k z_{t-1,k}, 1 - a_k^2), \quad
         a_k = e^{-r_k}
 
-    Rotation invariant if all rates are equal, at any number of frames: a turn by 45° costs
-    0 nats, and steps tell nothing of axes (negative control). Different rates
-    break the symmetry (components of different speed; SOBI, Belouchrani et al. 1997) for linear
-    maps: a turn by 45° costs .094 nats a pair for rates
-    .2 and .4, 1.2 for .1 and 1. But the mixed derivative of :math:`\ln p(z_t | z_{t-1})` is constant
-    (quasi-Gaussian; second singular value over first 0), so the nonlinear theory of Hyvärinen &
-    Morioka (2017) never applies.
+    Rotation invariant if all rates are equal, at any number of frames: a turn by 45° costs 0 nats,
+    and steps tell nothing of axes (negative control). Different rates break the symmetry
+    (components of different speed; SOBI, Belouchrani et al. 1997) for linear maps: a turn by 45°
+    costs .094 nats a pair for rates .2 and .4, 1.2 for .1 and 1. But the mixed derivative of
+    :math:`\ln p(z_t | z_{t-1})` is constant (quasi-Gaussian; second singular value over first 0),
+    so the nonlinear theory of Hyvärinen & Morioka (2017) never applies.
 
     Args:
         dim: Size K of `z` in each frame.

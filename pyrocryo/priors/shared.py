@@ -10,7 +10,7 @@ from torch.distributions import constraints
 
 from pyrocryo.errors import InputError
 from pyrocryo.priors.quadrature import hermite, resolved
-from pyrocryo.priors.transition import Transition, normal_log_prob
+from pyrocryo.priors.transition import Transition, log_sum, normal_log_prob
 
 __all__ = ["SharedFactors"]
 
@@ -27,10 +27,10 @@ class SharedFactors(Transition):
     Pairs that share an unknown subset of factors, unknown also in size (Locatello et al. 2020b),
     as a density instead of a rule for the encoder; a Gaussian width in place of equality. Every
     frame is N(0, I) on its own. Frames share subsets of their own with the first. A share near 1
-    serves tilt pairs, where all of `z` is the same and the pose is not (frames then tell nothing
-    of axes: at 1 the prior is Gaussian and rotation invariant).
+    serves tilt pairs, where all of `z` is the same and the pose is not (frames then tell little
+    of axes: towards 1 the prior becomes Gaussian and rotation invariant).
 
-    Not rotation invariant below 1. Turning the axes of K = 2 by 45° costs .96 nats a pair at share
+    Not rotation invariant. Turning the axes of K = 2 by 45° costs .96 nats a pair at share
     .5 and width .1, .61 at .9, .097 at .99.
 
     The KL integrates over the difference of two frames and the later frame by quadrature (64 × 8
@@ -40,7 +40,7 @@ class SharedFactors(Transition):
 
     Args:
         dim: Size K of `z` in each frame.
-        share: Chance `s` that a component is shared, up to 1: a number, `(K,)`, or
+        share: Chance `s` that a component is shared, below 1: a number, `(K,)`, or
             `(..., T - 1, K)`, a row for each later frame.
         width: Standard deviation `w` of a shared component about the first frame's, below 1,
             shaped alike.
@@ -49,8 +49,8 @@ class SharedFactors(Transition):
     """
 
     arg_constraints = {
-        "share": constraints.independent(constraints.unit_interval, 1),
-        "width": constraints.independent(constraints.unit_interval, 1),
+        "share": constraints.independent(constraints.positive, 1),
+        "width": constraints.independent(constraints.positive, 1),
     }
     has_rsample = False  # what is shared has no gradient
 
@@ -65,8 +65,8 @@ class SharedFactors(Transition):
     ) -> None:
         options = {"frames": frames, "validate_args": validate_args}
         super().__init__(dim, share=share, width=width, **options)
-        if validate_args is not False and not (self.share <= 1).all():
-            raise InputError(f"share: expected a chance, at most 1, got {share}")
+        if validate_args is not False and not (self.share < 1).all():
+            raise InputError(f"share: expected a chance below 1, got {share}")
         if validate_args is not False and not (self.width < 1).all():
             raise InputError(f"width: expected less than 1, the spread of z, got {width}")
 
@@ -88,7 +88,7 @@ class SharedFactors(Transition):
     def _mixed(self, difference: Tensor, later: Tensor) -> Tensor:
         share, width = self.share.to(later), self.width.to(later)
         same = share.log() + normal_log_prob(difference, width)
-        return torch.logaddexp(same, (-share).log1p() + normal_log_prob(later, 1.0))
+        return log_sum(same, (-share).log1p() + normal_log_prob(later, 1.0))
 
     def follow(self, first: Tensor) -> Tensor:
         shape = torch.Size([*first.shape[:-2], self.frames - 1, self.dim])

@@ -23,11 +23,11 @@ class StudentTransition(Transition):
                \left(1 + \frac{(z_{t,k} - z_{t-1,k})^2}{\nu s_k^2}\right)^{-(\nu + 1) / 2}, \quad
         c_\nu = \frac{\Gamma((\nu + 1) / 2)}{\Gamma(\nu / 2) \sqrt{\pi \nu}}
 
-    Not rotation invariant. Turning the axes of K = 2 by 45° costs .133 nats a pair at ν = 3 (Laplace:
-    .121), .053 at 5, .014 at 10, whatever the scale. Smooth, so that the theory of permutation-contrastive learning
-    (Hyvärinen & Morioka 2017) applies as well, which needs the mixed derivative of
-    :math:`\ln p(z_t | z_{t-1})` not to be of rank one: second singular value over first .625 at
-    ν = 3.
+    Not rotation invariant. Turning the axes of K = 2 by 45° costs .133 nats a pair at ν = 3
+    (Laplace: .121), .053 at 5, .014 at 10, whatever the scale. Smooth, so that the theory of
+    permutation-contrastive learning (Hyvärinen & Morioka 2017) applies as well, which needs the
+    mixed derivative of :math:`\ln p(z_t | z_{t-1})` not to be of rank one: second singular value
+    over first .625 at ν = 3.
 
     Args:
         dim: Size K of `z` in each frame.

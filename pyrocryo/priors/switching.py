@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyrocryo.errors import InputError
-from pyrocryo.priors.transition import Transition, normal_log_prob
+from pyrocryo.priors.transition import Transition, log_sum, normal_log_prob
 
 __all__ = ["SwitchingTransition"]
 
@@ -28,9 +28,9 @@ class SwitchingTransition(Transition):
     T = 2 it is :class:`pyrocryo.priors.JumpTransition` with the jump's chance ``share``, at large
     `r` at any T.
 
-    Not rotation invariant. Turning the axes of K = 2 by 45° costs .71 nats a pair with the scales and
-    share below, and 4.8 nats a molecule of T = 8 at r = .2 (.69 a step). No KL in closed form is registered, as steps depend on one
-    another under the prior: the ELBO samples it.
+    Not rotation invariant. Turning the axes of K = 2 by 45° costs .71 nats a pair with the scales
+    and share below, and 4.8 nats a molecule of T = 8 at r = .2 (.69 a step). No KL in closed form
+    is registered, as steps depend on one another under the prior: the ELBO samples it.
 
     Args:
         dim: Size K of `z` in each frame.
@@ -48,7 +48,7 @@ class SwitchingTransition(Transition):
         "rate": constraints.independent(constraints.positive, 1),
         "slow": constraints.independent(constraints.positive, 1),
         "fast": constraints.independent(constraints.positive, 1),
-        "share": constraints.independent(constraints.unit_interval, 1),
+        "share": constraints.independent(constraints.positive, 1),
     }
     has_rsample = False  # which state it is in has no gradient
 
@@ -107,12 +107,12 @@ class SwitchingTransition(Transition):
         prior = (-share).log1p(), share.log()
         a, b = (p[..., 0, :] + e[..., 0, :] for p, e in zip(prior, emitted, strict=True))
         for t in range(1, self.frames - 1):
-            mixed = torch.logaddexp(a, b) + change[..., t, :]
+            mixed = log_sum(a, b) + change[..., t, :]
             a, b = (
-                torch.logaddexp(old + stay[..., t, :], mixed + p[..., t, :]) + e[..., t, :]
+                log_sum(old + stay[..., t, :], mixed + p[..., t, :]) + e[..., t, :]
                 for old, p, e in zip((a, b), prior, emitted, strict=True)
             )
-        return torch.logaddexp(a, b).unsqueeze(-2)
+        return log_sum(a, b).unsqueeze(-2)
 
     def expected_steps(self, mean: Tensor, variance: Tensor) -> Tensor:
         raise NotImplementedError  # tells Pyro that the KL has to be sampled

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent, constraints
 from torch.distributions.kl import register_kl
+from torch.nn.functional import softplus
 
 from pyrocryo.errors import InputError
 from pyrocryo.priors.quadrature import resolved
 from pyrocryo.rotated_normal import RotatedNormal
 
-__all__ = ["Transition", "normal_log_prob"]
+__all__ = ["Transition", "log_sum", "normal_log_prob"]
 
 
 class Transition(dist.TorchDistribution):
@@ -195,6 +196,14 @@ def normal_log_prob(x: Tensor, sd: float | Tensor) -> Tensor:
     r""":math:`\ln N(x; 0, s^2)`, elementwise."""
     log_sd = sd.log() if isinstance(sd, Tensor) else math.log(sd)
     return -0.5 * ((x / sd).square() + math.log(2 * math.pi)) - log_sd
+
+
+def log_sum(narrow: Tensor, wide: Tensor) -> Tensor:
+    r""":math:`\ln(e^a + e^b)` where `b` is never very much smaller than `a`.
+
+    As ``torch.logaddexp``, whose second derivatives are no numbers where `b` is much larger.
+    """
+    return wide + softplus(narrow - wide)
 
 
 @register_kl(Independent, Transition)
