@@ -1,91 +1,151 @@
-"""SlowVAE: Laplace transitions between frames of one molecule.
+"""SlowVAE: frames of one molecule in time, and priors on how it moves between them.
 
 Claim (Klindt et al. 2024, section 4.2.1 and Fig. 4): two frames of each molecule, a known time
 apart, make the axes identifiable, up to their order and sign.
 
     z_1 ~ N(0, I),   (z_2 - z_1)_k ~ Laplace(0, b),   x_t ~ N(pi_phi(v(z_t)), sigma^2)
 
-Data: time-resolved pairs of images of a molecule with arms, poses known. The exact ELBO with the
-rotation layer; the paper's weights are --gamma 10 --scale 1 --rate 10. Expected (8 seeds, mean ±
-sd): at b = .5 linear R² .971 ± .009, MCC .986 ± .004, every seed within 1.9°; at b = .25 .977 ±
-.007, .988 ± .003, within 2.9°; with --arms 4 --n 10000 --steps 2500 .978 ± .004, .988 ± .002,
-within 1.8°. With --volume implicit --steps 1500 R² .980 ± .003, MCC .991 ± .001; with --volume
-atoms .993 ± .000, .995 ± .003, within 1.8°.
-
-With --pose in-plane (angles over the full circle unknown; 3000 steps, the first 200 on a rigid
-molecule; settings chosen on data seed 0, then 8 seeds on data seed 7): median pose error 6.0 ± .1°
-after one global gauge and .43 ± .04° once a frame that turns with the conformation is fitted, all
-images within 10° then, no flips; the pose explains nothing of z (-.03 ± .00); linear R² .947 ±
-.031, cubic .980 ± .001 (z comes out warped), MCC .971 ± .016, every seed within 2.3° (data seed
-0: within 5.0°). As published (--rate 10 --gamma 10 --plugin --kl-warmup 600): 6 of 8 within 10°,
-one seed loses a component.
-
-Takes 10-30 s a seed on one core (atoms 15 s, implicit 65 s, in-plane 75 s).
+CARD
 """
 
+import math
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import pyrocryo as pc
+
+JUMPS = 0.25  # a step
+SMALL = 0.3  # of b: small steps beside the jumps
 
 
 @dataclass
 class Config:
     """Options of this model."""
 
+    prior: Literal["laplace", "student", "huber", "jump", "switching", "gaussian", "isotropic"] = (
+        "laplace"
+    )
+    """Steps between frames; isotropic takes each frame by itself, the paper's VAE."""
+    rate: float | None = None
+    """Rate of a Laplace prior; 1 / scale by default."""
+    plugin: bool = False
+    """The SlowVAE as published: each step from the posterior mean of the frame before."""
+    learned: bool = False
+    """Learn the size of the prior's steps, per unit of time."""
+    rotate: bool = True
+    """The rotation layer between posterior and prior."""
     arms: int = 2
     """Arms of the simulated molecule."""
     latents: int | None = None
     """Size of z; as many as arms by default."""
     n: int = 8000
     """Molecules to simulate."""
+    frames: int = 2
+    """Frames of each."""
+    window: int | None = None
+    """Train on this many consecutive frames at a time; all by default."""
     scale: float = 0.5
-    """Laplace scale b of the simulated steps."""
-    rate: float | None = None
-    """Rate of the prior; 1 / scale by default."""
+    """Laplace scale b of the simulated steps: they have the variance 2 b²."""
+    steps_law: Literal["laplace", "student", "jump", "gaussian"] = "laplace"
+    """Law of the simulated steps."""
+    boundary: Literal["reflected", "ar", "free"] = "reflected"
+    """What keeps simulated conformations in range."""
+    correlation: float = 0.0
+    """Of the simulated arms' motions."""
     volume: pc.volumes.Kind = "grid"
     """Voxels, a coordinate network, or Gaussian atoms."""
     pose: Literal["known", "in-plane"] = "known"
     """Take in-plane poses from the particles, or infer them."""
-    plugin: bool = False
-    """The SlowVAE as published: each step from the posterior mean of the frame before."""
+    weight: float = 0.0
+    """Weight of Algorithm 1 (Eq. 2); 0 leaves it out."""
     snr: float = 1.0
     """Signal-to-noise ratio of the simulated images."""
+    box: int = 32
+    """Pixels along an edge of the simulated images, 96 Å wide."""
     data_seed: int = 0
     """Seed of the simulated data."""
 
 
 def training(config: Config) -> dict[str, float]:
     """Settings of the fit."""
+    on = {"interventions": pc.Interventions(config.weight)} if config.weight else {}
     if config.pose == "in-plane":  # poses first, on a rigid molecule; then it may move
-        return {"steps": 3000, "batch_size": 64, "lr": 2e-3, "rigid_steps": 200}
-    return {"steps": 1200, "batch_size": 64, "lr": 4e-3}
+        return {"steps": 3000, "batch_size": 64, "lr": 2e-3, "rigid_steps": 200, **on}
+    return {"steps": 1200, "batch_size": 64, "lr": 4e-3, **on}
 
 
 def particles(config: Config) -> pc.Particles:
     """The particles that are simulated where no --data is given."""
-    return pc.simulate.time_resolved(
+    found = pc.simulate.time_resolved(
         pc.molecules.Arms(config.arms),
         n=config.n,
         seed=config.data_seed,
         scale=config.scale,
+        frames=config.frames,
+        steps=config.steps_law,
+        boundary=config.boundary,
+        correlation=config.correlation,
         snr=config.snr,
+        box=config.box,
+        pixel_size=96 / config.box,
     )
+    return found if config.window is None else found.windows(config.window)
 
 
 def pair(config: Config, particles: pc.Particles) -> pc.Pair:
     """Model and guide."""
     if not config.scale > 0:
         raise pc.InputError(f"scale: expected a positive Laplace scale, got {config.scale}")
-    rate = 1 / config.scale if config.rate is None else config.rate
     return pc.Pair(
-        prior=pc.priors.LaplaceTransition(
-            config.arms if config.latents is None else config.latents,
-            rate=rate,
-            frames=particles.frames or 2,
-            plugin=config.plugin,
-        ),
+        prior=_prior(config, particles.frames or 2),
         pose=pc.poses.InPlane() if config.pose == "in-plane" else pc.poses.Known(),
         volume=pc.volumes.of_kind(config.volume, particles),
         box=particles.box,
+        rotate=config.rotate,
     )
+
+
+def _prior(config: Config, frames: int) -> Any:
+    """The prior whose steps have the variance 2 b² of the simulated ones."""
+    dim = config.arms if config.latents is None else config.latents
+    if config.prior == "isotropic":
+        return pc.priors.IsotropicNormal(dim)
+    family, value, options = _steps(config)
+    if config.plugin:
+        options["plugin"] = True
+    if config.learned:
+        return pc.priors.Kinetics(family, dim, value, learned=True, **options)
+    return family(dim, value, frames=frames, **options)
+
+
+def _steps(config: Config) -> tuple[type, float, dict[str, float]]:
+    """A family of transitions, and its numbers."""
+    b, chance = config.scale, 1 - math.exp(-JUMPS)
+    large = b * math.sqrt((2 - (1 - chance) * SMALL**2) / chance)
+    if config.prior == "laplace":
+        return pc.priors.LaplaceTransition, config.rate or 1 / b, {}
+    if config.prior == "student":
+        return pc.priors.StudentTransition, b * math.sqrt(2 / 3), {"df": 3}
+    if config.prior == "huber":
+        return pc.priors.PseudoHuberTransition, b * math.sqrt(2 / 2.7), {"width": 1.0}
+    if config.prior == "jump":
+        return pc.priors.JumpTransition, JUMPS, {"small": SMALL * b, "large": large}
+    if config.prior == "switching":
+        sizes = {"slow": SMALL * b, "fast": large, "share": chance}
+        return pc.priors.SwitchingTransition, 1.0, sizes
+    if not 2 * b**2 < 1:
+        raise pc.InputError(f"scale: a stationary Gaussian process needs < .707, got {b}")
+    return pc.priors.GaussianTransition, -0.5 * math.log(1 - 2 * b**2), {}
+
+
+def scores(config: Config, fit: pc.Fit, scored: pc.Particles, out: Path) -> dict[str, Any]:
+    """The two metrics of the paper's eight that intervene: on simulated particles only."""
+    molecule = pc.molecules.Arms(config.arms)
+    if "truth" not in scored.fields or scored.truth.shape[-1] != molecule.dim:
+        return {}
+    world = pc.diagnose.simulator(fit, molecule, scored)
+    return {
+        "betavae": pc.metrics.betavae(*world, pool=2000),
+        "factorvae": pc.metrics.factorvae(*world, pool=100),
+    }

@@ -16,9 +16,15 @@ __all__ = ["for_each_frame", "latent_size", "on_device", "wanted"]
 
 
 def wanted(prior: Any) -> list[str]:
-    """Names of the particle fields that a prior or guide wants: parameters without a default."""
+    """Names of the particle fields that a prior or guide wants.
+
+    Its parameters without a default; or, of a prior that is told what to look at only when it is
+    made and takes it as keywords, its attribute ``fields``, a list of names.
+    """
     if isinstance(prior, dist.Distribution):
         return []
+    if isinstance(fields := getattr(prior, "fields", None), list):
+        return fields
     call = prior.forward if isinstance(prior, nn.Module) else prior
     parameters = inspect.signature(call).parameters.values()
     return [p.name for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD]

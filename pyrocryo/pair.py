@@ -51,8 +51,9 @@ class Pair(Registered):
 
     Args:
         prior: A Pyro distribution with event shape `(K,)` or `(T, K)`, or a function or module
-            that returns one and whose parameters are named as the particle fields it wants. An
-            event shape `(K,)` on particles with frames makes the frames independent.
+            that returns one and whose parameters are named as the particle fields it wants (or
+            that names them in its attribute ``fields``). An event shape `(K,)` on particles with
+            frames makes the frames independent.
         volume: A volume such as :class:`pyrocryo.volumes.Grid`.
         box: Pixels along an edge of the images.
         pose: Where poses come from.

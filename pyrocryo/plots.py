@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-__all__ = ["images", "latents", "loss", "poses", "scores", "traversal"]
+__all__ = ["images", "increments", "latents", "loss", "poses", "scores", "traversal"]
 
 SHOWN = 1500  # points in a scatter plot
 
@@ -122,4 +122,33 @@ def scores(metrics: Mapping[str, Mapping[str, Any]]) -> Figure:
     axes.set(yticks=range(len(names)), yticklabels=names, xlim=(-0.1, 1.05))
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlabel("each seed (dots); permuted latents (grey), random rotation (red)")
+    return figure
+
+
+def increments(steps: np.ndarray, title: str) -> Figure:
+    """Histogram of the steps of each latent, beside Laplace and Gaussian ones as large.
+
+    On a logarithmic axis, where sparse steps are a tent and Gaussian ones a parabola.
+
+    Args:
+        steps: `(n, K)`, such as ``np.diff(z, axis=1).reshape(-1, K)``.
+        title: Title.
+    """
+    size = steps.shape[1]
+    figure = Figure(figsize=(2.3 * size + 0.6, 2.9), layout="constrained")
+    for k, axes in enumerate(figure.subplots(1, size, squeeze=False, sharey="row")[0]):
+        white = (steps[:, k] - steps[:, k].mean()) / max(float(steps[:, k].std()), 1e-12)
+        edges = np.linspace(-6.25, 6.25, 51)
+        count, _ = np.histogram(white, edges)
+        middle, density = (edges[1:] + edges[:-1]) / 2, count / (len(white) * np.diff(edges))
+        axes.plot(middle[count > 0], density[count > 0], ".", color="C0", ms=5, label="steps")
+        x = np.linspace(-6.25, 6.25, 401)
+        laplace, gaussian = np.exp(-np.sqrt(2) * np.abs(x)) / np.sqrt(2), np.exp(-(x**2) / 2)
+        axes.plot(x, laplace, color="C3", lw=1, label="Laplace")
+        axes.plot(x, gaussian / np.sqrt(2 * np.pi), color="0.4", lw=1, label="Gaussian")
+        axes.set(yscale="log", ylim=(0.2 / len(white), 2), xlabel=f"step of z{k + 1} / its sd")
+        if k == 0:
+            axes.set_ylabel("density")
+            axes.legend(fontsize=7, frameon=False)
+    figure.suptitle(title, fontsize=10)
     return figure

@@ -4,11 +4,12 @@ from pyrocryo.diagnose.amortisation import Gap, amortisation_gap
 from pyrocryo.diagnose.indices import Indices, indices
 from pyrocryo.diagnose.invariance import Invariance, pose_invariance
 from pyrocryo.diagnose.separation import separation
+from pyrocryo.diagnose.simulator import simulator
 from pyrocryo.diagnose.turning import turned_batch, turned_images
 from pyrocryo.diagnose.twin import Twins, evil_twin
 
 __all__ = [
     "Gap", "Indices", "Invariance", "Twins",
     "amortisation_gap", "evil_twin", "indices", "pose_invariance", "separation",
-    "turned_batch", "turned_images",
+    "simulator", "turned_batch", "turned_images",
 ]  # fmt: skip

@@ -1,6 +1,20 @@
 """Which latents mean something, and up to which symmetry."""
 
 from pyrocryo.identify.consistency import Consistency, consistency
+from pyrocryo.identify.increments import Increments, increments, inferred
+from pyrocryo.identify.power import Power, power
+from pyrocryo.identify.sharpness import posterior_sd
 from pyrocryo.identify.verdict import report, rotation_gap
 
-__all__ = ["Consistency", "consistency", "report", "rotation_gap"]
+__all__ = [
+    "Consistency",
+    "Increments",
+    "Power",
+    "consistency",
+    "increments",
+    "inferred",
+    "posterior_sd",
+    "power",
+    "report",
+    "rotation_gap",
+]

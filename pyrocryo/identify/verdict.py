@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from pyrocryo.errors import InputError
 from pyrocryo.identify.consistency import FEWEST, consistency
+from pyrocryo.identify.increments import increments, inferred
 from pyrocryo.pair import Pair
 from pyrocryo.svi import Fit
 
@@ -19,6 +21,7 @@ __all__ = ["report", "rotation_gap"]
 
 BLIND_NATS = 1e-3
 DRAWS = 20_000
+MOVES = 4_000  # molecules drawn from a prior, to see whether its steps are sparse
 
 
 def rotation_gap(pair: Pair, batch: Any, *, draws: int = DRAWS, seed: int = 0) -> float:
@@ -60,7 +63,12 @@ def report(fit: Fit, post: Any) -> dict[str, Any]:
 
     Returns:
         ``prior`` (name, ``rotation_gap_nats``, ``sees_rotations``), ``seeds`` (the numbers of
-        :class:`Consistency`, or None for one seed or too few particles) and ``sentence``.
+        :class:`Consistency`, or None for one seed or too few particles), ``increments`` and
+        ``sentence``. ``increments`` is None but for particles with frames, and else has, for the
+        steps from frame to frame, ``kurtosis``, ``kurtosis_se``, ``shape`` and ``shape_se`` (a row
+        a seed, a number a latent; None where nothing moves), ``readings`` (one a seed),
+        ``prior_kurtosis`` and ``prior_shape`` (by latent) and ``contradicts_prior``: the prior's
+        steps are sparse, but in most seeds no inferred ones are.
     """
     z = np.asarray(post["posterior"]["z"]).mean(axis=1)
     frames = z.shape[2] if z.ndim == 4 else 1
@@ -70,6 +78,7 @@ def report(fit: Fit, post: Any) -> dict[str, Any]:
     enough = len(z) > 1 and z.shape[1] >= FEWEST
     seeds = asdict(consistency(list(z), frames=frames)) if enough else None
     name = pair.prior_name
+    moves = _moves(fit, post) if frames > 1 else None
     return {
         "prior": {
             "name": name,
@@ -77,8 +86,51 @@ def report(fit: Fit, post: Any) -> dict[str, Any]:
             "sees_rotations": gap > BLIND_NATS,
         },
         "seeds": seeds,
-        "sentence": _sentence(name, gap, seeds, len(z)),
+        "increments": moves,
+        "sentence": _sentence(name, gap, seeds, len(z)) + _objection(name, moves),
     }
+
+
+def _moves(fit: Fit, post: Any) -> dict[str, Any] | None:
+    """The steps that each seed inferred, and those of the prior; None where they are too few."""
+    try:
+        seen = [inferred(post, chain=n, lags=(1,)) for n in range(len(fit.pairs))]
+    except InputError:
+        return None
+    pair = copy.deepcopy(fit.pairs[0]).cpu()
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        prior = pair.prior_of(pair.moved(fit.example))
+        drawn = prior.sample((math.ceil(MOVES / max(1, prior.batch_shape.numel())),))
+    own = increments(drawn.flatten(0, -3).numpy(), lags=(1,))
+    told = {
+        name: [_listed(getattr(one, name)[0]) for one in seen]
+        for name in ("kurtosis", "kurtosis_se", "shape", "shape_se")
+    }
+    plain = sum(one.gaussian for one in seen) > len(seen) / 2
+    return {
+        **told,
+        "readings": [one.reading for one in seen],
+        "prior_kurtosis": _listed(own.kurtosis[0]),
+        "prior_shape": _listed(own.shape[0]),
+        "contradicts_prior": bool(plain and not own.gaussian and own.kurtosis[0].min() > 0),
+    }
+
+
+def _listed(values: np.ndarray) -> list[float | None]:
+    """Numbers as JSON has them."""
+    return [float(v) if math.isfinite(v) else None for v in values]
+
+
+def _objection(name: str, moves: dict[str, Any] | None) -> str:
+    if moves is None or not moves["contradicts_prior"]:
+        return ""
+    known = [v for row in moves["kurtosis"] for v in row if v is not None]
+    seen = f" ({np.median(known):.2g} excess kurtosis)" if known else ""
+    return (
+        f" The steps inferred are Gaussian within error{seen}, not sparse as {name} would have "
+        "them: whatever aligned the axes, it was not sparse steps."
+    )
 
 
 def _sentence(name: str, gap: float, seeds: dict[str, Any] | None, n: int) -> str:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
-from functools import lru_cache
 
-import numpy as np
 import pyro.distributions as dist
 import torch
 from torch import Tensor
@@ -14,6 +11,7 @@ from torch.distributions import constraints
 from torch.distributions.kl import register_kl
 
 from pyrocryo.priors.energies import Energy
+from pyrocryo.priors.quadrature import hermite
 from pyrocryo.rotated_normal import RotatedNormal
 
 __all__ = ["BoltzmannWells"]
@@ -147,17 +145,7 @@ def _kl(q: RotatedNormal, p: BoltzmannWells) -> Tensor:
     Gauss-Hermite, exact for polynomials up to degree 63 and good for details of an energy as
     narrow as half the posterior's standard deviation.
     """
-    nodes, weights = _hermite(p.levels.dtype, p.levels.device)
+    nodes, weights = hermite(HERMITE, p.levels.dtype, p.levels.device)
     z = q.mean.unsqueeze(-1) + q.variance.sqrt().unsqueeze(-1) * nodes
     energy = torch.stack([e(z[..., k, :]) @ weights for k, e in enumerate(p.energies)], dim=-1)
     return (p._inverse.unsqueeze(-1) * energy + p.log_partition).sum(-1) - q.entropy()
-
-
-@lru_cache
-def _hermite(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Nodes and weights of the mean over a standard normal."""
-    nodes, weights = np.polynomial.hermite_e.hermegauss(HERMITE)
-    weights = weights / math.sqrt(2 * math.pi)
-    with torch.inference_mode(False):  # what is kept must serve autograd later
-        like = {"dtype": dtype, "device": device}
-        return torch.tensor(nodes, **like), torch.tensor(weights, **like)

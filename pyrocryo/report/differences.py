@@ -133,8 +133,8 @@ def told(found: Mapping[str, Any], first: str) -> list[str]:
         if count["metrics"]:
             lines.append(
                 f"  {count['more']} of {count['metrics']} metrics of disentanglement favour "
-                f"{name} ({count['surely_more']} at p < {LEVEL:g}), {count['less']} favour {first} "
-                f"({count['surely_less']})"
+                f"{name} ({count['surely_more']} at p < {LEVEL:g}), "
+                f"{count['less']} favour {first} ({count['surely_less']})"
             )
         lines.append("")
     if "mean_rank" in found:

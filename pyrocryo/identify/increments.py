@@ -1,0 +1,288 @@
+"""Before and after training: are the steps of `z` sparse, and independent of each other?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pyrocryo.errors import InputError
+from pyrocryo.identify.tails import moments, shapes
+
+__all__ = ["Increments", "increments", "inferred"]
+
+TOLERANCE = 0.1  # of a lag, within which elapsed times count as that lag
+CLUSTERS = 30  # stretches that a few long trajectories are cut into, for standard errors
+FEWEST = 50  # increments that a shape can be judged from
+SURE = 3.0  # standard errors
+SPARSE = 1.75  # α above which steps are called Gaussian (excess kurtosis .3)
+LIGHT = -0.3  # excess kurtosis above which they are
+DEPENDENT = 0.1  # correlation below which steps are called independent
+MEASURED = (
+    "count", "sd", "kurtosis", "kurtosis_se", "correlation", "correlation_se", "magnitude",
+    "magnitude_se", "shape", "shape_se", "scale",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Increments:
+    r"""Shapes of the steps :math:`\Delta_k = z_{t + l, k} - z_{t, k}`, for L lags.
+
+    Standard errors count molecules (or stretches of long trajectories), not steps, as independent.
+
+    Attributes:
+        lags: Lags, in frames.
+        count: Steps at each lag, `(L,)`.
+        sd: Standard deviation of a step without noise, `(L, K)`.
+        kurtosis: Its excess kurtosis, `(L, K)`: Gaussian 0, Laplace 3.
+        kurtosis_se: Standard errors of that.
+        shape: α of the generalised Gaussian :math:`e^{-|\Delta / s|^\alpha}` that fits best:
+            Laplace 1, Gaussian 2; `(L, K)`.
+        shape_se: Standard errors of that.
+        scale: Its s (Laplace: b; Gaussian: √2 sd).
+        correlation: Of steps of two components, `(L, K, K)`.
+        correlation_se: Standard errors of that.
+        magnitude: Correlation of their absolute values, `(L, K, K)`: components that jump
+            together have one even where steps are uncorrelated.
+        magnitude_se: Standard errors of that.
+        gaussian: Whether the steps of all components are Gaussian within error, at the first lag.
+        dependent: Whether any two components' steps depend on each other at the first lag.
+        reading: All this in one sentence.
+    """
+
+    lags: tuple[int, ...]
+    count: np.ndarray
+    sd: np.ndarray
+    kurtosis: np.ndarray
+    kurtosis_se: np.ndarray
+    shape: np.ndarray
+    shape_se: np.ndarray
+    scale: np.ndarray
+    correlation: np.ndarray
+    correlation_se: np.ndarray
+    magnitude: np.ndarray
+    magnitude_se: np.ndarray
+    gaussian: bool
+    dependent: bool
+    reading: str
+
+
+def increments(
+    z: np.ndarray,
+    *,
+    sd: Any = None,
+    lags: Sequence[int] = (1, 2, 4),
+    time: np.ndarray | None = None,
+) -> Increments:
+    r"""Shape, kurtosis and dependence of the steps of trajectories, by lag.
+
+    What SlowVAE and its kin assume of data, checked before training on simulations, molecular
+    dynamics or ``particles.truth``, and after training on what was inferred (:func:`inferred`).
+    Physical diffusion has Gaussian steps at short lags and at long ones; only between do hops
+    make them sparse, so try several lags. Gaussian noise of variance :math:`s^2` on a step leaves
+    its fourth cumulant alone: :math:`kurt = (\mu_4 - 3 \mu_2^2) / (\mu_2 - s^2)^2`; the shape is
+    that of maximum likelihood, with the noise convolved into the density.
+
+    Args:
+        z: `(N, T, K)`: N molecules, T frames.
+        sd: Standard deviation of the Gaussian error of `z` in each frame, as a number, `(K,)` or
+            anything that broadcasts with `z`; none by default.
+        lags: In frames; with ``time``, in median intervals between frames. Those longer than the
+            trajectories are left out.
+        time: `(N, T)` or `(T,)`, where intervals are unequal: only frames that are a lag apart to
+            10 % are compared.
+
+    Raises:
+        InputError: If the shapes are wrong, or there are too few steps at the first lag.
+    """
+    z = np.asarray(z, dtype=np.float64)
+    if z.ndim != 3 or z.shape[1] < 2:
+        raise InputError(f"z: expected trajectories (N, T, K) with T >= 2, got shape {z.shape}")
+    if not np.isfinite(z).all():
+        raise InputError("z: expected finite numbers")
+    lags = tuple(int(lag) for lag in lags)
+    if not lags or min(lags) < 1:
+        raise InputError(f"lags: expected positive numbers of frames, got {lags}")
+    try:
+        noise = np.broadcast_to(np.square(0.0 if sd is None else np.asarray(sd, float)), z.shape)
+    except ValueError:
+        raise InputError(
+            f"sd: expected a number, ({z.shape[2]},) or {z.shape}, got shape {np.shape(sd)}"
+        ) from None
+    if not (np.isfinite(noise).all() and (sd is None or (np.asarray(sd) >= 0).all())):
+        raise InputError("sd: expected standard deviations, at least 0")
+    if time is not None:
+        time = np.asarray(time, dtype=np.float64)
+        if time.shape not in (z.shape[:2], z.shape[1:2]):
+            raise InputError(f"time: expected shape {z.shape[:2]}, got {time.shape}")
+        time = np.broadcast_to(time, z.shape[:2])
+        if not (np.diff(time, axis=1) > 0).all():
+            raise InputError("time: expected times that grow from frame to frame")
+    kept, rows = [], []
+    for lag in lags:
+        steps, variance, group = _steps(z, noise, time, lag)
+        if len(steps) >= FEWEST and len(np.unique(group)) > 1:
+            kept.append(lag)
+            read = steps, variance, group
+            rows.append((len(steps), *moments(*read), *shapes(*read)))
+    if not kept:
+        raise InputError(f"z: fewer than {FEWEST} steps at lags {lags}: too few to tell a shape")
+    found = {
+        name: np.array(column)
+        for name, column in zip(MEASURED, zip(*rows, strict=True), strict=True)
+    }
+    first = {name: value[0] for name, value in found.items()}
+    gaussian = bool(_plain(first).all())
+    dependent = bool(_depends(first).any())
+    reading = _reading(kept, found, gaussian, dependent)
+    return Increments(
+        tuple(kept), **found, gaussian=gaussian, dependent=dependent, reading=reading
+    )
+
+
+def inferred(
+    post: Any, *, chain: int = 0, lags: Sequence[int] = (1, 2, 4), noisy: bool = True
+) -> Increments:
+    r"""The same of what one seed of a fit inferred, from its posterior means.
+
+    A posterior of standard deviation s whose mean has variance v leaves an error of variance
+    :math:`s^2 v / (v + s^2)` on the mean (as conjugate Gaussians do: the mean is drawn to the
+    prior's), which is taken out. That shrinkage is left in ``sd`` and ``scale``.
+
+    Args:
+        post: What :func:`pyrocryo.posterior` returns, of particles with frames.
+        chain: Which seed.
+        lags: As for :func:`increments`.
+        noisy: Take the posterior's width out.
+    """
+    draws = np.asarray(post["posterior"]["z"][chain], dtype=np.float64)
+    if draws.ndim != 4:
+        raise InputError("post: its particles have no frames, so nothing moves")
+    mean = draws.mean(axis=0)
+    sd = None
+    if noisy and len(draws) > 1:
+        own = draws.var(axis=0, ddof=1).mean(axis=0)
+        spread = mean.reshape(-1, mean.shape[-1]).var(axis=0)
+        sd = np.sqrt(own * spread / np.maximum(spread + own, 1e-300) + own / len(draws))
+    constant = post["constant_data"] if "constant_data" in _groups(post) else {}
+    time = np.asarray(constant["time"]) if "time" in constant else None
+    return increments(mean, sd=sd, lags=lags, time=time)
+
+
+def _groups(post: Any) -> set[str]:
+    """Names of the groups of an ArviZ object, whichever version it is of."""
+    names = post.groups() if callable(post.groups) else post.groups
+    return {str(name).strip("/") for name in names}
+
+
+def _steps(
+    z: np.ndarray, noise: np.ndarray, time: np.ndarray | None, lag: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Steps `(n, K)`, their noise's variance `(n, K)` and the stretch `(n,)` each belongs to."""
+    frames = z.shape[1]
+    stretch = max(1, math.ceil(CLUSTERS / len(z)))
+    parts = []
+    offsets: Any = (lag,) if time is None else range(1, frames)
+    usual = 1.0 if time is None else float(np.median(np.diff(time, axis=1)))
+    for offset in offsets:
+        if offset >= frames:
+            break
+        a, b = slice(None, -offset), slice(offset, None)
+        start = np.broadcast_to(np.arange(frames - offset), (len(z), frames - offset))
+        fits = np.ones(start.shape, bool)
+        if time is not None:
+            elapsed = (time[:, b] - time[:, a]) / usual
+            fits = np.abs(elapsed - lag) <= TOLERANCE * lag
+            if elapsed.min() > (1 + TOLERANCE) * lag:
+                break
+        which = np.arange(len(z))[:, None] * stretch + start * stretch // frames
+        parts.append(((z[:, b] - z[:, a])[fits], (noise[:, b] + noise[:, a])[fits], which[fits]))
+    if not parts:
+        empty = np.empty((0, z.shape[2]))
+        return empty, empty, np.empty(0, int)
+    steps, variance, group = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return steps, variance, group
+
+
+def _plain(first: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Which components' steps are Gaussian within error: neither sparser nor lighter-tailed."""
+    sparse = first["shape"] < np.minimum(2 - SURE * first["shape_se"], SPARSE)
+    return ~(sparse | (first["kurtosis"] < np.minimum(-SURE * first["kurtosis_se"], LIGHT)))
+
+
+def _depends(first: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Which pairs of components depend on each other, `(K, K)`."""
+    found = [
+        np.abs(first[name]) > np.maximum((SURE + 1) * first[f"{name}_se"], DEPENDENT)
+        for name in ("correlation", "magnitude")
+    ]
+    return np.triu(found[0] | found[1], 1)
+
+
+def _reading(
+    lags: Sequence[int], found: Mapping[str, np.ndarray], gaussian: bool, dependent: bool
+) -> str:
+    first = {name: value[0] for name, value in found.items()}
+    kurtosis, error = found["kurtosis"], found["kurtosis_se"]
+    plain, still = _plain(first), np.isnan(first["kurtosis"])
+    sparse = ~plain & (first["shape"] < 2)
+    size = len(plain)
+
+    def told(who: np.ndarray) -> str:
+        return f"excess kurtosis {np.median(kurtosis[0][who]):.2g}"
+
+    alpha = float(np.median(first["shape"][sparse])) if sparse.any() else math.nan
+    if still.all():
+        text = "Nothing moves beyond its noise"
+    elif gaussian:
+        moving = ~still
+        wide = float(np.median(error[0][moving]))
+        text = (
+            f"Gaussian within error ({told(moving)} ± {wide:.1g}): these increments alone "
+            "identify no axes, as a rotation (of whitened z) costs nothing"
+        )
+        if SURE * np.median(first["shape_se"][moving]) > 1:
+            text = f"Too few steps to tell their shape ({told(moving)} ± {wide:.1g})"
+    elif sparse.all():
+        if alpha < 0.8:
+            fits = "sparser than Laplace steps: a Student-t or jump transition fits"
+        elif alpha <= 1.25:
+            fits = "a Laplace transition fits"
+        else:
+            fits = (
+                "between Laplace and Gaussian: axes cost less than Laplace steps would make them"
+            )
+        text = f"Sparse (α = {alpha:.2f}, {told(sparse)}): {fits}"
+    elif sparse.any():
+        text = (
+            f"Sparse in {sparse.sum()} of {size} components (α = {alpha:.2f}, {told(sparse)}), "
+            "not in the others"
+        )
+        if (plain & ~still).sum() > 1:
+            text += ", which can be turned among themselves at no cost"
+    else:
+        text = (
+            f"Lighter-tailed than Gaussian ({told(~plain)}): a prior of sparse steps is wrong "
+            "about them"
+        )
+    middle = np.array([np.median(row[~still]) if (~still).any() else 0.0 for row in kurtosis])
+    best = int(middle.argmax())
+    wide = float(np.median(error[best][~still])) if (~still).any() else 0.0
+    if middle[best] > max(1.5 * middle[0], middle[0] + SURE * wide, SPARSE):
+        text += f"; sparser at a lag of {lags[best]} (excess kurtosis {middle[best]:.2g})"
+    if still.any() and not still.all():
+        names = ", ".join(str(k + 1) for k in np.flatnonzero(still))
+        text += f"; component {names} does not move beyond its noise"
+    if dependent:
+        r, sizes = first["correlation"], first["magnitude"]
+        strength = np.where(_depends(first), np.maximum(np.abs(r), np.abs(sizes)), 0)
+        i, k = np.unravel_index(strength.argmax(), strength.shape)
+        text += (
+            f"; the components' steps are dependent ({i + 1} and {k + 1} correlate by "
+            f"{r[i, k]:.2f}, their sizes by {sizes[i, k]:.2f}), which no prior of "
+            "independent steps is right about"
+        )
+    return text + "."
