@@ -69,6 +69,22 @@ def test_jumps_come_as_often_as_said():
         assert alone < small.mean() < alone + 0.02
 
 
+def test_the_priors_of_these_steps_fit_them_best():
+    def nats(prior, z):
+        return float(prior.log_prob(torch.as_tensor(z, dtype=torch.float32)).mean())
+
+    def jump(factor):
+        small, large = factor * 0.447 * 0.3, factor * 2.72 * 0.3
+        return pc.priors.JumpTransition(2, 0.25, small=small, large=large)
+
+    jumps = _times(steps="jump", boundary="free", scale=0.3).truth
+    laplace = _times(boundary="free", scale=0.3).truth
+    assert nats(jump(1.0), jumps) > max(nats(jump(f), jumps) for f in (0.9, 1.1))
+    right = pc.priors.LaplaceTransition(2, 1 / 0.3)
+    assert nats(right, laplace) > nats(jump(1.0), laplace)
+    assert nats(jump(1.0), jumps) > nats(right, jumps)
+
+
 @pytest.mark.parametrize("steps", SHAPES)
 def test_ar_has_unit_variance_at_all_times(steps):
     z = _times(steps=steps, boundary="ar", frames=8, scale=0.4, interval=(0.2, 1.8)).truth

@@ -52,7 +52,9 @@ def drawn(
 
     with `r` = .25 jumps in a unit gap and `w` = .1, so that a step holds a jump with probability
     :math:`1 - e^{-r \Delta t}`, and its excess kurtosis is
-    :math:`3 (1 - w)^2 / r \Delta t = 9.7 / \Delta t`.
+    :math:`3 (1 - w)^2 / r \Delta t = 9.7 / \Delta t`. But for steps with two jumps (2.6 %),
+    :class:`pyrocryo.priors.JumpTransition` with rate .25, small .45 `b` and large 2.7 `b` is the
+    law of such steps times `b`.
 
     Dependent steps keep their marginals and share a Gaussian copula; of jumps, their number and
     their size each have one.

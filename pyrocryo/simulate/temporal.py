@@ -55,9 +55,11 @@ def time_resolved(
     - ``ar``: :math:`z_{t+1} = a z_t + \Delta \sqrt{(1 - a^2) / 2 b^2 \Delta t}` with
       :math:`a = (1 - 2 b^2)^{\Delta t / 2}`, so that Var(z) = 1 at all times and the innovation
       over a mean interval has the variance of a step; this needs b < .707. The variance is
-      stationary, and all of the law with Gaussian steps; else tails grow from those of the normal
-      towards an excess kurtosis of :math:`(1 - a^2) / (1 + a^2)` times that of the steps (Laplace
-      steps of b = .5: 1). Steps seen, :math:`z_{t+1} - z_t`, have the variance 2 (1 - a).
+      stationary, and with Gaussian steps all of the law: an Ornstein-Uhlenbeck process that
+      relaxes at the rate :math:`-\frac12 \ln(1 - 2 b^2)` in a mean interval. Else tails grow
+      from those of the normal towards an excess kurtosis of :math:`(1 - a^2) / (1 + a^2)` times
+      that of the steps (Laplace steps of b = .5: 1). Steps seen, :math:`z_{t+1} - z_t`, have the
+      variance 2 (1 - a).
     - ``free``: :math:`z_{t+1} = z_t + \Delta`. Var(z) grows without bound, by :math:`2 b^2` in a
       mean interval.
 
@@ -79,9 +81,9 @@ def time_resolved(
             correlation, in :math:`z_1` and in every step, their marginals kept. At 1, one latent
             moves all arms.
         turn: Frames turn as well, in steps of this Laplace scale in degrees (times
-            :math:`\sqrt{\Delta t}`), in place of a fresh pose each frame: in the plane, or in
-            space about a uniform axis (the paper's Fig. 4B has the in-plane angle as a third
-            latent).
+            :math:`\sqrt{\Delta t}`) from the pose of the first, in place of a fresh pose each
+            frame: in the plane, or in space each about a uniform axis (the paper's Fig. 4B has
+            the in-plane angle as a third latent).
         **imaging: As for :func:`pyrocryo.simulate.poses`.
 
     Returns:
