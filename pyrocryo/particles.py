@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import keyword
 from collections import namedtuple
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
@@ -11,7 +10,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from pyrocryo.errors import InputError
-from pyrocryo.windows import windowed
+from pyrocryo.fields import checked
+from pyrocryo.windows import cut, windowed
 
 __all__ = ["PER_IMAGE", "ImageSource", "Particles", "Statistics"]
 
@@ -107,12 +107,13 @@ class Particles:
         if self.index.shape != shape[:1]:
             raise InputError(f"index: expected shape {shape[:1]}, got {self.index.shape}")
         self.fields = {
-            name: _checked(name, np.asarray(value), shape)
+            name: checked(name, np.asarray(value), shape, Particles)
             for name, value in fields.items()
             if value is not None
         }
         self._batch = namedtuple("Batch", ("images", "index", "pixel_size", *self.fields))
         self._rows = np.arange(shape[0])
+        self._windows = 1  # of each molecule
         n_test = max(1, round(test_fraction * shape[0])) if test_fraction and shape[0] > 1 else 0
         held_out = np.random.default_rng(split_seed).permutation(shape[0])[:n_test]
         self._test = np.isin(self._rows, held_out) if n_test else None
@@ -144,6 +145,15 @@ class Particles:
     def frames(self) -> int | None:
         """Frames of each molecule, or None when each particle is one image."""
         return int(self.images.shape[1]) if len(self.images.shape) == 4 else None
+
+    @property
+    def image_rows(self) -> np.ndarray:
+        """Rows `(N, [T])` of the images in the stack they came from, molecule after molecule."""
+        if self.frames is None:
+            return self.index
+        molecule, first = np.divmod(self.index, self._windows)
+        start = molecule * (self._windows + self.frames - 1) + first
+        return start[:, None] + np.arange(self.frames)
 
     @property
     def in_memory(self) -> bool:
@@ -184,8 +194,10 @@ class Particles:
         """The same particles, with some fields more, or others in place of those they have."""
         new = self._copy()
         shape = (len(self), *self.images.shape[1:])
-        checked = {n: _checked(n, np.asarray(value), shape) for n, value in fields.items()}
-        new.fields = self.fields | checked
+        new.fields = self.fields | {
+            name: checked(name, np.asarray(value), shape, Particles)
+            for name, value in fields.items()
+        }
         new._batch = namedtuple("Batch", ("images", "index", "pixel_size", *new.fields))
         new._digest = None
         return new
@@ -199,22 +211,18 @@ class Particles:
         not at all. ``index`` counts windows: the molecule's, times T - ``frames`` + 1, plus the
         first frame.
         """
-        if self.frames is None or not 1 < frames <= self.frames:
-            raise InputError(
-                f"frames: expected 2 to {self.frames} frames a window, got {frames}"
-                if self.frames
-                else "frames: these particles have none, so there are no windows"
-            )
-        first = np.arange(self.frames - frames + 1)
-        several, cut = len(first), first[:, None] + np.arange(frames)
+        if self.frames is None or self._windows > 1:
+            raise InputError("frames: only trajectories are cut into windows, and only once")
+        if not 1 < frames <= self.frames:
+            raise InputError(f"frames: expected 2 to {self.frames} frames a window, got {frames}")
         new = self._copy()
+        new._windows = several = self.frames - frames + 1
+        first = np.arange(several)
         new.images = windowed(self.images, frames)
         new._rows = (self._rows[:, None] * self.frames + first).ravel()
         new.index = (self.index[:, None] * several + first).ravel()
         new.fields = {
-            name: value[:, cut].reshape(-1, frames, *value.shape[2:])
-            if name in PER_IMAGE + SIMULATED
-            else value.repeat(several, axis=0)
+            name: cut(value, frames) if name in PER_IMAGE + SIMULATED else value.repeat(several, 0)
             for name, value in self.fields.items()
         }
         new._test = None if self._test is None else self._test.repeat(several)
@@ -329,61 +337,3 @@ class Particles:
         new.fields = {name: value[chosen] for name, value in self.fields.items()}
         new._test = new._statistics = new._digest = None
         return new
-
-
-def _checked(name: str, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Returns the field ``name`` if it fits images of ``shape``."""
-    if name.startswith("_") or keyword.iskeyword(name) or hasattr(Particles, name):
-        raise InputError(f"{name!r} cannot be the name of a field")
-    if value.dtype.kind not in "biuf":
-        raise InputError(f"{name}: expected numbers, got an array of {value.dtype}")
-    views = shape[:-2]  # one entry an image: (N,) or (N, T)
-    expected = {
-        "rotation": (*views, 3, 3),
-        "shift": (*views, 2),
-        "temperature": (shape[0],),
-        "time": views,
-        "truth": (*views, *value.shape[len(views) :][:1]),
-    }.get(name, (shape[0], *value.shape[1:]))
-    if value.shape != expected or (name == "truth" and value.ndim != len(views) + 1):
-        raise InputError(
-            f"{name}: expected shape {expected} to go with the images, got {value.shape}"
-        )
-    if value.dtype.kind == "f" and not np.isfinite(value).all():
-        raise InputError(
-            f"{name}: particle {np.argwhere(~np.isfinite(value))[0][0]} has a value that is not "
-            "a finite number"
-        )
-    if name == "temperature" and (value <= 0).any():
-        raise InputError(f"temperature: expected kelvin, all positive, got {value.min():g}")
-    if name == "ctf":
-        _check_ctf(value, views)
-    if name == "rotation":
-        error = np.abs(value @ np.swapaxes(value, -1, -2) - np.eye(3)).max(axis=(-1, -2))
-        bad = (error > 1e-3) | (np.linalg.det(value) < 0)
-        if bad.any():
-            raise InputError(
-                f"rotation: particle {np.argwhere(bad)[0][0]} has a matrix that is not a rotation "
-                f"(A A^T differs from 1 by {error[bad].max():.2g}, or its determinant is negative)"
-            )
-    return value
-
-
-def _check_ctf(value: np.ndarray, views: tuple[int, ...]) -> None:
-    """Raises InputError for numbers that no microscope has."""
-    if value.shape not in ((*views, 7), (*views, 8)):
-        raise InputError(
-            f"ctf: expected shape {(*views, 7)} or {(*views, 8)} to go with the images, got "
-            f"{value.shape}"
-        )
-    for column, said, good in (
-        (3, "a voltage of {:g} kV, expected more than 0", value[..., 3] > 0),
-        (
-            5,
-            "an amplitude contrast of {:g}, expected 0 to 1",
-            (value[..., 5] >= 0) & (value[..., 5] <= 1),
-        ),
-    ):
-        if not good.all():
-            row = tuple(np.argwhere(~good)[0])
-            raise InputError(f"ctf: particle {row[0]} has {said.format(value[(*row, column)])}")

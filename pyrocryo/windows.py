@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-__all__ = ["windowed"]
+__all__ = ["cut", "windowed"]
 
 
 def windowed(images: Any, frames: int) -> Any:
@@ -28,6 +28,12 @@ def windowed(images: Any, frames: int) -> Any:
         return _Windows(images, frames)
     flat = images.reshape(-1, *images.shape[2:])
     return np.moveaxis(sliding_window_view(flat, frames, axis=0, subok=True), -1, 1)
+
+
+def cut(value: np.ndarray, frames: int) -> np.ndarray:
+    """What is known of each frame, `(N, T, ...)`, of all windows, `(N (T - frames + 1), ...)`."""
+    first = np.arange(value.shape[1] - frames + 1)
+    return value[:, first[:, None] + np.arange(frames)].reshape(-1, frames, *value.shape[2:])
 
 
 class _Windows:

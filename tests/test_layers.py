@@ -19,7 +19,7 @@ FLOORS = [
         "perceptron",
         "windows",
     },
-    {"rotation_laws"},
+    {"fields", "rotation_laws"},
     {"particles", "metrics", "rotated_normal", "plots", "context"},
     {"imaging"},
     {"molecules", "volumes", "poses", "priors", "optics", "noise"},

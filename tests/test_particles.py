@@ -207,11 +207,19 @@ def test_windows_of_a_molecule_are_held_out_together(images, rng):
         assert one.digest() == other.digest()
         np.testing.assert_array_equal(one.index, other.index)
     assert long.windows(8).digest() == long.digest()
-    twice, once = long.windows(4).windows(2).train, long.windows(2).train
-    assert len(twice) == 3 * 5 * 3
-    assert {x.numpy().tobytes() for x in twice.batch(np.arange(45)).images} == {
-        x.numpy().tobytes() for x in once.batch(np.arange(21)).images
-    }
+    with pytest.raises(pc.InputError, match="and only once"):
+        long.windows(4).windows(2)
+
+
+def test_rows_of_images_in_their_stack(images, rng):
+    long = _long(images, rng)
+    np.testing.assert_array_equal(long.image_rows, np.arange(40).reshape(5, 8))
+    some = long.windows(3).take([7, 11, 29])
+    np.testing.assert_array_equal(images[some.image_rows], some.raw(np.arange(3)))
+    np.testing.assert_array_equal(some.image_rows[0], [9, 10, 11])
+    assert (
+        pc.Particles(images).test.image_rows.tolist() == pc.Particles(images).test.index.tolist()
+    )
 
 
 def test_windows_of_mapped_images_stay_on_disk(images, tmp_path):
@@ -227,5 +235,5 @@ def test_windows_of_mapped_images_stay_on_disk(images, tmp_path):
 def test_windows_need_frames(images, rng, frames):
     with pytest.raises(pc.InputError, match="expected 2 to 8 frames a window"):
         _long(images, rng).windows(frames)
-    with pytest.raises(pc.InputError, match="these particles have none"):
+    with pytest.raises(pc.InputError, match="only trajectories"):
         pc.Particles(images).windows(2)

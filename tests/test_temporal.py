@@ -194,7 +194,7 @@ def test_langevin_stays_in_equilibrium():
 def test_single_shots_relax_each_component_by_itself():
     times, tau = (0.0, 0.3, 1.0, 3.0, 9.0), np.array([0.5, 2.0])
     particles = pc.simulate.single_shot(
-        Still(2), 50_000, times=times, relaxation=tau, start=(1.5, -1.0), box=2
+        Still(2), 50_000, times=times, relaxation=tau, start=(1.5, -1.0), spread=0.3, box=2
     )
     assert particles.frames is None
     assert particles.time.shape == (50_000,)
@@ -209,6 +209,7 @@ def test_single_shots_relax_each_component_by_itself():
         natural.append([*mean / variance, *1 / variance])
     spread = np.array(natural[1:]) - natural[0]
     assert np.linalg.matrix_rank(spread / spread.std(axis=0), tol=1e-3) == 4
+    assert len(set(pc.simulate.single_shot(Still(3), 100, box=2).time)) == 8
 
 
 def test_tilt_pairs_show_one_conformation():

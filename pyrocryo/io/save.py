@@ -95,13 +95,13 @@ def save(particles: Particles, path: str | Path) -> None:
 def save_poses(particles: Particles, path: str | Path) -> None:
     """Writes rotations and shifts alone as a star file (RELION 3.1), and no images.
 
-    ``rlnImageId`` is the row of the image, counted from 1, in the stack they came from.
+    ``rlnImageId`` is the row of the image, counted from 1, in the stack they came from. In windows
+    (:meth:`Particles.windows <pyrocryo.particles.Particles.windows>`) an image has several rows.
     """
     n = len(particles) * (particles.frames or 1)
     rotation, shift = particles.rotation.reshape(n, 3, 3), particles.shift.reshape(n, 2)
-    index = np.repeat(particles.index, n // len(particles)) * (particles.frames or 1)
     optics = {"rlnOpticsGroup": [1], "rlnImagePixelSize": [particles.pixel_size]}
-    table = {"rlnImageId": index + np.tile(np.arange(particles.frames or 1), len(particles)) + 1}
+    table = {"rlnImageId": particles.image_rows.ravel() + 1}
     table["rlnOpticsGroup"] = np.ones(n, dtype=int)
     table |= zip(ANGLES, euler_from_matrix(rotation).T, strict=True)
     table |= zip(ORIGINS, -shift.T, strict=True)

@@ -17,7 +17,6 @@ __all__ = ["single_shot", "tilt_pairs", "time_resolved"]
 
 BOUNDARIES = ("reflected", "ar", "free")
 Boundary = Literal["reflected", "ar", "free"]
-MIXED = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)  # s
 FASTEST = 0.5  # s
 
 
@@ -127,10 +126,10 @@ def single_shot(
     n: int,
     seed: int = 0,
     *,
-    times: Sequence[float] = MIXED,
+    times: Sequence[float] | None = None,
     relaxation: Sequence[float] | None = None,
     start: float | Sequence[float] = 1.5,
-    spread: float = 0.3,
+    spread: float = 0.5,
     **imaging: Any,
 ) -> Particles:
     r"""Molecules that were mixed, relaxed for a known time, and were frozen: each is seen once.
@@ -143,14 +142,18 @@ def single_shot(
     (an Ornstein-Uhlenbeck process, folded at three standard deviations). The time is the auxiliary
     variable of nonlinear ICA (Khemakhem et al. 2020): with relaxation times that differ, the
     natural parameters :math:`\mu_k / \sigma_k^2` and :math:`1 / \sigma_k^2` vary independently
-    over 2 K + 1 times, so that a prior conditional on ``time`` identifies `z`.
+    over 2 K + 1 times, so that a prior conditional on ``time`` identifies `z`. That much is
+    theory: their contrasts are of full rank, but by default, for K = 2, the singular values (of
+    columns scaled to length 1) are 1.98, .28, .033 and .007, so most of what tells components
+    apart lies in the first two directions.
 
     Args:
         molecule: As for :func:`pyrocryo.simulate.poses`.
         n: Number of particles, shared evenly by the times.
         seed: Seed of everything drawn.
-        times: Seconds since mixing, 0 or more.
-        relaxation: :math:`\tau_k` `(K,)` in s; by default .5, 1, 2, ....
+        times: Seconds since mixing, 0 or more; by default 2 K + 2 of them: 0, and from half the
+            fastest to four times the slowest relaxation, in equal ratios.
+        relaxation: :math:`\tau_k` `(K,)` in s; by default .5, 1.5, 4.5, ....
         start: `s`, one or `(K,)`, in units of the standard deviation at equilibrium.
         spread: `w`, standard deviation at the start.
         **imaging: As for :func:`pyrocryo.simulate.poses`.
@@ -159,14 +162,17 @@ def single_shot(
         Particles with ``time`` `(n,)` in s and ``truth`` `(n, K)`.
     """
     if relaxation is None:
-        relaxation = FASTEST * 2.0 ** np.arange(molecule.dim)
-    after, tau = np.array(tuple(times), dtype=float), np.array(tuple(relaxation), dtype=float)
-    if after.ndim != 1 or not len(after) or not ((after >= 0) & np.isfinite(after)).all():
-        raise InputError(f"times: expected seconds since mixing, 0 or more, got {times}")
+        relaxation = FASTEST * 3.0 ** np.arange(molecule.dim)
+    tau = np.array(tuple(relaxation), dtype=float)
     if tau.shape != (molecule.dim,) or not ((tau > 0) & np.isfinite(tau)).all():
         raise InputError(
             f"relaxation: expected {molecule.dim} positive times in s, got {relaxation}"
         )
+    if times is None:
+        times = (0.0, *np.geomspace(tau.min() / 2, 4 * tau.max(), 2 * molecule.dim + 1))
+    after = np.array(tuple(times), dtype=float)
+    if after.ndim != 1 or not len(after) or not ((after >= 0) & np.isfinite(after)).all():
+        raise InputError(f"times: expected seconds since mixing, 0 or more, got {times}")
     if np.shape(start) not in ((), (molecule.dim,)) or not np.isfinite(start).all():
         raise InputError(f"start: expected one number or {molecule.dim}, got {start}")
     if not 0 < spread < np.inf:
