@@ -8,11 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-<<<<<<< HEAD
-__all__ = ["images", "increments", "latents", "loss", "poses", "scores", "traversal"]
-=======
-__all__ = ["images", "latents", "loss", "metrics", "poses", "scores", "traversal"]
->>>>>>> 71f9b372da5dfd46bf05cdffe6ecb7e97279c473
+__all__ = ["images", "increments", "latents", "loss", "metrics", "poses", "scores", "traversal"]
 
 SHOWN = 1500  # points in a scatter plot
 COLOURS = ("C0", "C1", "C2", "C4", "C5", "C6", "C8", "C9")  # of models; C3 is a floor
@@ -133,7 +129,6 @@ def scores(metrics: Mapping[str, Mapping[str, Any]]) -> Figure:
     return figure
 
 
-<<<<<<< HEAD
 def increments(steps: np.ndarray, title: str) -> Figure:
     """Histogram of the steps of each latent, beside Laplace and Gaussian ones as large.
 
@@ -160,7 +155,9 @@ def increments(steps: np.ndarray, title: str) -> Figure:
             axes.set_ylabel("density")
             axes.legend(fontsize=7, frameon=False)
     figure.suptitle(title, fontsize=10)
-=======
+    return figure
+
+
 def metrics(tables: Mapping[str, Mapping[str, Any]]) -> Figure:
     """Metrics on a 0-1 scale, of one model or of several, beside what nothing learned gives.
 
@@ -201,5 +198,4 @@ def metrics(tables: Mapping[str, Mapping[str, Any]]) -> Figure:
     axes.set_xticks(range(len(names)), labels, fontsize=8, rotation=30, ha="right")
     axes.set(xlim=(-0.5, len(names) - 0.5), ylim=(-0.15, 1.05), ylabel="score")
     figure.legend(loc="outside upper center", ncols=len(tables) + 2, fontsize=8, frameon=False)
->>>>>>> 71f9b372da5dfd46bf05cdffe6ecb7e97279c473
     return figure
