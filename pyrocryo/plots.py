@@ -8,9 +8,13 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-__all__ = ["images", "increments", "latents", "loss", "poses", "scores", "traversal"]
+__all__ = ["images", "increments", "latents", "loss", "metrics", "poses", "scores", "traversal"]
 
 SHOWN = 1500  # points in a scatter plot
+COLOURS = ("C0", "C1", "C2", "C4", "C5", "C6", "C8", "C9")  # of models; C3 is a floor
+UNIT = (
+    "mcc", "r2", "mig", "modularity", "dci", "explicitness", "sap", "irs", "betavae", "factorvae",
+)  # fmt: skip
 
 
 def loss(history: np.ndarray, seeds: Sequence[int]) -> Figure:
@@ -151,4 +155,47 @@ def increments(steps: np.ndarray, title: str) -> Figure:
             axes.set_ylabel("density")
             axes.legend(fontsize=7, frameon=False)
     figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def metrics(tables: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """Metrics on a 0-1 scale, of one model or of several, beside what nothing learned gives.
+
+    Dots are seeds and bars their means, one colour a model. Grey ticks are the floors of permuted
+    latents, red ones those of random rotations of the factors (MCC), each model's own.
+
+    Args:
+        tables: What :func:`pyrocryo.metrics.suite` or ``report`` gives, or model → such a table.
+    """
+    if any("per_seed" in table for table in tables.values()):
+        tables = {"": tables}
+    names = list(dict.fromkeys(n for t in tables.values() for n in t if n.startswith(UNIT)))
+    figure = Figure(figsize=(0.75 * len(names) + 1.6, 3.8), layout="constrained")
+    axes = figure.subplots()
+    width = 0.7 / len(tables)
+    for m, (model, table) in enumerate(tables.items()):
+        for n, name in enumerate(names):
+            if name not in table:
+                continue
+            row = table[name]
+            values = np.asarray(row["per_seed"], dtype=np.float64)
+            x = n + (m - (len(tables) - 1) / 2) * width
+            for floor, colour in ((row["floor"], "0.55"), (row.get("rotation_floor"), "C3")):
+                if floor is not None:
+                    axes.hlines(floor, x - 0.45 * width, x + 0.45 * width, colour, lw=2, zorder=1)
+            spread = np.linspace(-0.25, 0.25, len(values)) * width if len(values) > 1 else 0.0
+            axes.plot(x + spread, values, ".", color=COLOURS[m % len(COLOURS)], ms=4, alpha=0.6)
+            if np.isfinite(values).any():
+                mean, half = np.nanmean(values), 0.4 * width
+                axes.hlines(mean, x - half, x + half, COLOURS[m % len(COLOURS)], lw=2, zorder=3)
+        if model:
+            axes.plot([], [], "o-", color=COLOURS[m % len(COLOURS)], ms=4, label=model)
+    axes.plot([], [], color="0.55", lw=2, label="permuted latents")
+    axes.plot([], [], color="C3", lw=2, label="random rotation")
+    for n in range(1, len(names)):
+        axes.axvline(n - 0.5, color="0.92", lw=0.8, zorder=0)
+    labels = [name.replace("_", "\n", 1) for name in names]
+    axes.set_xticks(range(len(names)), labels, fontsize=8, rotation=30, ha="right")
+    axes.set(xlim=(-0.5, len(names) - 0.5), ylim=(-0.15, 1.05), ylabel="score")
+    figure.legend(loc="outside upper center", ncols=len(tables) + 2, fontsize=8, frameon=False)
     return figure

@@ -174,6 +174,21 @@ def test_report_over_seeds(rng):
     assert table["mcc_pearson"]["rotation_floor"] == pytest.approx(0.9, abs=0.02)
     assert table["angle_deg"]["per_seed"] == pytest.approx([0, 45], abs=3)
     assert min(table["r2_linear"]["per_seed"]) > 0.99
+    suite = pc.metrics.suite(truth, np.asarray(post["posterior"]["z"]).mean(axis=1))
+    assert suite == {name: table[name] for name in suite}
+    assert set(table) == {"elbo", "r2_cubic", "angle_deg"} | set(suite)
+    assert table["mig"]["per_seed"][1] < 0.1 < table["mig"]["per_seed"][0]
+
+
+def test_figure_of_all_metrics(rng):
+    truth = rng.standard_normal((400, 2))
+    table = pc.metrics.suite(truth, np.stack([truth, truth @ _turn(45)]))
+    dead = pc.metrics.suite(truth, np.stack([truth, 0 * truth]))
+    axes = pc.plots.metrics({"one": table, "other": dead}).axes[0]
+    assert len(axes.get_xticks()) == len(table)
+    dots = [line for line in axes.lines if len(line.get_xdata()) == 2 and line.get_marker() == "."]
+    assert len(dots) == 2 * len(table)
+    assert pc.plots.metrics(table).axes[0].get_ylabel() == "score"
 
 
 def test_report_scores_the_warmest_particles(rng):

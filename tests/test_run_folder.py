@@ -63,7 +63,8 @@ def test_posterior_and_metrics_return(run):
     for key in ("elbo", "mcc_pearson", "mcc_spearman", "r2_linear", "r2_knn", "angle_deg"):
         assert set(metrics[key]) >= {"mean", "sd", "per_seed", "floor"}
         assert len(metrics[key]["per_seed"]) == 2
-    assert metrics == json.loads(json.dumps(pc.metrics.report(again)))
+    reported = json.dumps(pc.metrics.report(again))  # too few particles for metrics that bin
+    assert metrics == json.loads(reported.replace("NaN", "null"))
 
 
 def test_maps_follow_the_axes_of_z(run):

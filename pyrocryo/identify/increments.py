@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from pyrocryo.errors import InputError
 from pyrocryo.identify.tails import moments, shapes
@@ -247,7 +248,11 @@ def _reading(
         if SURE * np.median(first["shape_se"][moving]) > 1:
             text = f"Too few steps to tell their shape ({told(moving)} ± {wide:.1g})"
     elif sparse.all():
-        if alpha < 0.8:
+        # the tails beyond those that the shape has, which the steps near 0 decide
+        tails = kurtosis[0] - stats.gennorm.stats(first["shape"], moments="k")
+        if np.median(tails - SURE * error[0]) > 0.5:
+            fits = "with heavier tails than that: a Student-t or jump transition fits"
+        elif alpha < 0.8:
             fits = "sparser than Laplace steps: a Student-t or jump transition fits"
         elif alpha <= 1.25:
             fits = "a Laplace transition fits"

@@ -16,10 +16,10 @@ from pyrocryo.errors import InputError
 __all__ = ["Power", "power"]
 
 BLIND = 1e-3  # nats a molecule, without noise, below which a prior counts as rotation invariant
-OBSERVED = 6000  # molecules that the information is averaged over
-PROPOSED = 128  # draws of z for each of them, twice
+PROPOSED = (128, 512, 2048)  # draws of z for each molecule, twice: more where these are too few
+BUDGET = 512_000  # draws for all the molecules that the information is averaged over
 WIDTHS = (1.0, 4.0)  # variances of the proposals' prior, of that of the prior itself
-FEWEST = 20.0  # effective draws below which the information is not given
+FEWEST = 10.0  # effective draws below which the information is not given
 AT_ONCE = 2_000_000  # numbers held at once
 
 Turn = Callable[[Tensor], Tensor]
@@ -94,7 +94,7 @@ def power(
     layer. `I` (``information``) is a KL divergence of marginal likelihoods: N molecules bring N·I
     nats, and no method gets more. For Laplace steps (K = 2, 45°), per pair and by the noise of an
     *increment* in Laplace scales (a frame's is smaller by √2): noise 0 / .5 / 1 / 2 / 4, `G` .121
-    / .089 / .054 / .020 / .004, `I` .121 / .067 / .025 / .003 / .00005.
+    / .089 / .054 / .020 / .005, `I` .121 / .067 / .025 / .003 / .00005.
 
     Works from ``sample`` and ``log_prob`` alone. Turns are those in the planes of two components,
     all frames together; the cheapest counts (by `G`). `I` is by importance sampling from the
@@ -164,8 +164,14 @@ def power(
         )
         invariant = noiseless <= BLIND
         told = gaps
-        if noise.any():
-            told = _information(prior, z, seen[:OBSERVED], noise, turns)
+        if noise.any() and invariant:
+            told = [(0.0, 0.0)] * len(angles)
+        elif noise.any():
+            for proposed in PROPOSED:
+                few = seen[: BUDGET // proposed]
+                told = _information(prior, z, few, noise, turns, proposed)
+                if not math.isnan(told[0][0]):
+                    break
     gap, gap_se = zip(*gaps, strict=True)
     information, information_se = zip(*told, strict=True)
     needed = _needed(angles, gap, information, invariant, ratio)
@@ -196,7 +202,7 @@ def _mean(values: Tensor) -> tuple[float, float]:
 
 
 def _information(
-    prior: Any, z: Tensor, seen: Tensor, noise: Tensor, turns: Sequence[Turn]
+    prior: Any, z: Tensor, seen: Tensor, noise: Tensor, turns: Sequence[Turn], proposed: int
 ) -> list[tuple[float, float]]:
     """The KL divergence from each turned model, of what is seen; mean and standard error."""
     flat = z.flatten(1).double()
@@ -212,11 +218,11 @@ def _information(
         left = rest @ (width * within) @ rest.T + (gain * spread.square()) @ gain.T
         laws.append((gain, torch.linalg.cholesky(left + 1e-12 * left.trace() * one)))
     logs, effective = [], []
-    for part in seen.flatten(1).double().split(max(1, AT_ONCE // (4 * PROPOSED * size))):
+    for part in seen.flatten(1).double().split(max(1, AT_ONCE // (4 * proposed * size))):
         loc = [centre + (part - centre) @ gain.T for gain, _ in laws]
         halves = []
         for _ in range(2):
-            each = (len(part), PROPOSED // len(laws), size)
+            each = (len(part), proposed // len(laws), size)
             drawn = torch.cat(
                 [
                     mean[:, None] + torch.randn(each, dtype=flat.dtype) @ root.T
@@ -224,7 +230,7 @@ def _information(
                 ],
                 dim=1,
             )
-            proposed = torch.stack(
+            density = torch.stack(
                 [
                     _normal(drawn - mean[:, None], root)
                     for mean, (_, root) in zip(loc, laws, strict=True)
@@ -232,7 +238,7 @@ def _information(
             ).logsumexp(0)
             likely = -0.5 * ((part[:, None] - drawn) / spread).square().sum(-1)
             points = drawn.to(z).unflatten(-1, z.shape[1:])
-            weight = likely - proposed
+            weight = likely - density
             own = weight + prior.log_prob(points).double()
             effective.append((2 * own.logsumexp(1) - (2 * own).logsumexp(1)).exp())
             halves.append(

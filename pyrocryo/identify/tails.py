@@ -11,6 +11,7 @@ __all__ = ["moments", "shapes"]
 
 GRIDS = (1024, 65536)  # points of the density of step and noise
 SHAPES = (0.3, 8.0)  # of the generalised Gaussian
+MOST = 50_000  # steps that a shape is fitted to, evenly picked
 
 
 def _error(influence: np.ndarray, group: np.ndarray) -> np.ndarray:
@@ -57,6 +58,8 @@ def moments(steps: np.ndarray, variance: np.ndarray, group: np.ndarray) -> tuple
 
 def shapes(steps: np.ndarray, variance: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, ...]:
     """Shape α of the generalised Gaussian, its standard error, and its scale, `(K,)` each."""
+    few = slice(None, None, max(1, len(steps) // MOST))
+    steps, variance, group = steps[few], variance[few], group[few]
     rows = [
         _shape(steps[:, k] - np.median(steps[:, k]), float(variance[:, k].mean()), group)
         for k in range(steps.shape[1])

@@ -10,7 +10,7 @@ from pyrocryo.errors import InputError
 from pyrocryo.metrics.factors import Factors, pair_up
 from pyrocryo.metrics.score import Score, permuted_columns
 
-__all__ = ["block_r2", "cubic", "halves", "held_out", "r2", "r2_value"]
+__all__ = ["cubic", "halves", "held_out", "r2", "r2_value"]
 
 NEIGHBOURS = 10
 
@@ -55,20 +55,19 @@ def r2_value(
     factors: Factors, z: np.ndarray, parts: tuple[np.ndarray, np.ndarray], kind: str = "linear"
 ) -> float:
     """The R² alone, on given halves."""
-    predicted = _predicted(np.column_stack(factors.targets), z, parts, kind)
-    return float(np.mean(block_r2([t[parts[1]] for t in factors.targets], predicted)))
-
-
-def block_r2(targets: Sequence[np.ndarray], predicted: np.ndarray) -> np.ndarray:
-    """R² of each factor `(K,)`, the targets `(N, 1 | 2 | 9)` of each beside one another."""
     from sklearn.metrics import r2_score
 
-    edges = np.cumsum([target.shape[1] for target in targets])[:-1]
-    return np.array(
-        [
-            r2_score(target, found, multioutput="variance_weighted")
-            for target, found in zip(targets, np.split(predicted, edges, axis=1), strict=True)
-        ]
+    predicted = _predicted(np.column_stack(factors.targets), z, parts, kind)
+    edges = np.cumsum([targets.shape[1] for targets in factors.targets])[:-1]
+    return float(
+        np.mean(
+            [
+                r2_score(targets[parts[1]], found, multioutput="variance_weighted")
+                for targets, found in zip(
+                    factors.targets, np.split(predicted, edges, axis=1), strict=True
+                )
+            ]
+        )
     )
 
 

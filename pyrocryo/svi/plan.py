@@ -84,8 +84,8 @@ def prepare(
             f"batch_size: {settings.batch_size} particles cannot be shared evenly among "
             f"{devices} devices"
         )
-    exact = _exact_kl(pair, train)
-    if settings.gamma != 1.0 and not (exact and hasattr(pair.prior, "with_transition_weight")):
+    exact, transitions = _exact_kl(pair, train)
+    if settings.gamma != 1.0 and not (exact and transitions):
         raise InputError(
             f"gamma: {settings.gamma:g} weighs transition terms, but the prior {pair.prior_name} "
             "has none in closed form"
@@ -122,12 +122,14 @@ def _told(distribution: Distribution) -> str:
     return " ".join(words)
 
 
-def _exact_kl(pair: Pair, particles: Particles) -> bool:
-    """Whether the KL of guide from prior is known in closed form."""
+def _exact_kl(pair: Pair, particles: Particles) -> tuple[bool, bool]:
+    """Whether the KL of guide from prior is known in closed form, and has transition terms."""
     batch = pair.moved(particles.batch(np.arange(min(2, len(particles)))))
     with torch.no_grad():
+        prior = pair.prior_of(batch)
+        transitions = hasattr(prior, "with_transition_weight")
         try:
-            kl_divergence(pair.posterior_of(batch), pair.prior_of(batch))
+            kl_divergence(pair.posterior_of(batch), prior)
         except NotImplementedError:  # how torch says that none is registered
-            return False
-    return True
+            return False, transitions
+    return True, transitions
