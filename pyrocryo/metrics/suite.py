@@ -90,8 +90,7 @@ def suite(
     if sampler is not None and encode is not None:
         for name, metric in (("betavae", betavae), ("factorvae", factorvae)):
             scores = metric(sampler, encode, pool=POOLS[name], seed=seed)
-            scores = [scores] if isinstance(scores, Score) else scores
-            table[name] = row([score.value for score in scores], scores[0].floor)
+            table[name] = row([scores] if isinstance(scores, Score) else scores)
     return table
 
 
@@ -120,8 +119,12 @@ def _or_nan(value: Callable[[np.ndarray], float], z: np.ndarray) -> float:
         return float("nan")
 
 
-def row(values: Sequence[float] | np.ndarray, floor: float | None = None) -> dict[str, Any]:
-    """A line of ``metrics.json``: ``{mean, sd, per_seed, floor}``."""
+def row(
+    values: Sequence[float] | Sequence[Score] | np.ndarray, floor: float | None = None
+) -> dict[str, Any]:
+    """A line of ``metrics.json``: ``{mean, sd, per_seed, floor}``; scores bring their floor."""
+    if len(values) and isinstance(values[0], Score):
+        floor, values = values[0].floor, [score.value for score in values]
     values = np.asarray(values, dtype=np.float64)
     return {
         "mean": float(values.mean()),
