@@ -128,7 +128,7 @@ def _pair(prior):
 )
 def test_stacked_and_traced_steps_are_those_of_python(data, field, options, request, caplog):
     particles = request.getfixturevalue(data)
-    settings = {"steps": 4, "batch_size": 8, "seeds": 2}
+    settings = {"steps": 3, "batch_size": 8, "seeds": 2}
     as_python = pc.fit(
         _pair(Conditional(field, 2, **options)), particles, capture=False, **settings
     )

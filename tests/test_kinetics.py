@@ -30,7 +30,7 @@ def _made(name, **more):
     return P.Kinetics(family, 2, value, **options, **more)
 
 
-@pytest.mark.parametrize("name", ["student", "jump", "switching"])
+@pytest.mark.parametrize("name", ["jump", "switching"])
 def test_every_check_passes(name):
     found = check_prior(_made(name, learned=True), context={"time": TIME}, dim=2, frames=3)
     assert found["KL"].startswith("none" if name == "switching" else "closed form")
@@ -85,7 +85,7 @@ def test_rates_are_found_by_maximum_likelihood(name, start, truth):
     """From z itself at uneven times."""
     torch.manual_seed(0)
     family, _, options = FAMILIES[name]
-    time = torch.cat([torch.zeros(3000, 1), 0.2 + 2 * torch.rand(3000, 5)], dim=-1).cumsum(-1)
+    time = torch.cat([torch.zeros(2500, 1), 0.2 + 2 * torch.rand(2500, 5)], dim=-1).cumsum(-1)
     z = P.Kinetics(family, 2, torch.tensor(truth), **options)(time).sample()
     prior = P.Kinetics(family, 2, start, learned=True, **options)
     optimiser = torch.optim.Adam(prior.parameters(), lr=0.03)

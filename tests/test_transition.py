@@ -20,10 +20,8 @@ P = pc.priors
 UNEVEN = torch.tensor([[[0.1], [0.5]], [[1.0], [0.2]], [[0.4], [0.4]]]).expand(3, 2, 2)
 PRIORS = {
     "laplace, uneven": lambda: P.LaplaceTransition(2, UNEVEN * torch.tensor([3.0, 6.0]), frames=3),
-    "student": lambda: P.StudentTransition(2, torch.tensor([0.3, 0.1])),
     "student, uneven": lambda: P.StudentTransition(2, 0.3 * UNEVEN, df=5.0, frames=3),
     "sharp pseudo-huber": lambda: P.PseudoHuberTransition(2, 0.3, width=0.1),
-    "jump": lambda: P.JumpTransition(2, 0.2),
     "jump, 4 frames": lambda: P.JumpTransition(1, 0.2, small=0.2, large=0.5, frames=4),
     "gaussian, uneven": lambda: P.GaussianTransition(2, UNEVEN, frames=3),
     "switching": lambda: P.SwitchingTransition(2, 0.5, frames=3),
