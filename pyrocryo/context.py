@@ -24,7 +24,7 @@ def wanted(prior: Any) -> list[str]:
     if isinstance(prior, dist.Distribution):
         return []
     if isinstance(fields := getattr(prior, "fields", None), list):
-        return fields
+        return list(fields)
     call = prior.forward if isinstance(prior, nn.Module) else prior
     parameters = inspect.signature(call).parameters.values()
     return [p.name for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD]

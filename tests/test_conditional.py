@@ -101,7 +101,8 @@ def segments():
     particles = pc.simulate.time_resolved(pc.molecules.TwoArms(), n=80, seed=0, box=BOX)
     rng = np.random.default_rng(0)
     fields = {"segment": rng.integers(0, 3, 80), "dose": rng.uniform(0, 40, 80)}
-    return particles.having(**fields, exposure=rng.uniform(0, 1, (80, 3)))
+    time = rng.uniform(0, 9, (80, 2))
+    return particles.having(**fields, exposure=rng.uniform(0, 1, (80, 3)), time=time)
 
 
 @pytest.fixture(scope="module")
@@ -122,11 +123,12 @@ def _pair(prior):
         ("segments", "segment", {"classes": 3}),
         ("images", "dose", {}),
         ("segments", "exposure", {"size": 3}),
+        ("segments", "time", {"scale": False}),
     ],
 )
 def test_stacked_and_traced_steps_are_those_of_python(data, field, options, request, caplog):
     particles = request.getfixturevalue(data)
-    settings = {"steps": 5, "batch_size": 8, "seeds": 2}
+    settings = {"steps": 3, "batch_size": 8, "seeds": 2}
     as_python = pc.fit(
         _pair(Conditional(field, 2, **options)), particles, capture=False, **settings
     )
@@ -172,6 +174,7 @@ def test_constants_come_from_the_particles_once(images):
         (lambda: Conditional("u", 2, classes=2).check(u=np.array([0, 2])), "u: .* from 0 to 1"),
         (lambda: Conditional("u", 2, classes=2).check(u=np.array([0.0])), "u: expected whole"),
         (lambda: Conditional("u", 2).check(u=np.array([1.0, np.nan])), "u: expected finite"),
+        (lambda: Conditional("u", 2).check(u=np.ones((5, 3))), r"give Conditional\(size=3\)"),
         (lambda: Conditional("u", 2).check(u=np.ones(3)), "u: is .* for every particle"),
         (lambda: Conditional("u", 2, size=2).check(u=np.ones((5, 3))), r"vectors \(\.\.\., 2\)"),
     ],

@@ -30,7 +30,7 @@ def _made(name, **more):
     return P.Kinetics(family, 2, value, **options, **more)
 
 
-@pytest.mark.parametrize("name", ["laplace", "jump", "gaussian", "switching"])
+@pytest.mark.parametrize("name", ["jump", "switching"])
 def test_every_check_passes(name):
     found = check_prior(_made(name, learned=True), context={"time": TIME}, dim=2, frames=3)
     assert found["KL"].startswith("none" if name == "switching" else "closed form")
@@ -85,7 +85,7 @@ def test_rates_are_found_by_maximum_likelihood(name, start, truth):
     """From z itself at uneven times."""
     torch.manual_seed(0)
     family, _, options = FAMILIES[name]
-    time = torch.cat([torch.zeros(3000, 1), 0.2 + 2 * torch.rand(3000, 5)], dim=-1).cumsum(-1)
+    time = torch.cat([torch.zeros(2500, 1), 0.2 + 2 * torch.rand(2500, 5)], dim=-1).cumsum(-1)
     z = P.Kinetics(family, 2, torch.tensor(truth), **options)(time).sample()
     prior = P.Kinetics(family, 2, start, learned=True, **options)
     optimiser = torch.optim.Adam(prior.parameters(), lr=0.03)
@@ -101,7 +101,6 @@ def test_rates_are_found_by_maximum_likelihood(name, start, truth):
 
 BOX = 16
 PRIORS = {
-    "laplace": (lambda: P.LaplaceTransition(2, 2.0), True),
     "student": (lambda: P.StudentTransition(2, 0.3), True),
     "pseudo-huber": (lambda: P.PseudoHuberTransition(2, 0.3), True),
     "jump": (lambda: P.JumpTransition(2, 0.2), True),
@@ -109,7 +108,6 @@ PRIORS = {
     "switching": (lambda: P.SwitchingTransition(2, 0.5), False),
     "shared": (lambda: P.SharedFactors(2, 0.6), True),
     "kinetics": (lambda: _made("student", learned=True), True),
-    "jumps in time": (lambda: _made("jump"), True),
 }
 
 
@@ -237,3 +235,10 @@ def test_particles_need_times_that_increase(in_time):
         pair.check(in_time.without("time"))
     with pytest.raises(pc.InputError, match="time: must increase"):
         pair.check(in_time.having(time=-in_time.time))
+
+
+def test_a_pair_in_double_precision_learns_in_double(in_time):
+    pair = _pair(_made("student", learned=True)).double()
+    law = pair.prior(torch.tensor([[0.0, 0.3]]).double())
+    assert law.scale.dtype == torch.double
+    assert law.sample().dtype == torch.double

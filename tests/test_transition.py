@@ -19,15 +19,10 @@ from pyrocryo.testing import check_prior
 P = pc.priors
 UNEVEN = torch.tensor([[[0.1], [0.5]], [[1.0], [0.2]], [[0.4], [0.4]]]).expand(3, 2, 2)
 PRIORS = {
-    "laplace": lambda: P.LaplaceTransition(2, 2.0),
     "laplace, uneven": lambda: P.LaplaceTransition(2, UNEVEN * torch.tensor([3.0, 6.0]), frames=3),
-    "student": lambda: P.StudentTransition(2, torch.tensor([0.3, 0.1])),
     "student, uneven": lambda: P.StudentTransition(2, 0.3 * UNEVEN, df=5.0, frames=3),
-    "pseudo-huber": lambda: P.PseudoHuberTransition(2, 0.3, frames=3),
     "sharp pseudo-huber": lambda: P.PseudoHuberTransition(2, 0.3, width=0.1),
-    "jump": lambda: P.JumpTransition(2, 0.2),
     "jump, 4 frames": lambda: P.JumpTransition(1, 0.2, small=0.2, large=0.5, frames=4),
-    "gaussian": lambda: P.GaussianTransition(2, torch.tensor([0.1, 1.0]), frames=3),
     "gaussian, uneven": lambda: P.GaussianTransition(2, UNEVEN, frames=3),
     "switching": lambda: P.SwitchingTransition(2, 0.5, frames=3),
     "shared": lambda: P.SharedFactors(2, 0.6, frames=3),
@@ -109,7 +104,7 @@ def test_moments_of_a_step(name):
     if name == "jump":
         c = 1 - math.exp(-0.2)
         assert excess == pytest.approx(3 * c * (1 - c) * 0.99**2 / second**2, rel=1e-4)
-    x = prior.sample((400_000,)).diff(dim=1).flatten().double()
+    x = prior.sample((200_000,)).diff(dim=1).flatten().double()
     assert float(x.var()) == pytest.approx(second, rel=0.02)
     assert float(x.pow(4).mean() / x.var() ** 2 - 3) == pytest.approx(excess, rel=0.1)
 
@@ -135,16 +130,12 @@ def test_expected_cost_is_that_of_adaptive_quadrature(name, spread):
 @pytest.mark.parametrize("family", [P.StudentTransition, P.PseudoHuberTransition])
 def test_quadrature_has_the_gradient_of_the_integral(family):
     """In mean, spread and the prior's scale, against finite differences."""
-    torch.set_default_dtype(torch.double)
-    try:
 
-        def cost(mean, sd, scale):
-            return family(1, scale, validate_args=False).expected_cost(mean, sd)
+    def cost(mean, sd, scale):
+        return family(1, scale, validate_args=False).expected_cost(mean, sd)
 
-        at = [torch.tensor([[v]], requires_grad=True) for v in (0.3, 0.8)]
-        assert torch.autograd.gradcheck(cost, (*at, torch.tensor([0.2], requires_grad=True)))
-    finally:
-        torch.set_default_dtype(torch.float)
+    at = [torch.full((1, 1), v).double().requires_grad_() for v in (0.3, 0.8, 0.2)]
+    assert torch.autograd.gradcheck(cost, at)
 
 
 def test_the_rule_integrates_polynomials_of_far_and_narrow_laws():

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pyrocryo.errors import InputError
+from pyrocryo.particles import PER_IMAGE
 from pyrocryo.perceptron import perceptron
 from pyrocryo.priors.boltzmann import BoltzmannNormal
 
@@ -22,7 +23,7 @@ class Conditional(nn.Module):
 
     (iVAE; Khemakhem et al. 2020, Eq. 6-7.) Of a class (segment, batch, mutant, ligand) the
     moments are a table; of numbers (concentration, time since mixing, dose) they are a network of
-    the standardised value. Each image may have its own `u` (`(N, T)`), or each molecule.
+    the standardised value. Particles with frames have one `u` a molecule, but for ``time``.
 
     What it identifies, for a decoder that is injective: with mean and scale (two statistics a
     component, n = K) `2 K + 1` values of `u` whose log-density contrasts have rank `2 K` fix `z`
@@ -45,7 +46,7 @@ class Conditional(nn.Module):
         scale: Whether the spread does; else it is 1.
         standard: Mean and standard deviation of the field, numbers or `(D,)`. By default those
             of the first particles that :meth:`check` sees; they are kept with the parameters.
-        size: Length D of a field of vectors `(N, [T,] D)`; None for numbers `(N, [T])`.
+        size: Length D of a field of vectors `(N, D)`; None for a field of numbers `(N,)`.
 
     Attributes:
         fields: The fields it wants (see :func:`pyrocryo.context.wanted`).
@@ -124,6 +125,8 @@ class Conditional(nn.Module):
             raise InputError(f"{name}: expected finite numbers, got {u.dtype}")
         if self.size is not None and (u.ndim < 2 or u.shape[-1] != self.size):
             raise InputError(f"{name}: expected vectors (..., {self.size}), got shape {u.shape}")
+        if self.size is None and u.ndim > 1 and name not in PER_IMAGE:
+            raise InputError(f"{name}: vectors {u.shape}; give Conditional(size={u.shape[-1]})")
         rows = u.reshape(-1, self.size or 1).astype(np.float64)
         if self.known:
             return

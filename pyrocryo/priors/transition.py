@@ -43,7 +43,7 @@ class Transition(dist.TorchDistribution):
         plugin: Take each step from the posterior mean of the frame before, leaving out that
             frame's variance, as the SlowVAE was published; no bound on the evidence. Only the
             KL differs, so `check_prior` names it.
-        validate_args: False leaves the values of numbers unchecked, too: what is made of a
+        validate_args: False takes tensors as they are, values unchecked: what is made of a
             module's parameters inside a step must not ask for values.
         **numbers: The numbers of the steps by their names, all positive; kept as attributes.
 
@@ -75,7 +75,9 @@ class Transition(dist.TorchDistribution):
         self.plugin = plugin
         batch = torch.Size()
         for name, given in numbers.items():
-            value = torch.as_tensor(given, dtype=torch.get_default_dtype())
+            value = given
+            if validate_args is not False or not isinstance(given, Tensor):
+                value = torch.as_tensor(given, dtype=torch.get_default_dtype())
             fits = value.dim() == 0 or value.shape[-1] == dim
             fits = fits and (value.dim() < 2 or value.shape[-2] in (1, frames - 1))
             if not fits or (validate_args is not False and not (value > 0).all()):
