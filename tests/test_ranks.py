@@ -74,6 +74,12 @@ def test_holm(models):
     assert [found[pair] for pair in order] == pytest.approx(expected)
 
 
+def test_errors_are_better_when_small(models):
+    leak = {name: {"pose_leak": of["angle_deg"]} for name, of in models.items()}
+    assert rank_groups(leak).mean_rank == {"slow": 1, "fast": 2, "plain": 3}
+    assert rank_groups(leak, lower=()).mean_rank == {"slow": 3, "fast": 2, "plain": 1}
+
+
 def test_four_seeds_cannot_tell_models_apart():
     found = rank_groups({"a": {"mcc": [1.0, 0.9, 0.95, 0.97]}, "b": {"mcc": [0.1, 0.2, 0.3, 0.4]}})
     assert found.ranks["mcc"] == {"a": 1.5, "b": 1.5}

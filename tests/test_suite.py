@@ -95,7 +95,7 @@ def test_nothing_is_silently_wrong_on_continuous_factors(uniform):
         (lambda f: suite(f, f, sampler=_uniform), "give both or neither"),
         (lambda f: mig(f, f, kinds=["linear", "angle"]), "kinds: expected one of linear"),
         (lambda f: mig([f], f), r"block 0 is linear: expected \(N,\)"),
-        (lambda f: mig([f[:, 0], f[:5, 0]], f), "expected"),
+        (lambda f: mig([f[:, 0], f[:5, 0]], f), "blocks of"),
         (lambda f: mig([f[:, 0] * np.inf], f), "block 0: expected finite"),
         (lambda f: mig([0 * f[:, 0]], f), "factor 0 never varies"),
         (lambda f: mig(f[:50], f[:50]), "at least 100 particles, got 50"),
@@ -156,8 +156,8 @@ def test_association_with_a_rotation_knows_no_frame(rng):
 @pytest.fixture(scope="module")
 def blocks():
     rng = np.random.default_rng(6)
-    angle, value = rng.uniform(-np.pi, np.pi, 3000), rng.standard_normal(3000)
-    return [value, angle, random_in_space((3000,), rng)], ["linear", "circular", "so3"]
+    angle, value = rng.uniform(-np.pi, np.pi, 2000), rng.standard_normal(2000)
+    return [value, angle, random_in_space((2000,), rng)], ["linear", "circular", "so3"]
 
 
 def test_suite_of_blocks(blocks):
@@ -166,11 +166,11 @@ def test_suite_of_blocks(blocks):
     good = np.stack([value, np.cos(angle + 1), poses[:, 2, 2]], axis=1)
     axes = np.linalg.qr(rng.standard_normal((3, 3)))[0]
     mixed = (good / good.std(axis=0)) @ axes
-    noise = rng.standard_normal((3000, 3))
+    noise = rng.standard_normal((2000, 3))
     table = suite([value, angle, poses], np.stack([good, mixed, noise]), kinds=kinds)
     assert table["mcc_pearson"]["per_seed"][0] == pytest.approx(1)
     assert "rotation_floor" not in table["mcc_pearson"]
-    assert table["dci_disentanglement"]["per_seed"][0] > 0.85
+    assert table["dci_disentanglement"]["per_seed"][0] > 0.8
     assert table["modularity"]["per_seed"][0] > 0.97
     for name in ("mcc_pearson", "mcc_spearman", "mig", "modularity", "sap", "dci_completeness"):
         first, second, third = table[name]["per_seed"]
@@ -185,9 +185,9 @@ def test_suite_of_blocks(blocks):
 
 
 def test_classes_of_angles_and_rotations(blocks):
-    factors, _ = pair_up(blocks[0], np.zeros((3000, 1)), blocks[1])
+    factors, _ = pair_up(blocks[0], np.zeros((2000, 1)), blocks[1])
     for classes, count in zip(factors.classes.T, (20, 20, 24), strict=True):
-        share = np.bincount(classes, minlength=count) / 3000
+        share = np.bincount(classes, minlength=count) / 2000
         assert len(share) == count
         np.testing.assert_allclose(share, 1 / count, atol=0.02)
     quarter = np.pi / 2 * np.random.default_rng(0).integers(0, 4, 500)

@@ -136,7 +136,9 @@ def pair_up(
             raise InputError(f"factors: block {k}: expected finite numbers only")
         if (block == block[:1]).all():
             raise InputError(f"factors: factor {k} never varies")
-    return Factors(tuple(kinds), tuple(blocks)), [_latents(block, z) for block in blocks][0]
+        if len(block) != len(blocks[0]):
+            raise InputError(f"factors: blocks of {[len(b) for b in blocks]} particles")
+    return Factors(tuple(kinds), tuple(blocks)), _latents(blocks[0], z)
 
 
 def _latents(block: np.ndarray, z: np.ndarray) -> np.ndarray:

@@ -22,7 +22,7 @@ from pyrocryo.metrics.score import Score, permuted_columns
 __all__ = ["row", "suite"]
 
 Parts = tuple[np.ndarray, np.ndarray]
-POOLS = {"betavae": 2000, "factorvae": 100}  # pairs, batches of 64, a factor
+POOLS = {"betavae": 4000, "factorvae": 100}  # pairs, batches of 64, a factor
 
 VALUES: dict[str, Callable[[Factors, np.ndarray, Parts], float]] = {
     "mcc_pearson": lambda f, z, _: mcc_value(f, z),
@@ -51,16 +51,16 @@ def suite(
     """Every metric, seed by seed.
 
     MCC, R², MIG, Modularity, DCI (by boosted trees, named in the row's ``estimator``),
-    Explicitness, SAP and IRS; with a simulator BetaVAE and FactorVAE, too. Classes of factors,
-    halves and floors are made once: a floor belongs to permuted latents of the first seed whose
-    latents can be scored. A metric that is not defined for a seed is NaN there.
+    Explicitness, SAP and IRS; with a simulator of two factors or more BetaVAE and FactorVAE, too.
+    Classes of factors, halves and floors are made once: a floor belongs to permuted latents of the
+    first seed that has finite ones. A metric that is not defined for a seed is NaN there.
 
     Args:
         factors: `(N, K)` true factors, or blocks `(N,)` and `(N, 3, 3)`.
         codes: `(S, N, L)` latents of S seeds, or `(N, L)`.
         kinds: "linear", "circular" (rad) or "so3", one a factor; numbers if not said.
         sampler: ``sampler(n, fixed, rng)`` → factors, as for
-            :func:`~pyrocryo.metrics.betavae`; from pools of 2000 pairs and 100 batches a factor.
+            :func:`~pyrocryo.metrics.betavae`; from pools of 4000 pairs and 100 batches a factor.
         encode: Factors → latents `(S, n, L)`, or `(n, L)`.
         frames: Consecutive rows that belong to one molecule, and go into the same half.
         seed: Draws halves, trees and floors.
@@ -87,7 +87,7 @@ def suite(
         score = mcc(factors, first, kind=kind, seed=seed)
         table[f"mcc_{kind}"] |= {"floor": score.floor, "rotation_floor": score.rotation_floor}
     table |= _dci(factors, codes, permuted, parts, seed)
-    if sampler is not None and encode is not None:
+    if sampler is not None and encode is not None and factors.count > 1:
         for name, metric in (("betavae", betavae), ("factorvae", factorvae)):
             scores = metric(sampler, encode, pool=POOLS[name], seed=seed)
             table[name] = row([scores] if isinstance(scores, Score) else scores)

@@ -37,16 +37,16 @@ def report(post: Any) -> dict[str, dict[str, Any]]:
     carry ``truth``, posterior means are scored against it by all that
     :func:`~pyrocryo.metrics.suite` has, by cubic R² and by the angle between axes; particles at
     several temperatures are scored at the warmest, where every component moves. Where true
-    rotations are known and lie in
-    the plane: how much of `z` the pose explains (``pose_leak``); where poses were inferred, the
-    median error after one global gauge (``pose_error_deg``) with the share of particles more than
-    90° off (``pose_flips``), and, the true conformations being known, the median error once the
-    conformation-dependent frame α(z) is fitted (``pose_error_frame_deg``) with the share within
-    10° (``pose_within_10_deg``). See :mod:`pyrocryo.metrics.pose`. The same where rotations in
-    space were inferred (:mod:`pyrocryo.metrics.pose3d`; the gauge is a rotation and a handedness),
-    against ``true_rotation`` where there is one; then ``pose_error_given_deg`` is what the poses
-    that came with the particles are off by, and ``shift_error_angstroms`` the median length of the
-    error of inferred shifts.
+    rotations are known and lie in the plane: how much of `z` the pose explains (``pose_leak``);
+    where poses were inferred, the median error after one global gauge (``pose_error_deg``) with
+    the share of particles more than 90° off (``pose_flips``), and, the true conformations being
+    known, the median error once the conformation-dependent frame α(z) is fitted
+    (``pose_error_frame_deg``) with the share within 10° (``pose_within_10_deg``). See
+    :mod:`pyrocryo.metrics.pose`. The same where rotations in space were inferred
+    (:mod:`pyrocryo.metrics.pose3d`; the gauge is a rotation and a handedness), against
+    ``true_rotation`` where there is one; then ``pose_error_given_deg`` is what the poses that came
+    with the particles are off by, and ``shift_error_angstroms`` the median length of the error of
+    inferred shifts.
 
     Args:
         post: What :func:`pyrocryo.posterior` gives.
