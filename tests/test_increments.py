@@ -3,7 +3,9 @@ import math
 import re
 
 import numpy as np
+import pyro.distributions as dist
 import pytest
+import torch
 from scipy import stats
 
 import pyrocryo as pc
@@ -225,3 +227,15 @@ def test_histogram_of_steps(rng):
     figure = pc.plots.increments(rng.laplace(size=(500, 3)), "steps")
     assert len(figure.axes) == 3
     assert pc.plots.increments(np.zeros((50, 1)), "none").axes
+
+
+def test_report_draws_the_prior_at_the_times_it_asks_for(rng, pairs_in_time):
+    def drifting(time):
+        return dist.Laplace(0.0, time[..., None] + torch.ones(2)).to_event(2)
+
+    pair = pc.Pair(drifting, pc.volumes.Grid(), pairs_in_time.box, dim=2)
+    fit = pc.fit(pair, pairs_in_time, steps=2)
+    moves = pc.identify.report(fit, _post(rng, _walk(rng, "laplace", frames=2)))["increments"]
+    # a step of scales 1 and 2: variances 2 and 8, fourth cumulants 12 and 192
+    assert moves["prior_kurtosis"] == pytest.approx([204 / 100] * 2, abs=0.6)
+    assert not moves["less_sparse"]
