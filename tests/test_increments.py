@@ -3,7 +3,9 @@ import math
 import re
 
 import numpy as np
+import pyro.distributions as dist
 import pytest
+import torch
 from scipy import stats
 
 import pyrocryo as pc
@@ -202,14 +204,17 @@ def test_steps_of_posterior_means(rng):
 def test_report_objects_to_a_prior_that_the_steps_contradict(rng, pairs_in_time):
     pair = pc.Pair(pc.priors.LaplaceTransition(2, 2.0), pc.volumes.Grid(), pairs_in_time.box)
     fit = pc.fit(pair, pairs_in_time, steps=2, seeds=2)
+    half = stats.gennorm.rvs(1.5, size=(2000, 2, 2), random_state=0).cumsum(axis=1)
+    verdict = pc.identify.report(fit, _post(rng, half))
+    assert verdict["increments"]["less_sparse"]
+    assert not verdict["increments"]["contradicts_prior"]
+    assert re.search(r"less sparse than Lap.*α = 1\.\d+ against (0\.9|1\.0)", verdict["sentence"])
     for kind, contradicts in (("gaussian", True), ("laplace", False)):
         post = _post(rng, 0.4 * _walk(rng, kind, n=2000, frames=2))
         verdict = pc.identify.report(fit, post)
         moves = verdict["increments"]
-        assert moves["contradicts_prior"] == contradicts
-        assert ("not sparse as LaplaceTransition would have them" in verdict["sentence"]) == (
-            contradicts
-        )
+        assert moves["contradicts_prior"] == moves["less_sparse"] == contradicts
+        assert ("not sparse as Laplace" in verdict["sentence"]) == contradicts
         assert moves["prior_shape"] == pytest.approx([1, 1], abs=0.15)
         assert np.shape(moves["kurtosis"]) == np.shape(moves["shape_se"]) == (2, 2)
         assert len(moves["readings"]) == 2
@@ -222,3 +227,15 @@ def test_histogram_of_steps(rng):
     figure = pc.plots.increments(rng.laplace(size=(500, 3)), "steps")
     assert len(figure.axes) == 3
     assert pc.plots.increments(np.zeros((50, 1)), "none").axes
+
+
+def test_report_draws_the_prior_at_the_times_it_asks_for(rng, pairs_in_time):
+    def drifting(time):
+        return dist.Laplace(0.0, time[..., None] + torch.ones(2)).to_event(2)
+
+    pair = pc.Pair(drifting, pc.volumes.Grid(), pairs_in_time.box, dim=2)
+    fit = pc.fit(pair, pairs_in_time, steps=2)
+    moves = pc.identify.report(fit, _post(rng, _walk(rng, "laplace", frames=2)))["increments"]
+    # a step of scales 1 and 2: variances 2 and 8, fourth cumulants 12 and 192
+    assert moves["prior_kurtosis"] == pytest.approx([204 / 100] * 2, abs=0.6)
+    assert not moves["less_sparse"]

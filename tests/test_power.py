@@ -100,6 +100,14 @@ def test_noise_of_each_component_and_of_each_frame():
     assert worse.information[0] < same[0].information[0]
 
 
+def test_unequal_widths_charge_turns_without_any_step():
+    a, b = math.sqrt(2) * 0.2, math.sqrt(2) * 0.4
+    result = power(pc.priors.LaplaceTransition(2, 60.0), (0.2, 0.4), degrees=(), draws=200_000)
+    alone = 60 * math.sqrt(2 / math.pi) * (math.sqrt(2 * (a * a + b * b)) - a - b)
+    assert result.nats == pytest.approx(alone, rel=0.05)
+    assert alone > 10 * result.noiseless
+
+
 @pytest.mark.parametrize(
     "prior",
     [

@@ -96,6 +96,11 @@ def power(
     *increment* in Laplace scales (a frame's is smaller by √2): noise 0 / .5 / 1 / 2 / 4, `G` .121
     / .089 / .054 / .020 / .005, `I` .121 / .067 / .025 / .003 / .00005.
 
+    Where components are seen with unequal precision `G` has a part that has nothing to do with
+    steps: Gaussians of standard deviations :math:`s_1, s_2` (of an increment) under Laplace steps
+    of rate λ charge :math:`\lambda \sqrt{2/\pi} (\sqrt{2 (s_1^2 + s_2^2)} - s_1 - s_2)` for 45°.
+    It can align axes, whatever the steps of the data; `I` is free of it.
+
     Works from ``sample`` and ``log_prob`` alone. Turns are those in the planes of two components,
     all frames together; the cheapest counts (by `G`). `I` is by importance sampling from the
     posterior under a Gaussian prior of the same covariance, with two sets of draws to take out

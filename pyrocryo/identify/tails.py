@@ -57,7 +57,10 @@ def moments(steps: np.ndarray, variance: np.ndarray, group: np.ndarray) -> tuple
 
 
 def shapes(steps: np.ndarray, variance: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Shape α of the generalised Gaussian, its standard error, and its scale, `(K,)` each."""
+    """Shape α of the generalised Gaussian, its standard error, and its scale, `(K,)` each.
+
+    The noise is taken to be that of the mean variance on every step.
+    """
     few = slice(None, None, max(1, len(steps) // MOST))
     steps, variance, group = steps[few], variance[few], group[few]
     rows = [
@@ -99,10 +102,10 @@ def _blurred(x: np.ndarray, alpha: float, scale: float, noise: float) -> np.ndar
     edge = 1.05 * np.abs(x).max() + 6 * noise
     points = int(np.clip(8 * edge / noise, *GRIDS))
     middles = np.linspace(-edge, edge, points)
-    half = middles[1] - middles[0]
-    edges = np.append(middles - half / 2, middles[-1] + half / 2)
+    width = middles[1] - middles[0]
+    edges = np.append(middles - width / 2, middles[-1] + width / 2)
     mass = np.diff(stats.gennorm.cdf(edges, alpha, scale=scale))
-    frequency = np.fft.rfftfreq(2 * points, half)
+    frequency = np.fft.rfftfreq(2 * points, width)
     damped = np.fft.rfft(mass, 2 * points) * np.exp(-2 * np.square(np.pi * frequency * noise))
-    density = np.fft.irfft(damped, 2 * points)[:points] / half
+    density = np.fft.irfft(damped, 2 * points)[:points] / width
     return np.log(np.interp(x, middles, np.maximum(density, 1e-12 / edge)))
