@@ -109,10 +109,16 @@ def pair(config: Config, particles: pc.Particles) -> pc.Pair:
 def _prior(config: Config, frames: int) -> Any:
     """The prior whose steps have the variance 2 b² of the simulated ones."""
     dim = config.arms if config.latents is None else config.latents
+    if config.rate is not None and config.prior != "laplace":
+        raise pc.InputError(f"rate: that of a Laplace prior, and this one is {config.prior}")
+    if (config.plugin or config.learned) and config.prior == "isotropic":
+        raise pc.InputError("plugin and learned: an isotropic prior has no steps")
     if config.prior == "isotropic":
         return pc.priors.IsotropicNormal(dim)
     family, value, options = _steps(config)
     if config.plugin:
+        if config.prior == "switching":
+            raise pc.InputError("plugin: a switching prior has no KL in closed form to change")
         options["plugin"] = True
     if config.learned:
         return pc.priors.Kinetics(family, dim, value, learned=True, **options)
@@ -124,7 +130,7 @@ def _steps(config: Config) -> tuple[type, float, dict[str, float]]:
     b, chance = config.scale, 1 - math.exp(-JUMPS)
     large = b * math.sqrt((2 - (1 - chance) * SMALL**2) / chance)
     if config.prior == "laplace":
-        return pc.priors.LaplaceTransition, config.rate or 1 / b, {}
+        return pc.priors.LaplaceTransition, 1 / b if config.rate is None else config.rate, {}
     if config.prior == "student":
         return pc.priors.StudentTransition, b * math.sqrt(2 / 3), {"df": 3}
     if config.prior == "huber":
