@@ -146,7 +146,7 @@ class Fit:
         if hasattr(model, "scores"):
             extra = model.scores(config, fit, scored, out)
             verdict["metrics"] |= {name: metrics.row(values) for name, values in extra.items()}
-            io.write_json(out / "metrics.json", verdict["metrics"])
+            io.write_metrics(out, verdict["metrics"])
         page = report.write(out)
         print(report.compare([out]))
         print(verdict["identify"]["sentence"])

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-__all__ = ["images", "increments", "latents", "loss", "metrics", "poses", "scores", "traversal"]
+__all__ = ["images", "increments", "latents", "loss", "metrics", "poses", "traversal"]
 
 SHOWN = 1500  # points in a scatter plot
 COLOURS = ("C0", "C1", "C2", "C4", "C5", "C6", "C8", "C9")  # of models; C3 is a floor
@@ -109,23 +109,6 @@ def traversal(maps: np.ndarray, values: np.ndarray, title: str) -> Figure:
             axes.set_title(f"{values[k, n]:+.1f}", fontsize=8)
         panels[k, 0].set_ylabel(f"z{k + 1}")
     figure.suptitle(title, fontsize=10)
-    return figure
-
-
-def scores(metrics: Mapping[str, Mapping[str, Any]]) -> Figure:
-    """Metrics of every seed beside their floors (those on a 0-1 scale)."""
-    names = [name for name in metrics if name.startswith(("mcc", "r2"))]
-    figure = Figure(figsize=(6, 0.5 * len(names) + 1.2), layout="constrained")
-    axes = figure.subplots()
-    for n, name in enumerate(names):
-        row = metrics[name]
-        axes.plot(row["per_seed"], [n] * len(row["per_seed"]), "o", color="C0", alpha=0.7)
-        axes.plot(row["floor"], n, "|", color="0.5", ms=14, mew=2)
-        if row.get("rotation_floor") is not None:
-            axes.plot(row["rotation_floor"], n, "|", color="C3", ms=14, mew=2)
-    axes.set(yticks=range(len(names)), yticklabels=names, xlim=(-0.1, 1.05))
-    axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.set_xlabel("each seed (dots); permuted latents (grey), random rotation (red)")
     return figure
 
 

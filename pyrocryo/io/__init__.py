@@ -31,7 +31,7 @@ def load(path: str | Path, **options: Any) -> Particles:
 
 def __getattr__(name: str) -> Any:
     """The run folder needs torch and matplotlib; readers and writers do not."""
-    if name in ("export", "new_folder", "write_json"):
+    if name in ("export", "new_folder", "write_json", "write_metrics"):
         from pyrocryo.io import run_folder
 
         return getattr(run_folder, name)

@@ -26,7 +26,7 @@ from pyrocryo.particles import Particles
 from pyrocryo.svi import Fit, checkpoints
 from pyrocryo.to_arviz import to_netcdf
 
-__all__ = ["export", "new_folder", "write_json"]
+__all__ = ["export", "new_folder", "write_json", "write_metrics"]
 
 PACKAGES = ("torch", "pyro-ppl", "numpy", "scipy", "scikit-learn", "arviz")
 STEPS = 7  # maps along an axis
@@ -90,11 +90,18 @@ def export(
     checkpoints.write(fit, out / "checkpoint.pt")
     with replacing(out / "posterior.nc") as temporary:
         to_netcdf(post, temporary)
-    write_json(out / "metrics.json", table)
+    write_metrics(out, table)
     write_json(out / "identify.json", verdict)
     paths = _write_volumes(out / "volumes", fit, post)
     _write_figures(out / "figures", fit, post, table, paths)
     return {"metrics": table, "identify": verdict}
+
+
+def write_metrics(out: Path, table: Mapping[str, Mapping[str, Any]]) -> None:
+    """Writes ``metrics.json``, and its figure where any metric has a place on it."""
+    write_json(out / "metrics.json", table)
+    if any(name.startswith(plots.UNIT) for name in table):
+        _save(out / "figures" / "metrics.png", plots.metrics(table))
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -228,11 +235,16 @@ def _write_figures(
                 clean[n].reshape(-1, box, box)[:PICTURES],
                 f"seed {seed}",
             )
+        if means.ndim == 4:
+            steps = np.diff(means[n], axis=1).reshape(-1, means.shape[-1])
+            figures[f"increments_seed{seed}"] = plots.increments(steps, f"seed {seed}")
         figures[f"traversal_seed{seed}"] = plots.traversal(
             *paths[n], f"along each axis (2 % to 98 % of z), seed {seed}"
         )
-    if truth is not None:
-        figures["metrics"] = plots.scores(table)
     for name, figure in figures.items():
-        with replacing(folder / f"{name}.png") as temporary:
-            figure.savefig(temporary, dpi=110)
+        _save(folder / f"{name}.png", figure)
+
+
+def _save(path: Path, figure: Any) -> None:
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110)
