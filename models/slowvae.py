@@ -107,7 +107,7 @@ def pair(config: Config, particles: pc.Particles) -> pc.Pair:
 
 
 def _prior(config: Config, frames: int) -> Any:
-    """The prior whose steps have the variance 2 b² of the simulated ones."""
+    """The prior whose steps, given the frame before, have the variance 2 b²."""
     dim = config.arms if config.latents is None else config.latents
     if config.rate is not None and config.prior != "laplace":
         raise pc.InputError(f"rate: that of a Laplace prior, and this one is {config.prior}")
@@ -148,10 +148,16 @@ def _steps(config: Config) -> tuple[type, float, dict[str, float]]:
 def scores(config: Config, fit: pc.Fit, scored: pc.Particles, out: Path) -> dict[str, Any]:
     """The two metrics of the paper's eight that intervene: on simulated particles only."""
     molecule = pc.molecules.Arms(config.arms)
-    if "truth" not in scored.fields or scored.truth.shape[-1] != molecule.dim:
+    flat = "rotation" in scored.fields and pc.metrics.in_plane_angle(scored.rotation) is not None
+    shown = "truth" in scored.fields and scored.truth.shape[-1] == molecule.dim
+    if not (flat and shown and molecule.dim > 1):
         return {}
-    world = pc.diagnose.simulator(fit, molecule, scored)
+    try:
+        world = pc.diagnose.simulator(fit, molecule, scored)
+    except pc.InputError as error:
+        print(f"no BetaVAE, no FactorVAE: {error}")
+        return {}
     return {
-        "betavae": pc.metrics.betavae(*world, pool=2000),
+        "betavae": pc.metrics.betavae(*world, pool=4000),
         "factorvae": pc.metrics.factorvae(*world, pool=100),
     }

@@ -220,7 +220,12 @@ class Simulate:
         imaging["ctf"] = self.ctf
         own = {"tilt-pairs": ("frames",)}
         own["time-resolved"] = ("frames", "scale", "steps", "boundary", "correlation")
-        imaging |= {name: getattr(self, name) for name in own.get(self.kind, ())}
+        for name in own["time-resolved"]:
+            value = getattr(self, name)
+            if name in own.get(self.kind, ()):
+                imaging[name] = value
+            elif value != getattr(Simulate, name):
+                raise InputError(f"{name}: {self.kind} particles take no {name}, got {value}")
         draw = getattr(simulate, self.kind.replace("-", "_"))
         particles = draw(molecules.Arms(self.arms), self.n, self.seed, **imaging)
         io.save(particles, self.out)

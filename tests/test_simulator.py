@@ -54,6 +54,18 @@ def test_pairs_in_time_are_shown_one_frame_at_a_time(pairs_in_time):
     assert encode(z).shape == (1, 7, 2)
 
 
+def test_particles_of_another_molecule_are_refused(pairs_in_time):
+    class Exchanged:
+        dim, spatial = 2, 2
+
+        def render(self, z, *where, **size):
+            return pc.molecules.TwoArms().render(z[..., [1, 0]], *where, **size)
+
+    pair = pc.Pair(pc.priors.LaplaceTransition(2, 2.0), pc.volumes.Grid(), pairs_in_time.box)
+    with pytest.raises(pc.InputError, match="of another molecule"):
+        pc.diagnose.simulator(pair, Exchanged(), pairs_in_time)
+
+
 def test_what_it_needs_is_named():
     pair, particles = written(known=True)
     with pytest.raises(pc.InputError, match="truth"):

@@ -19,6 +19,8 @@ from pyrocryo.svi import Fit
 
 __all__ = ["simulator"]
 
+SURE = 3.0  # standard errors
+
 
 def simulator(
     fit: Fit | Pair, molecule: Any, particles: Particles, *, seed: int = 0
@@ -39,6 +41,9 @@ def simulator(
         ``sampler(n, fixed, rng)``: conformations `(n, K)`, standard normal and reflected at ± 3,
         but for those components that ``fixed`` gives as `(n,)` by number. ``encode(z)``: posterior
         means `(seeds, n, L)` of one noisy image of each, the same image for all seeds.
+
+    Raises:
+        InputError: If the particles carry no truth or rotations, or are not of this molecule.
     """
     pairs = list(models(fit, particles, 2).values())
     for name in ("truth", "rotation"):
@@ -49,6 +54,7 @@ def simulator(
     rng = np.random.default_rng(seed)
     with torch.random.fork_rng(), torch.no_grad():
         world = Truth(pairs[0], molecule, particles)
+        _check(world, pairs[0].moved(_one_frame(particles.batch(_some(particles)))))
 
     def sampler(n: int, fixed: Mapping[int, np.ndarray], rng: np.random.Generator) -> np.ndarray:
         z = reflected(rng.standard_normal((n, molecule.dim)))
@@ -73,6 +79,25 @@ def simulator(
         return torch.cat(codes, dim=1).numpy()
 
     return sampler, encode
+
+
+def _some(particles: Particles) -> np.ndarray:
+    return np.arange(min(AT_ONCE, len(particles)))
+
+
+def _check(world: Truth, batch: Any) -> None:
+    """Raises InputError if true conformations do not tell these images apart."""
+    phi = world.latents(batch)[1]
+    own, other = (
+        (world.render(z, phi, batch) - batch.images).square().mean((-1, -2))
+        for z in (batch.truth, batch.truth.roll(1, 0))
+    )
+    gain = other - own
+    if not gain.mean() > SURE * gain.std() / len(gain) ** 0.5:
+        raise InputError(
+            f"molecule: {type(world.molecule).__name__} shows the conformations of these "
+            "particles no better than those of others: they are of another molecule"
+        )
 
 
 def _one_frame(batch: Any) -> Any:
