@@ -40,7 +40,7 @@ def test_seeds_are_paired_and_wins_counted(two):
     assert row["interval"][0] < row["mean"] < row["interval"][1]
     favour = found["favour"]["slow"]
     assert favour["metrics"] == 3
-    assert (favour["surely_more"], favour["surely_less"]) == (1, 1)
+    assert (favour["significantly_more"], favour["significantly_less"]) == (1, 1)
     assert found["against"]["slow"]["elbo"]["mean"] == pytest.approx(1)
     ranks = found["mean_rank"]
     assert ranks["vae"] == ranks["slow"] == pytest.approx(1.5)  # one better, one worse, one even
@@ -79,6 +79,30 @@ def test_too_few_shared_seeds(two):
     ]
 
 
+def test_few_seeds_are_told_and_not_ranked(two):
+    for run in two.values():
+        run["config"]["seeds"] = run["config"]["seeds"][:4]
+        for row in run["metrics"].values():
+            row["per_seed"] = row["per_seed"][:4]
+    found = differences(two)
+    assert "mean_rank" not in found
+    assert "(4 seeds; too few for p < .05)" in told(found, "vae")[0]
+
+
+def test_a_run_without_truth_leaves_the_table_to_the_others(two):
+    two["yours"] = _run(range(12), elbo=np.arange(12.0))
+    found = differences(two)
+    assert "mean_rank" not in found
+    assert found["favour"]["slow"]["metrics"] == 3
+    assert found["favour"]["yours"]["metrics"] == 0
+
+
+def test_data_without_a_hash_are_not_the_same(two):
+    for run in two.values():
+        del run["config"]["data"]
+    assert not differences(two)["same_data"]
+
+
 def test_folders_are_compared_and_written(two, tmp_path):
     for name, run in two.items():
         (tmp_path / name).mkdir()
@@ -91,4 +115,6 @@ def test_folders_are_compared_and_written(two, tmp_path):
     assert written["favour"]["slow"]["metrics"] == 3
     assert "seed by seed" not in pc.report.compare(folders[:1])
     with pytest.raises(pc.InputError, match="names one of them twice"):
-        pc.report.compare([folders[0], folders[0]])
+        pc.report.compare([folders[0], tmp_path / "slow" / ".." / "vae"])
+    with pytest.raises(pc.InputError, match="at least one"):
+        pc.report.compare([])

@@ -218,3 +218,70 @@ def test_seconds_for_ten_thousand_by_ten(rng, count):
     start = time.perf_counter()
     suite(f, z)
     print(f"\n10 000 x 10 latents, {count} factors: {time.perf_counter() - start:.1f} s")
+
+
+def test_a_latent_that_never_varies_but_for_rounding_is_none(rng):
+    factors = rng.uniform(size=(400, 2))
+    z = np.full((400, 2), 0.1)
+    table = pc.metrics.suite(factors, z)
+    for name in ("irs", "modularity", "mig", "sap"):
+        value = table[name]["mean"]
+        assert np.isnan(value) or value == 0
+
+
+@pytest.mark.parametrize("frames", [0, 400])
+def test_halves_need_two_molecules(rng, frames):
+    factors = rng.uniform(size=(400, 2))
+    with pytest.raises(pc.InputError, match="two or more molecules"):
+        pc.metrics.suite(factors, factors, frames=frames)
+
+
+def test_no_latents_are_refused(rng):
+    with pytest.raises(pc.InputError, match="expected"):
+        pc.metrics.mig(rng.uniform(size=(400, 2)), np.empty((400, 0)))
+
+
+def test_a_tensor_is_an_array(rng):
+    torch = pytest.importorskip("torch")
+    factors = rng.uniform(size=(400, 2))
+    assert pc.metrics.mcc(torch.as_tensor(factors), factors).value == pytest.approx(1)
+
+
+def test_classes_of_rotations_and_angles_need_enough_particles(rng):
+    from scipy.spatial.transform import Rotation
+
+    rotations = Rotation.random(60, random_state=0).as_matrix()
+    z = rng.standard_normal((60, 2))
+    with pytest.raises(pc.InputError, match="24 bins need at least 120"):
+        _ = pair_up([rotations], z)[0].classes
+    with pytest.raises(pc.InputError, match="20 bins need at least 100"):
+        _ = pair_up([rng.uniform(size=60)], z, ["circular"])[0].classes
+
+
+def test_a_seed_that_diverges_late_has_no_factorvae(rng):
+    drawn = []
+
+    def encode(factors):
+        drawn.append(factors)
+        z = np.stack([factors, factors])
+        if len(drawn) > 3:
+            z[1, 0] = np.nan
+        return z
+
+    def sampler(n, fixed, rng):
+        z = rng.standard_normal((n, 2))
+        for k, values in fixed.items():
+            z[:, k] = values
+        return z
+
+    good, bad = pc.metrics.factorvae(sampler, encode, points=(100, 100), pool=20)
+    assert good.value == pytest.approx(1)
+    assert np.isnan(bad.value)
+
+
+def test_models_are_ordered_over_the_seeds_that_all_have(rng):
+    base = rng.uniform(0.5, 0.6, 12)
+    worse = base - 0.05
+    worse[base < np.median(base)] = np.nan  # it lost the hard seeds
+    ranks = pc.metrics.rank_groups({"better": {"sap": base}, "worse": {"sap": worse}})
+    assert ranks.groups["sap"][0][0] == "better"

@@ -32,8 +32,12 @@ class Factors:
     | "circular" | `(N,)` rad | cos φ, sin φ | levels, or 20 equal arcs |
     | "so3" | `(N, 3, 3)` | the nine entries | 24 cells around the cube's rotations |
 
-    A factor with at most 50 distinct values (and four particles to each) is discrete and its
-    levels are its classes; a continuous one is cut automatically, as a definition that needs
+    Of angles and rotations, an association says how much a latent has to do with them, not that
+    they are recovered: cos φ alone has all of it, while cos φ and sin φ together, which say more,
+    share it, and are marked down by MIG, SAP and DCI-C. Read R² beside them.
+
+    A number or angle with at most 50 distinct values (and four particles to each) is discrete and
+    its levels are its classes; a continuous one is cut automatically, as a definition that needs
     classes gives about 0 for perfect latents when every particle is a class of its own.
     Targets span the same space in any frame, so what is computed from them is blind to an offset
     of angles and to a rotation of rotations; classes are so only up to where the cuts lie.
@@ -117,7 +121,7 @@ def pair_up(
     """
     if isinstance(factors, Factors):
         return factors, _latents(factors.values[0], z)
-    if isinstance(factors, np.ndarray):
+    if hasattr(factors, "ndim"):  # an array or a tensor
         factors, z = paired(factors, z)
         factors = list(factors.T)
     blocks = [np.asarray(block, dtype=np.float64) for block in factors]
@@ -163,10 +167,7 @@ def binned(x: np.ndarray, *, width: bool = False) -> np.ndarray:
     levels, index = np.unique(x, return_inverse=True)
     if not width and len(levels) <= min(LEVELS, len(x) // 4):
         return index
-    if len(x) < MEMBERS * BINS:
-        raise InputError(
-            f"factors and z: {BINS} bins need at least {MEMBERS * BINS} particles, got {len(x)}"
-        )
+    _enough(x, BINS)
     cuts = np.arange(1, BINS) / BINS
     return np.searchsorted(cuts if width else np.quantile(x, cuts), x, side="right")
 
@@ -190,10 +191,19 @@ def _arcs(angle: np.ndarray) -> np.ndarray:
     levels, index = np.unique(np.round(turn, DIGITS), return_inverse=True)
     if len(levels) <= min(LEVELS, len(angle) // 4):
         return index
+    _enough(angle, BINS)
     return np.minimum((turn * BINS / (2 * np.pi)).astype(int), BINS - 1)
 
 
 def _cells(rotation: np.ndarray) -> np.ndarray:
     """The nearest of the 24 rotations of the cube: cells of equal volume."""
-    centres = Rotation.create_group("O").as_matrix().reshape(24, 9)
+    centres = Rotation.create_group("O").as_matrix().reshape(-1, 9)
+    _enough(rotation, len(centres))
     return np.argmax(_columns(rotation) @ centres.T, axis=1)
+
+
+def _enough(x: np.ndarray, bins: int) -> None:
+    if len(x) < MEMBERS * bins:
+        raise InputError(
+            f"factors and z: {bins} bins need at least {MEMBERS * bins} particles, got {len(x)}"
+        )

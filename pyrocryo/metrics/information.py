@@ -88,7 +88,8 @@ def modularity_value(
         raise InputError(f"modularity: expected at least 2 factors, got {factors.count}")
     information = mutual_information(factors, z[:, active(z, threshold)], width=width)[0]
     square, best = (information**2).sum(axis=0), (information**2).max(axis=0)
-    other = np.divide(square - best, best, out=np.ones_like(best), where=best > 0)
+    nothing = np.full_like(best, factors.count - 1)
+    other = np.divide(square - best, best, out=nothing, where=best > 0)
     return float((1 - other / (factors.count - 1)).mean())
 
 

@@ -126,6 +126,7 @@ def factorvae(
         raise InputError(f"pool: expected a positive number of batches, got {pool}")
     rng = np.random.default_rng(seed)
     at_large = _latents(encode, sampler(GLOBAL if pool is None else pool * batch, {}, rng))
+    sound = np.isfinite(at_large).all(axis=(1, 2))
     sd = at_large.std(axis=1, ddof=1)
     used = (sd > 0) & (sd >= PRUNED * sd.max(axis=1, keepdims=True))
     scale = np.where(used, sd**2, 1.0)
@@ -138,6 +139,7 @@ def factorvae(
             value = _column(sampler(groups, {}, rng), k)
             drawn = sampler(groups * batch, {k: np.repeat(value, batch, axis=0)}, rng)
             z = _latents(encode, drawn).reshape(len(at_large), groups, batch, -1)
+            sound &= np.isfinite(z).all(axis=(1, 2, 3))
             if pool is not None:
                 group = rng.integers(0, pool, mine)[:, None]
                 z = z[:, group, rng.integers(0, batch, (mine, batch))]
@@ -147,7 +149,8 @@ def factorvae(
                 seed_votes[k] += np.bincount(voted, minlength=at_large.shape[-1])
     stands_for = votes[0].argmax(axis=1)
     right = np.take_along_axis(votes[1], stands_for[:, None], axis=1).sum(axis=(1, 2))
-    return _scores(np.where(used.any(axis=1), right / points[1], np.nan), count, many)
+    sound &= used.any(axis=1)
+    return _scores(np.where(sound, right / points[1], np.nan), count, many)
 
 
 def _checked(
@@ -155,7 +158,7 @@ def _checked(
 ) -> tuple[int, bool]:
     """Number of factors, and whether latents of several seeds come."""
     factors = sampler(2, {}, np.random.default_rng(0))
-    count = factors.shape[1] if isinstance(factors, np.ndarray) else len(factors)
+    count = factors.shape[1] if hasattr(factors, "ndim") else len(factors)
     if count < 2:
         raise InputError(f"sampler: expected at least 2 factors, got {count}")
     if len(points) != 2 or min(points) < 10 * count or batch < 2:
@@ -167,7 +170,7 @@ def _checked(
 
 
 def _column(factors: Any, k: int) -> np.ndarray:
-    return factors[:, k] if isinstance(factors, np.ndarray) else factors[k]
+    return np.asarray(factors[:, k] if hasattr(factors, "ndim") else factors[k])
 
 
 def _latents(encode: Encode, factors: Any) -> np.ndarray:

@@ -73,8 +73,10 @@ def r2_value(
 
 def halves(n: int, frames: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Two random halves of ``n`` rows; ``frames`` consecutive rows are never parted."""
-    if n % frames:
-        raise InputError(f"frames: {n} rows cannot be molecules of {frames} frames")
+    if frames < 1 or n % frames or n // frames < 2:
+        raise InputError(
+            f"frames: {n} rows cannot be two or more molecules of {frames} frames each"
+        )
     order = np.random.default_rng(seed).permutation(n // frames)
     rows = (frames * order[:, None] + np.arange(frames)).reshape(-1)
     middle = frames * (len(order) // 2)

@@ -66,7 +66,7 @@ class RankGroups:
 def paired_differences(
     a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray, *, seed: int = 0
 ) -> PairedDifference:
-    """How much better `a` is than `b`, seed by seed.
+    """How much larger `a` is than `b`, seed by seed.
 
     Args:
         a: A metric's values `(S,)`, one a seed.
@@ -128,11 +128,16 @@ def rank_groups(
     ranks, groups, p = {}, {}, {}
     for metric in models[names[0]]:
         values = {m: np.asarray(models[m].get(metric, ()), dtype=np.float64) for m in names}
-        if min(np.isfinite(v).sum() for v in values.values()) < 2:
-            continue
         lengths = {len(v) for v in values.values()}
+        if 0 in lengths:  # not every model has it
+            continue
         if paired and len(lengths) > 1:
             raise InputError(f"models: {metric}: expected the same seeds, got {sorted(lengths)}")
+        if paired:  # means and tests over the same seeds
+            sound = np.isfinite(list(values.values())).all(axis=0)
+            values = {m: v[sound] for m, v in values.items()}
+        if min(np.isfinite(v).sum() for v in values.values()) < 2:
+            continue
         test = _paired if paired else _unpaired
         pairs = list(combinations(names, 2))
         corrected = _holm([test(values[one], values[other]) for one, other in pairs])
@@ -187,6 +192,7 @@ def _unpaired(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _signed_rank(difference: np.ndarray) -> float:
-    if not difference.any():
+    difference = difference[difference != 0]  # the test is exact without them
+    if not len(difference):
         return 1.0
     return float(wilcoxon(difference).pvalue)

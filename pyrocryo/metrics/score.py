@@ -38,7 +38,7 @@ def paired(factors: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         InputError: If shapes differ, fewer than 4 particles are given, or a factor is constant.
     """
     factors, z = np.asarray(factors, dtype=np.float64), np.asarray(z, dtype=np.float64)
-    if factors.ndim != 2 or z.ndim != 2 or len(factors) != len(z):
+    if factors.ndim != 2 or z.ndim != 2 or len(factors) != len(z) or not z.shape[1]:
         raise InputError(
             f"factors and z: expected (N, factors) and (N, latents), got {factors.shape} and "
             f"{z.shape}"
@@ -73,7 +73,7 @@ def active(z: np.ndarray, threshold: float) -> np.ndarray:
     Raises:
         InputError: If no latent varies at all.
     """
-    sd = z.std(axis=0)
+    sd = np.where(np.ptp(z, axis=0) > 0, z.std(axis=0), 0.0)  # of equal numbers it is not quite 0
     if not sd.max() > 0:
         raise InputError("z: no latent varies")
     return (sd > 0) & (sd >= threshold * sd.max())

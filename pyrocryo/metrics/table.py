@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,8 @@ from pyrocryo.metrics.suite import row, suite
 from pyrocryo.rotations import angle_between, matrix_from_quaternion
 
 __all__ = ["report"]
+
+log = logging.getLogger("pyrocryo")
 
 Metric = Callable[[np.ndarray, np.ndarray, int], Score]  # of factors, latents, frames
 
@@ -75,7 +78,11 @@ def report(post: Any) -> dict[str, dict[str, Any]]:
     factors = truth.reshape(-1, truth.shape[-1])
     codes = z.reshape(len(z), -1, z.shape[-1])
     frames = truth.shape[1] if truth.ndim == 3 else 1
-    table |= suite(factors, codes, frames=frames)
+    try:
+        table |= suite(factors, codes, frames=frames)
+    except InputError as error:  # such as of a factor that never varies; the fit is done, go on
+        log.warning("no metrics of disentanglement: %s", error)
+        return table
     return table | {
         name: _over_seeds(metric, factors, codes, frames) for name, metric in METRICS.items()
     }

@@ -44,9 +44,11 @@ def compare(folders: Sequence[str | Path], *, out: str | Path | None = None) -> 
         random rotation. Then the differences, where there are several runs with shared seeds.
     """
     names = [Path(folder).name for folder in folders]
+    if not names:
+        raise InputError("run folders: name at least one")
     if len(set(names)) < len(names):
         names = [str(folder) for folder in folders]
-    if len(set(names)) < len(names):
+    if len({Path(folder).resolve() for folder in folders}) < len(names):
         raise InputError(f"run folders: {', '.join(names)} names one of them twice")
     runs = [read_run(folder) for folder in folders]
     found = differences(dict(zip(names, runs, strict=True)))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from pyrocryo.metrics.ranks import PairedDifference, paired_differences, rank_groups
+from pyrocryo.metrics.ranks import LOWER, PairedDifference, paired_differences, rank_groups
 
 __all__ = ["DISENTANGLEMENT", "differences", "told"]
 
@@ -33,10 +34,12 @@ OTHERS = {
     "r2_linear": "R² linear",
     "r2_knn": "R² kNN",
     "angle_deg": "angle left °",
+    "map_correlation": "map r",
     "pose_error_deg": "pose error °",
+    "pose_error_frame_deg": "after α(z) °",
     "pose_leak": "pose leak",
+    "shift_error_angstroms": "shift error Å",
 }
-LOWER = ("angle_deg", "pose_error_deg", "pose_leak")  # less is better
 ON_THE_SAME_DATA = ("elbo",)
 
 
@@ -50,15 +53,15 @@ def differences(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         ``seeds`` (those that all runs have), ``same_data``, ``against`` (run → metric →
         :class:`pyrocryo.metrics.PairedDifference` as a dictionary), ``favour`` (run → how many
         metrics of disentanglement favour it over the first, how many the first, and how many of
-        each significantly) and ``mean_rank`` over these metrics. Only ``seeds`` where fewer than
-        two are shared.
+        each significantly, uncorrected) and, where the seeds are enough for runs to differ,
+        ``mean_rank`` over these metrics. Only ``seeds`` where fewer than two are shared.
     """
     names = list(runs)
     shared = sorted(set.intersection(*(set(run["config"]["seeds"]) for run in runs.values())))
     if len(names) < 2 or len(shared) < FEWEST:
         return {"seeds": shared}
     hashes = {run["config"].get("data", {}).get("sha256") for run in runs.values()}
-    same = len(hashes) == 1
+    same = len(hashes) == 1 and None not in hashes
     values = {name: _values(run, shared) for name, run in runs.items()}
     first, favour, against = names[0], {}, {}
     for name in names[1:]:
@@ -72,11 +75,21 @@ def differences(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
                 rows[metric] = paired_differences(*pair)
         against[name] = {metric: asdict(row) for metric, row in rows.items()}
         favour[name] = _favour({m: row for m, row in rows.items() if m in DISENTANGLEMENT})
-    scored = {n: {m: v for m, v in of.items() if m in DISENTANGLEMENT} for n, of in values.items()}
     found = {"seeds": shared, "same_data": same, "against": against, "favour": favour}
-    if any(favour_of["metrics"] for favour_of in favour.values()):
+    common = [m for m in DISENTANGLEMENT if all(_scored(of.get(m)) for of in values.values())]
+    if common and _least_p(len(shared), math.comb(len(names), 2)) < LEVEL:
+        scored = {name: {m: of[m] for m in common} for name, of in values.items()}
         found["mean_rank"] = rank_groups(scored).mean_rank
     return found
+
+
+def _scored(values: np.ndarray | None) -> bool:
+    return values is not None and bool(np.isfinite(values).all())
+
+
+def _least_p(seeds: int, comparisons: int = 1) -> float:
+    """The smallest p of Wilcoxon's signed-rank test, corrected for so many comparisons."""
+    return comparisons * 2.0 ** (1 - seeds)
 
 
 def _values(run: Mapping[str, Any], seeds: list[int]) -> dict[str, np.ndarray]:
@@ -96,8 +109,8 @@ def _favour(rows: Mapping[str, PairedDifference]) -> dict[str, int]:
         "metrics": len(rows),
         "more": sum(row.mean > 0 for row in rows.values()),
         "less": sum(row.mean < 0 for row in rows.values()),
-        "surely_more": sum(row.mean > 0 for row in sure),
-        "surely_less": sum(row.mean < 0 for row in sure),
+        "significantly_more": sum(row.mean > 0 for row in sure),
+        "significantly_less": sum(row.mean < 0 for row in sure),
     }
 
 
@@ -108,8 +121,9 @@ def told(found: Mapping[str, Any], first: str) -> list[str]:
         return [f"no differences: the runs share {len(seeds)} seeds, and pairs need two"]
     lines = []
     for name, rows in found["against"].items():
-        lines += [f"{name} - {first}, seed by seed ({len(seeds)} seeds)"]
-        header = ["metric", "mean", "95 % interval", "higher : lower", "p", ""]
+        few = "; too few for p < .05" if _least_p(len(seeds)) >= LEVEL else ""
+        lines += [f"{name} - {first}, seed by seed ({len(seeds)} seeds{few})"]
+        header = ["metric", "mean", "95 % interval", "higher : lower", "p (uncorrected)", ""]
         cells = [header]
         for metric, row in rows.items():
             label = DISENTANGLEMENT.get(metric) or OTHERS[metric]
@@ -133,8 +147,8 @@ def told(found: Mapping[str, Any], first: str) -> list[str]:
         if count["metrics"]:
             lines.append(
                 f"  {count['more']} of {count['metrics']} metrics of disentanglement favour "
-                f"{name} ({count['surely_more']} at p < {LEVEL:g}), "
-                f"{count['less']} favour {first} ({count['surely_less']})"
+                f"{name} ({count['significantly_more']} at p < {LEVEL:g}), "
+                f"{count['less']} favour {first} ({count['significantly_less']})"
             )
         lines.append("")
     if "mean_rank" in found:
