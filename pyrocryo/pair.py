@@ -341,6 +341,8 @@ class Pair(Registered):
                     f"{name}: the prior {self.prior_name} needs the {name} of each "
                     f"particle, and these particles carry only {held}"
                 )
+        if hasattr(self.prior, "check"):
+            self.prior.check(**{name: particles.fields[name] for name in wanted(self.prior)})
         batch = self.moved(particles.batch(np.arange(min(2, len(particles)))))
         with torch.no_grad():
             event = tuple(self.prior_of(batch).event_shape)
@@ -350,8 +352,6 @@ class Pair(Registered):
                 f"prior: {self.prior_name} has event shape {event}, but these particles "
                 f"need {' or '.join(map(str, expected))}"
             )
-        if hasattr(self.prior, "check"):
-            self.prior.check(**{name: particles.fields[name] for name in wanted(self.prior)})
 
 
 class _Half(nn.Module):

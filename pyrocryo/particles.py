@@ -222,7 +222,9 @@ class Particles:
         new._rows = (self._rows[:, None] * self.frames + first).ravel()
         new.index = (self.index[:, None] * several + first).ravel()
         new.fields = {
-            name: cut(value, frames) if name in PER_IMAGE + SIMULATED else value.repeat(several, 0)
+            name: cut(value, frames)
+            if _each_frame(name, value, self)
+            else value.repeat(several, 0)
             for name, value in self.fields.items()
         }
         new._test = None if self._test is None else self._test.repeat(several)
@@ -337,3 +339,8 @@ class Particles:
         new.fields = {name: value[chosen] for name, value in self.fields.items()}
         new._test = new._statistics = new._digest = None
         return new
+
+
+def _each_frame(name: str, value: np.ndarray, particles: Particles) -> bool:
+    simulated = name in SIMULATED and value.shape[1:2] == (particles.frames,)
+    return name in PER_IMAGE or simulated

@@ -56,8 +56,15 @@ def test_the_anchor_is_standard_normal_whatever_was_learned(name):
     law = _moved(prior)(ligand=anchor)
     torch.testing.assert_close(law.loc, torch.zeros_like(law.loc), rtol=0, atol=1e-5)
     torch.testing.assert_close(law.scale, torch.ones_like(law.scale), rtol=0, atol=1e-5)
-    prior.reset_parameters()
+    _reset(prior)
     torch.testing.assert_close(prior(ligand=u).scale, torch.ones_like(start.scale))
+
+
+def _reset(prior):
+    """As the trainer does: a module before its children."""
+    for module in prior.modules():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
 
 
 def _learn(prior, z, u, steps, lr):
@@ -187,3 +194,25 @@ def test_wrong_input_is_named(make, message):
 def test_the_field_must_be_there(images):
     with pytest.raises(pc.InputError, match="ligand: the prior Conditional needs the ligand"):
         _pair(Conditional("ligand", 2)).check(images)
+
+
+def test_a_reset_in_any_order_leaves_the_prior_standard_normal():
+    prior = pc.priors.Conditional("dose", 2, standard=(0.0, 1.0))
+    _reset(prior)
+    law = prior(dose=torch.tensor([2.0]))
+    assert (law.loc == 0).all()
+    assert (law.scale == 1).all()
+
+
+def test_classes_are_one_a_particle():
+    with pytest.raises(pc.InputError, match="a class for each particle"):
+        pc.priors.Conditional("part", 2, classes=3).check(part=np.zeros((5, 2), dtype=int))
+    with pytest.raises(pc.InputError, match="no use for size"):
+        pc.priors.Conditional("part", 2, classes=3, size=2)
+
+
+def test_a_class_that_is_not_there_is_named_before_it_is_looked_up(images):
+    labels = np.full(len(images), 7)
+    pair = pc.Pair(pc.priors.Conditional("part", 2, classes=3), pc.volumes.Grid(), images.box)
+    with pytest.raises(pc.InputError, match="part: expected whole numbers from 0 to 2"):
+        pair.check(images.having(part=labels))

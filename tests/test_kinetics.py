@@ -58,7 +58,8 @@ def test_variance_grows_with_time():
     jump = _made("jump")(TIME)
     torch.testing.assert_close(jump.rate[1], torch.tensor([[0.6, 0.6], [0.15, 0.15]]))
     torch.testing.assert_close(jump.small[1, 0], torch.full((2,), 0.1 * 2**0.5))
-    torch.testing.assert_close(jump.large, torch.tensor([1.0, 2.0]))
+    wide = torch.tensor([1.0, 2.0]).square() + 0.01 * (TIME.diff(dim=-1)[1, 0] - 1)
+    torch.testing.assert_close(jump.large[1, 0], wide.sqrt())
 
 
 def test_a_longer_interval_is_two_short_ones():
@@ -242,3 +243,33 @@ def test_a_pair_in_double_precision_learns_in_double(in_time):
     law = pair.prior(torch.tensor([[0.0, 0.3]]).double())
     assert law.scale.dtype == torch.double
     assert law.sample().dtype == torch.double
+
+
+@pytest.mark.parametrize(
+    ("family", "options", "message"),
+    [
+        (pc.priors.StudentTransition, {"foo": 3}, "StudentTransition: .*foo"),
+        (pc.priors.SwitchingTransition, {"plugin": True}, "SwitchingTransition: .*plugin"),
+        (pc.priors.LaplaceTransition, {"frames": 3}, "frames: is not an option"),
+        (pc.priors.SharedFactors, {}, "no law of time"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_what_a_family_does_not_take_is_said_at_once(family, options, message):
+    with pytest.raises(pc.InputError, match=message):
+        pc.priors.Kinetics(family, 2, 0.5, **options)
+
+
+def test_jumps_stay_larger_than_what_small_steps_have_grown_to():
+    prior = pc.priors.Kinetics(pc.priors.JumpTransition, 1, 0.2, small=0.3, large=0.5)
+    law = prior(torch.tensor([[0.0, 100.0], [0.0, 1.0]]))
+    assert (law.small < law.large).all()
+    assert law.small[0].item() == pytest.approx(3.0)
+    assert law.large[1].item() == pytest.approx(0.5)
+
+
+def test_late_times_must_keep_their_intervals():
+    prior = pc.priors.Kinetics(pc.priors.LaplaceTransition, 2, 2.0)
+    with pytest.raises(pc.InputError, match="subtract the time of the first frame"):
+        prior.check(time=np.array([[1e6, 1e6 + 0.1]]))
+    prior.check(time=np.array([[0.0, 0.1]]))

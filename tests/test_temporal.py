@@ -358,3 +358,9 @@ def test_long_trajectories_are_saved_and_loaded(tmp_path):
 def test_wrong_input_is_named(call, message):
     with pytest.raises(pc.InputError, match=message):
         call(pc.molecules.TwoArms())
+
+
+def test_a_contrast_for_each_molecule_goes_with_its_windows(pairs_in_time):
+    three = pc.simulate.time_resolved(pc.molecules.TwoArms(), 6, frames=3, box=8)
+    cut = three.having(contrast=np.arange(6.0)).windows(2)
+    np.testing.assert_array_equal(cut.contrast, np.repeat(np.arange(6.0), 2))

@@ -8,7 +8,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from scipy import integrate, special, stats
-from torch.distributions import kl_divergence
+from torch.distributions import Independent, kl_divergence
 
 import pyrocryo as pc
 from pyrocryo.priors.quadrature import resolved
@@ -389,3 +389,30 @@ def test_a_step_of_ones_own_is_one_class():
 def test_wrong_input_is_named(make, message):
     with pytest.raises(pc.InputError, match=message):
         make()
+
+
+def test_an_expanded_prior_has_a_density_for_each_of_its_batch():
+    z = torch.randn(3, 2)
+    for make in PRIORS.values():
+        prior = make()
+        if prior.event_shape == (3, 2) and not prior.batch_shape:
+            assert prior.expand([5]).log_prob(z).shape == (5,)
+
+
+def test_a_transition_that_lacks_a_part_says_which():
+    class Half(pc.priors.Transition):
+        def __init__(self):
+            super().__init__(2, scale=1.0)
+
+    with pytest.raises(TypeError, match="Half: a transition needs step_log_prob"):
+        Half().log_prob(torch.zeros(2, 2))
+    posterior = Independent(
+        RotatedNormal(torch.zeros(4, 2, 2), torch.eye(2).expand(4, 2, 2, 2), torch.eye(2)), 1
+    )
+    with pytest.raises(TypeError, match="knee, or expected_cost"):
+        kl_divergence(posterior, Half())
+
+
+def test_numbers_of_steps_are_finite():
+    with pytest.raises(pc.InputError, match="rate"):
+        pc.priors.LaplaceTransition(2, math.inf)

@@ -74,6 +74,8 @@ class Conditional(nn.Module):
             raise InputError("Conditional: mean and scale are both False; let one of them vary")
         if classes is not None and classes < 2:
             raise InputError(f"classes: expected at least 2, got {classes}")
+        if classes is not None and (size is not None or standard is not None):
+            raise InputError("classes: a table of classes has no use for size and standard")
         if size is not None and size < 1:
             raise InputError(f"size: expected at least one number, got {size}")
         self.fields = [field]
@@ -87,7 +89,7 @@ class Conditional(nn.Module):
             self.table = nn.Parameter(torch.zeros(classes - 1, outputs))
             return
         self.network = perceptron(size or 1, hidden, outputs, bias=False)
-        nn.init.zeros_(self.network[-1].weight)
+        self.network[-1] = _Zero(self.network[-1].in_features, outputs)
         self.register_buffer("known", torch.tensor(standard is not None))
         centre, spread = standard or (0.0, 1.0)
         like = torch.zeros(size or 1)
@@ -102,8 +104,9 @@ class Conditional(nn.Module):
             raise InputError(f"standard: expected a positive deviation, got {spread}")
 
     def reset_parameters(self) -> None:
-        """Back to N(0, I) for every `u`; hidden layers are drawn anew by themselves."""
-        nn.init.zeros_(self.table if self.classes is not None else self.network[-1].weight)
+        """Back to N(0, I) for every `u`; layers of a network reset themselves, the last to 0."""
+        if self.classes is not None:
+            nn.init.zeros_(self.table)
 
     def check(self, **fields: np.ndarray) -> None:
         """Checks the field; the first time, takes mean and deviation from it, unless given.
@@ -114,6 +117,8 @@ class Conditional(nn.Module):
         name = self.fields[0]
         u = np.asarray(fields[name])
         if self.classes is not None:
+            if u.ndim != 1 + (name in PER_IMAGE and u.ndim == 2):
+                raise InputError(f"{name}: expected a class for each particle, got {u.shape}")
             whole = u.dtype.kind in "iu" and u.min() >= 0 and u.max() < self.classes
             if not whole:
                 raise InputError(
@@ -154,3 +159,13 @@ class Conditional(nn.Module):
         zero = torch.zeros_like(parts[0])
         loc = parts[0] if self.mean else zero
         return BoltzmannNormal(loc, parts[-1].exp() if self.scale else zero + 1)
+
+
+class _Zero(nn.Linear):
+    """A last layer that starts at 0."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, bias=False)
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.weight)

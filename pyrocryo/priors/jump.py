@@ -70,8 +70,10 @@ class JumpTransition(Transition):
     def over(
         cls, dim: int, value: Tensor, interval: Tensor, exponent: float, **options: Any
     ) -> Transition:
-        """Jumps add up with time, jitter grows with its power, and a jump is a jump."""
-        options["small"] = options["small"] * interval.unsqueeze(-1) ** exponent
+        """The chance of a jump grows with time, and small steps do, below a jump as without."""
+        small = options["small"]
+        options["small"] = grown = small * interval.unsqueeze(-1) ** exponent
+        options["large"] = (options["large"].square() + grown.square() - small.square()).sqrt()
         return super().over(dim, value, interval, 1.0, **options)
 
     @property

@@ -14,6 +14,7 @@ from pyrocryo.priors.transition import Transition
 
 __all__ = ["Kinetics"]
 
+ROUNDED = 0.01  # share of an interval that may be lost
 SPEED = 5.0  # ln of a rate moves this much faster than the networks' weights
 
 
@@ -25,8 +26,8 @@ class Kinetics(nn.Module):
     time, as it does in diffusion (a Laplace rate falls as :math:`\Delta t^{-h}`). Laws of time of
     their own: for :class:`~pyrocryo.priors.GaussianTransition` the value is the relaxation rate
     1 / τ, exact at any interval (`h` has no part in it); for
-    :class:`~pyrocryo.priors.JumpTransition` jumps a second, with their size as it is and the
-    small steps growing by `h`; for :class:`~pyrocryo.priors.SwitchingTransition` the rate of
+    :class:`~pyrocryo.priors.JumpTransition` jumps a second, of which one counts in an interval,
+    on small steps that grow by `h`; for :class:`~pyrocryo.priors.SwitchingTransition` the rate of
     forgetting, with both sizes growing by `h`.
 
     Where the particles have no times but the rate should be learned, frames may be 1 s apart:
@@ -61,7 +62,12 @@ class Kinetics(nn.Module):
             raise InputError(f"family: expected a class of transition priors, got {family!r}")
         if not 0 <= exponent < math.inf:
             raise InputError(f"exponent: expected a number from 0 on, got {exponent}")
-        law = family(dim, value, **options)  # says what is wrong with them
+        if taken := {"frames", "validate_args"} & set(options):
+            raise InputError(f"{taken.pop()}: is not an option; frames are as many as times")
+        try:
+            law = family(dim, value, **options)  # says what is wrong with them
+        except TypeError as error:
+            raise InputError(f"{family.__name__}: {error}") from None
         numbers = {name: v for name, v in vars(law).items() if isinstance(v, Tensor)}
         if any(number.dim() > 1 for number in numbers.values()):
             raise InputError(f"{family.__name__}: expected numbers or {dim} of them, got more")
@@ -76,6 +82,7 @@ class Kinetics(nn.Module):
             self.register_buffer(f"given_{name}", numbers[name].clone())
         self.options = {name: v for name, v in options.items() if name not in numbers}
         self.steps = nn.Parameter(torch.zeros(dim), requires_grad=learned)
+        self.forward(torch.arange(2.0))  # a family may have no law of time
 
     def reset_parameters(self) -> None:
         """Back to the value given."""
@@ -98,13 +105,19 @@ class Kinetics(nn.Module):
                 f"time: expected (N, T) for at least 2 frames of each molecule, got {time.shape}"
             )
         # as the model will see it
-        bad = ~(np.diff(time.astype(np.float32), axis=1) > 0).all(axis=1)
+        gaps, seen = (np.diff(t, axis=1) for t in (time, time.astype(np.float32)))
+        bad = ~(seen > 0).all(axis=1)
         if bad.any():
             row = int(np.flatnonzero(bad)[0])
             raise InputError(
                 f"time: must increase from frame to frame, but that of particle {row} is "
                 f"{', '.join(f'{t:g}' for t in time[row])} s ({bad.sum()} of {len(time)} such; "
                 "kept in single precision)"
+            )
+        if (np.abs(seen - gaps) > ROUNDED * gaps).any():
+            raise InputError(
+                f"time: up to {time.max():g} s, single precision does not keep intervals of "
+                f"{gaps.min():g} s: subtract the time of the first frame"
             )
 
     def extra_repr(self) -> str:

@@ -78,7 +78,7 @@ class PseudoHuberTransition(Transition):
         scale = self.scale.expand(shape)
         table = _sizes(self.width, scale.dtype, scale.device)
         sign = torch.rand_like(scale) - 0.5
-        place = -torch.rand_like(scale).log() * ((TABLE - 1) / FARTHEST)
+        place = -(-torch.rand_like(scale)).log1p() * ((TABLE - 1) / FARTHEST)
         below = place.floor().clamp(0, TABLE - 2)
         i = below.long()
         size = table[i] + (place - below) * (table[i + 1] - table[i])

@@ -99,6 +99,7 @@ class SwitchingTransition(Transition):
     def log_steps(self, z: Tensor) -> Tensor:
         """The forward algorithm; the sum over steps is done, its axis kept."""
         step = z.diff(dim=-2)
+        step = step.expand(torch.broadcast_shapes(step.shape, self.rate.shape))
         rate, share, slow, fast = (
             v.to(step).expand(step.shape) for v in (self.rate, self.share, self.slow, self.fast)
         )

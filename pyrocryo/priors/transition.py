@@ -80,7 +80,8 @@ class Transition(dist.TorchDistribution):
                 value = torch.as_tensor(given, dtype=torch.get_default_dtype())
             fits = value.dim() == 0 or value.shape[-1] == dim
             fits = fits and (value.dim() < 2 or value.shape[-2] in (1, frames - 1))
-            if not fits or (validate_args is not False and not (value > 0).all()):
+            good = validate_args is False or bool(((value > 0) & value.isfinite()).all())
+            if not (fits and good):
                 raise InputError(
                     f"{name}: expected one positive number or {dim} of them, or a tensor "
                     f"(..., {frames - 1}, {dim}) with a row for each step, got {given}"
@@ -130,15 +131,19 @@ class Transition(dist.TorchDistribution):
     @property
     def knee(self) -> Tensor:
         """How far from 0 the density of a step has its shape, for :meth:`expected_cost`."""
-        raise NotImplementedError
+        raise self._lacks("knee, or expected_cost")
 
     def step_log_prob(self, step: Tensor) -> Tensor:
         """Log-density of each step, `(..., T - 1, K)`."""
-        raise NotImplementedError
+        raise self._lacks("step_log_prob")
 
     def step_sample(self, shape: torch.Size) -> Tensor:
         """Steps of shape `(..., T - 1, K)`."""
-        raise NotImplementedError
+        raise self._lacks("step_sample")
+
+    def _lacks(self, what: str) -> TypeError:
+        # not a NotImplementedError, which would make Pyro sample the KL
+        return TypeError(f"{type(self).__name__}: a transition needs {what}")
 
     def expected_cost(self, mean: Tensor, sd: Tensor) -> Tensor:
         r""":math:`-E \ln p_k(x), x \sim N(m, s^2)`, elementwise; by quadrature (64 nodes)."""
@@ -151,15 +156,19 @@ class Transition(dist.TorchDistribution):
 
     def expected_steps(self, mean: Tensor, variance: Tensor) -> Tensor:
         """Expected cost of the frames after the first, of marginal moments `(..., T, K)`."""
-        a = self.decay
+        a = self._kept(mean)
         before = 0.0 if self.plugin else a * a * variance[..., :-1, :]
         sd = (variance[..., 1:, :] + before).sqrt()
         return self.expected_cost(self.steps(mean), sd)
 
     def steps(self, z: Tensor) -> Tensor:
         """Steps `(..., T - 1, K)` of frames `(..., T, K)`."""
-        a = self.decay
+        a = self._kept(z)
         return z.diff(dim=-2) if isinstance(a, float) else z[..., 1:, :] - a * z[..., :-1, :]
+
+    def _kept(self, like: Tensor) -> float | Tensor:
+        a = self.decay
+        return a if isinstance(a, float) else a.to(like)
 
     def follow(self, first: Tensor) -> Tensor:
         """Draws all frames `(..., T, K)`, given the first `(..., 1, K)`."""
@@ -185,7 +194,8 @@ class Transition(dist.TorchDistribution):
         if self._validate_args:
             self._validate_sample(value)
         first = -0.5 * (value[..., 0, :].square() + math.log(2 * math.pi)).sum(-1)
-        return first + self.log_steps(value).sum((-1, -2))
+        total = first + self.log_steps(value).sum((-1, -2))
+        return total.expand(torch.broadcast_shapes(self.batch_shape, total.shape))
 
     def _drawn(self, sample_shape: torch.Size) -> Tensor:
         shape = self._extended_shape(sample_shape)

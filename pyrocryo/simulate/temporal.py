@@ -146,8 +146,8 @@ def single_shot(
     natural parameters :math:`\mu_k / \sigma_k^2` and :math:`1 / \sigma_k^2` vary independently
     over 2 K + 1 times, so that a prior conditional on ``time`` identifies `z`. That much is
     theory: their contrasts are of full rank, but by default, for K = 2, the singular values (of
-    columns scaled to length 1) are 1.98, .28, .033 and .007, so most of what tells components
-    apart lies in the first two directions.
+    columns centred over times and scaled to length 1) are 1.98, .28, .033 and .007, so most of
+    what tells components apart lies in the first two directions.
 
     Args:
         molecule: As for :func:`pyrocryo.simulate.poses`.
