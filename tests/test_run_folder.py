@@ -152,3 +152,13 @@ def test_new_folder_does_not_overwrite(tmp_path):
         new_folder(tmp_path / "a" / "b" / "x")
     with pytest.raises(pc.InputError, match="cannot write to"):
         new_folder(tmp_path / "a" / "b" / "x" / "y")
+
+
+def test_a_fit_goes_on_where_truth_cannot_be_scored(pairs_in_time, slowvae, caplog):
+    fit = pc.fit(slowvae, pairs_in_time, steps=2, batch_size=8)
+    truth = pairs_in_time.truth.copy()
+    truth[..., 1] = 0.5  # this arm never moved
+    post = pc.posterior(fit, pairs_in_time.having(truth=truth).test, draws=2)
+    table = pc.metrics.report(post)
+    assert np.isnan(table["mcc_pearson"]["per_seed"]).all()
+    assert "never varies" in caplog.text

@@ -19,7 +19,7 @@ from pyrocryo.metrics.r2 import halves, r2_value
 from pyrocryo.metrics.sap import sap_value
 from pyrocryo.metrics.score import Score, permuted_columns
 
-__all__ = ["row", "suite"]
+__all__ = ["NAMES", "row", "suite"]
 
 Parts = tuple[np.ndarray, np.ndarray]
 POOLS = {"betavae": 4000, "factorvae": 100}  # pairs, batches of 64, a factor
@@ -36,6 +36,7 @@ VALUES: dict[str, Callable[[Factors, np.ndarray, Parts], float]] = {
     "irs": lambda f, z, _: irs_value(f, z),
 }
 DCI_NAMES = ("dci_disentanglement", "dci_completeness", "dci_informativeness")
+NAMES = (*VALUES, *DCI_NAMES)  # of what needs no simulator
 
 
 def suite(

@@ -15,7 +15,7 @@ from pyrocryo.metrics.pose import in_plane_angle, mean_angle, pose_errors, pose_
 from pyrocryo.metrics.pose3d import RANDOM_MEDIAN, mean_rotation, rotation_errors, shift_errors
 from pyrocryo.metrics.r2 import cubic, r2
 from pyrocryo.metrics.score import Score
-from pyrocryo.metrics.suite import row, suite
+from pyrocryo.metrics.suite import NAMES, row, suite
 from pyrocryo.rotations import angle_between, matrix_from_quaternion
 
 __all__ = ["report"]
@@ -82,7 +82,7 @@ def report(post: Any) -> dict[str, dict[str, Any]]:
         table |= suite(factors, codes, frames=frames)
     except InputError as error:  # such as of a factor that never varies; the fit is done, go on
         log.warning("no metrics of disentanglement: %s", error)
-        return table
+        table |= {name: row(np.full(len(codes), np.nan), np.nan) for name in NAMES}
     return table | {
         name: _over_seeds(metric, factors, codes, frames) for name, metric in METRICS.items()
     }
