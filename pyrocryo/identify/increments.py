@@ -17,7 +17,7 @@ __all__ = ["Increments", "increments", "inferred"]
 
 TOLERANCE = 0.1  # of a lag, within which elapsed times count as that lag
 CLUSTERS = 30  # stretches that a few long trajectories are cut into, for standard errors
-FEWEST = 50  # increments that a shape can be judged from
+STEPS = 50  # increments that a shape can be judged from
 SURE = 3.0  # standard errors
 SPARSE = 1.75  # α above which steps are called Gaussian (excess kurtosis .3)
 LIGHT = -0.3  # excess kurtosis above which they are
@@ -125,12 +125,12 @@ def increments(
     kept, rows = [], []
     for lag in lags:
         steps, variance, group = _steps(z, noise, time, lag)
-        if len(steps) >= FEWEST and len(np.unique(group)) > 1:
+        if len(steps) >= STEPS and len(np.unique(group)) > 1:
             kept.append(lag)
             read = steps, variance, group
             rows.append((len(steps), *moments(*read), *shapes(*read)))
     if not kept:
-        raise InputError(f"z: fewer than {FEWEST} steps at lags {lags}: too few to tell a shape")
+        raise InputError(f"z: fewer than {STEPS} steps at lags {lags}: too few to tell a shape")
     found = {
         name: np.array(column)
         for name, column in zip(MEASURED, zip(*rows, strict=True), strict=True)

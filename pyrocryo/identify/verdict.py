@@ -14,12 +14,12 @@ import torch
 from pyrocryo.errors import InputError
 from pyrocryo.identify.consistency import FEWEST, consistency
 from pyrocryo.identify.increments import SPARSE, Increments, increments, inferred
+from pyrocryo.identify.power import BLIND
 from pyrocryo.pair import Pair
 from pyrocryo.svi import Fit
 
 __all__ = ["report", "rotation_gap"]
 
-BLIND_NATS = 1e-3
 DRAWS = 20_000
 MOVES = 4_000  # molecules drawn from a prior, to see whether its steps are sparse
 BLUNTER = 0.25  # α by which inferred steps may differ from the prior's
@@ -85,7 +85,7 @@ def report(fit: Fit, post: Any) -> dict[str, Any]:
         "prior": {
             "name": name,
             "rotation_gap_nats": gap if math.isfinite(gap) else None,
-            "sees_rotations": gap > BLIND_NATS,
+            "sees_rotations": gap > BLIND,
         },
         "seeds": seeds,
         "increments": moves,
@@ -165,7 +165,7 @@ def _sentence(name: str, gap: float, seeds: dict[str, Any] | None, n: int) -> st
     if not math.isfinite(gap):
         tail = "" if seeds is None else f"; in {n} seeds {seeds['reading']}"
         return f"There is one latent, so no rotation of axes to worry about{tail}."
-    if gap <= BLIND_NATS:
+    if gap <= BLIND:
         tail = "" if seeds is None else f" ({n} seeds: {seeds['reading']})"
         return (
             f"Not identified: the prior {name} cannot see rotations of z (or of whitened z), so "
