@@ -70,7 +70,7 @@ def report(fit: Fit, post: Any) -> dict[str, Any]:
         a seed, a number a latent; None where nothing moves), ``readings`` (one a seed),
         ``prior_kurtosis`` and ``prior_shape`` (by latent), ``less_sparse`` (the prior's steps are
         sparse, and in most seeds the inferred ones less so) and ``contradicts_prior`` (they are
-        even Gaussian within error).
+        even Gaussian within error; neither where nobody can tell).
     """
     z = np.asarray(post["posterior"]["z"]).mean(axis=1)
     frames = z.shape[2] if z.ndim == 4 else 1
@@ -105,15 +105,15 @@ def _moves(fit: Fit, post: Any) -> dict[str, Any] | None:
         for name in ("kurtosis", "kurtosis_se", "shape", "shape_se")
     }
     sparse = bool(own.shape[0].max() < SPARSE)
-    plain = sum(one.gaussian for one in seen) > len(seen) / 2
-    less = sum(_less_sparse(one, own) for one in seen) > len(seen) / 2
+    less = [_less_sparse(one, own) for one in seen]
+    plain = [one.gaussian and blunt for one, blunt in zip(seen, less, strict=True)]
     return {
         **told,
         "readings": [one.reading for one in seen],
         "prior_kurtosis": _listed(own.kurtosis[0]),
         "prior_shape": _listed(own.shape[0]),
-        "less_sparse": sparse and (plain or less),
-        "contradicts_prior": sparse and plain,
+        "less_sparse": sparse and sum(less) > len(seen) / 2,
+        "contradicts_prior": sparse and sum(plain) > len(seen) / 2,
     }
 
 
