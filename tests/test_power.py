@@ -8,6 +8,7 @@ from scipy.special import log_ndtr
 
 import pyrocryo as pc
 from pyrocryo.identify import posterior_sd, power
+from pyrocryo.identify.power import _information, _needed, _reading
 from pyrocryo.priors.laplace import expected_absolute
 
 
@@ -152,10 +153,10 @@ def test_other_sparse_steps(law):
 def test_a_seed_gives_the_same_and_leaves_the_rest_alone():
     prior = pc.priors.LaplaceTransition(2, 4.0)
     before = torch.get_rng_state()
-    first = power(prior, 0.1, draws=500, seed=3)
+    first = power(prior, 0.1, draws=1000, seed=3)
     assert torch.equal(torch.get_rng_state(), before)
-    assert power(prior, 0.1, draws=500, seed=3) == first
-    assert power(prior, 0.1, draws=500, seed=4) != first
+    assert power(prior, 0.1, draws=1000, seed=3) == first
+    assert power(prior, 0.1, draws=1000, seed=4) != first
 
 
 @pytest.mark.parametrize(
@@ -167,7 +168,10 @@ def test_a_seed_gives_the_same_and_leaves_the_rest_alone():
         ({"prior": pc.priors.IsotropicNormal(1)}, "one latent has no axes"),
         ({"sd": -0.1}, "sd: expected standard deviations"),
         ({"sd": (0.1, 0.1, 0.1)}, r"sd: expected a number, \(2,\) or \(2, 2\), got shape \(3,\)"),
-        ({"draws": 1}, "draws: expected at least 2, got 1"),
+        ({"sd": "a"}, "sd: expected standard deviations, got 'a'"),
+        ({"draws": 3}, "draws: expected at least 1000, got 3"),
+        ({"prior": dist.Uniform(torch.zeros(2), 1.0).to_event(1)}, "density above 0 everywhere"),
+        ({"prior": dist.Exponential(torch.ones(2)).to_event(1)}, "density above 0 everywhere"),
         ({"ratio": 0}, "ratio: expected a positive number"),
     ],
 )
@@ -175,6 +179,72 @@ def test_wrong_input_is_named(change, message):
     given = {"prior": pc.priors.LaplaceTransition(2, 1.0)} | change
     with pytest.raises(pc.InputError, match=message):
         power(**given)
+
+
+def _gaussian_divergence(sds, noise, degrees):
+    c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    turn, error = np.array([[c, -s], [s, c]]), noise**2 * np.eye(2)
+    own = np.diag(np.square(sds)) + error
+    turned = turn.T @ np.diag(np.square(sds)) @ turn + error
+    logs = np.linalg.slogdet(turned)[1] - np.linalg.slogdet(own)[1]
+    return 0.5 * (np.trace(np.linalg.solve(turned, own)) - 2 + logs)
+
+
+@pytest.mark.parametrize(("sds", "noise"), [((1.0, 0.05), 0.1), ((1.0, 0.02), 0.05)])
+def test_turned_posteriors_far_from_the_own_ones(sds, noise):
+    prior = dist.Normal(0.0, torch.tensor(sds)).to_event(1)
+    result = power(prior, noise, pooled=False, draws=5000)
+    exact = [_gaussian_divergence(sds, noise, angle) for angle in result.degrees]
+    assert exact[2] > 15
+    for found, error, known in zip(result.information, result.information_se, exact, strict=True):
+        assert found == pytest.approx(known, abs=4 * error)
+        assert error < 0.04 * known
+
+
+def test_what_the_draws_cannot_reach_is_not_given():
+    law = dist.MixtureSameFamily(
+        dist.Categorical(torch.tensor([0.9, 0.1])),
+        dist.Normal(torch.zeros(2), torch.tensor([1e-5, 1.0])),
+    )
+    result = power(Steps(law), 0.3, degrees=(), draws=1000)
+    assert math.isnan(result.information[0])
+    assert "could not be computed" in result.reading
+
+
+def test_information_below_its_error_is_no_number_of_molecules():
+    told = [(1.6e-7, 3.4e-6), (math.nan, math.nan), (0.02, 0.001)]
+    gaps = [(0.1, 0.01), (0.1, 0.06), (0.1, 0.01)]
+    needed = _needed((5.0, 10.0, 45.0), gaps, told, False, 3.0)
+    assert needed == {5.0: math.inf, 10.0: math.inf, 45.0: pytest.approx(150)}
+    told = {5.0: (0.0, 0.1), 45.0: (0.0176, 0.001)}
+    text = _reading({5.0: math.inf, 45.0: 170.4}, told, 0.12, False, 3.0)
+    assert text.endswith("from 170 molecules on.")
+    text = _reading({5.0: 48_321.0, 45.0: 170.4}, told, 0.12, False, 3.0)
+    assert text.endswith("from 170 molecules on, one by 5° from 48000.")
+
+
+def test_a_gap_within_its_error_of_none_is_not_none():
+    prior = Steps(dist.StudentT(20.0, 0.0, 1.0))
+    found = [power(prior, degrees=(), draws=1000, seed=n) for n in range(10)]
+    assert min(result.noiseless for result in found) < 1e-3
+    assert not any(result.invariant for result in found)
+
+
+def test_turns_either_way_round_are_tried():
+    one, other = (
+        power(dist.Gumbel(0.0, torch.tensor(scales)).to_event(1), pooled=False)
+        for scales in ((1.0, 0.3), (0.3, 1.0))  # mirror images
+    )
+    for a, b, error in zip(one.gap, other.gap, one.gap_se, strict=True):
+        assert a == pytest.approx(b, abs=6 * error)
+
+
+def test_everything_lies_where_the_draws_do():
+    prior = dist.Normal(torch.zeros(2), torch.tensor([1.0, 0.5])).to_event(1)
+    z, noise = prior.sample((50,)), torch.full((2,), 0.3)
+    with torch.device("meta"):  # what names no device ends there
+        told = _information(prior, z, z, noise, [lambda z: z.flip(-1)], 32)
+    assert math.isfinite(told[0][0])
 
 
 class Linear:

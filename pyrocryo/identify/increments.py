@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,11 +18,15 @@ __all__ = ["Increments", "increments", "inferred"]
 
 TOLERANCE = 0.1  # of a lag, within which elapsed times count as that lag
 CLUSTERS = 30  # stretches that a few long trajectories are cut into, for standard errors
-FEWEST = 50  # increments that a shape can be judged from
+STEPS = 50  # increments that a shape can be judged from
 SURE = 3.0  # standard errors
 SPARSE = 1.75  # α above which steps are called Gaussian (excess kurtosis .3)
 LIGHT = -0.3  # excess kurtosis above which they are
+LEAST = 0.1  # of z, that a posterior mean is taken to keep
+TINY = 1e-300
 DEPENDENT = 0.1  # correlation below which steps are called independent
+HEAVY = 2.0  # standard errors by which the excess kurtosis of sparse steps exceeds 0
+UNEVEN = 0.3  # sd of the noise's variance, of that of steps, which correlates sizes by .44 * .3²
 MEASURED = (
     "count", "sd", "kurtosis", "kurtosis_se", "correlation", "correlation_se", "magnitude",
     "magnitude_se", "shape", "shape_se", "scale",
@@ -42,15 +47,20 @@ class Increments:
         kurtosis_se: Standard errors of that.
         shape: α of the generalised Gaussian :math:`e^{-|\Delta / s|^\alpha}` that fits best:
             Laplace 1, Gaussian 2; `(L, K)`.
-        shape_se: Standard errors of that.
+        shape_se: Standard errors of that; nan where α is at an end of the range that is tried.
         scale: Its s (Laplace: b; Gaussian: √2 sd).
-        correlation: Of steps of two components, `(L, K, K)`.
+        correlation: Of steps of two components, `(L, K, K)`, noise included: it weakens them.
         correlation_se: Standard errors of that.
         magnitude: Correlation of their absolute values, `(L, K, K)`: components that jump
-            together have one even where steps are uncorrelated.
+            together have one even where steps are uncorrelated. Noise is included: alike on all
+            steps it weakens them, and where some molecules are seen worse than others, in all
+            components, it makes some of its own.
         magnitude_se: Standard errors of that.
-        gaussian: Whether the steps of all components are Gaussian within error, at the first lag.
-        dependent: Whether any two components' steps depend on each other at the first lag.
+        gaussian: Whether the steps of all components that move are Gaussian within error, and
+            the error is small enough to tell them from Laplace steps, at the first lag. False
+            where nothing moves, or nobody can tell.
+        dependent: Whether any two components' steps depend on each other at the first lag; by
+            their correlation alone where noise is too uneven for their sizes.
         reading: All this in one sentence.
     """
 
@@ -97,16 +107,17 @@ def increments(
             10 % are compared.
 
     Raises:
-        InputError: If the shapes are wrong, or there are too few steps at the first lag.
+        InputError: If the shapes are wrong, or there are too few steps at every lag (a lag of too
+            few is left out).
     """
     z = np.asarray(z, dtype=np.float64)
     if z.ndim != 3 or z.shape[1] < 2:
         raise InputError(f"z: expected trajectories (N, T, K) with T >= 2, got shape {z.shape}")
     if not np.isfinite(z).all():
         raise InputError("z: expected finite numbers")
-    lags = tuple(int(lag) for lag in lags)
-    if not lags or min(lags) < 1:
-        raise InputError(f"lags: expected positive numbers of frames, got {lags}")
+    lags = tuple(lags)
+    if not lags or not all(isinstance(lag, numbers.Integral) and lag >= 1 for lag in lags):
+        raise InputError(f"lags: expected positive whole numbers of frames, got {lags}")
     try:
         noise = np.broadcast_to(np.square(0.0 if sd is None else np.asarray(sd, float)), z.shape)
     except ValueError:
@@ -122,23 +133,31 @@ def increments(
         time = np.broadcast_to(time, z.shape[:2])
         if not (np.diff(time, axis=1) > 0).all():
             raise InputError("time: expected times that grow from frame to frame")
-    kept, rows = [], []
+    kept: list[int] = []
+    rows, uneven = [], False
     for lag in lags:
         steps, variance, group = _steps(z, noise, time, lag)
-        if len(steps) >= FEWEST and len(np.unique(group)) > 1:
-            kept.append(lag)
+        if len(steps) >= STEPS and len(np.unique(group)) > 1:
+            if not kept:
+                wide = UNEVEN * np.square(steps - steps.mean(axis=0)).mean(axis=0)
+                uneven = bool((variance.std(axis=0) > wide).any())
+            kept.append(int(lag))
             read = steps, variance, group
             rows.append((len(steps), *moments(*read), *shapes(*read)))
     if not kept:
-        raise InputError(f"z: fewer than {FEWEST} steps at lags {lags}: too few to tell a shape")
+        raise InputError(f"z: fewer than {STEPS} steps at lags {lags}: too few to tell a shape")
     found = {
         name: np.array(column)
         for name, column in zip(MEASURED, zip(*rows, strict=True), strict=True)
     }
     first = {name: value[0] for name, value in found.items()}
-    gaussian = bool(_plain(first).all())
-    dependent = bool(_depends(first).any())
-    reading = _reading(kept, found, gaussian, dependent)
+    still = np.isnan(first["kurtosis"])
+    gaussian = bool((still | _kinds(first)["gaussian"]).all() and not still.all())
+    depends = _depends(first, uneven)
+    dependent = bool(depends.any())
+    reading = _reading(kept, found, gaussian, depends)
+    if uneven:
+        reading = reading[:-1] + "; noise is too uneven to tell if sizes of steps are dependent."
     return Increments(
         tuple(kept), **found, gaussian=gaussian, dependent=dependent, reading=reading
     )
@@ -149,9 +168,11 @@ def inferred(
 ) -> Increments:
     r"""The same of what one seed of a fit inferred, from its posterior means.
 
-    A posterior of standard deviation s whose mean has variance v leaves an error of variance
-    :math:`s^2 v / (v + s^2)` on the mean (as conjugate Gaussians do: the mean is drawn to the
-    prior's), which is taken out. That shrinkage is left in ``sd`` and ``scale``.
+    Where all z have variance P, a mean whose posterior has standard deviation s is drawn to the
+    prior's by :math:`w = 1 - s^2 / P` and left with an error of variance :math:`w s^2` (as
+    conjugate Gaussians are); the error is taken out. Where widths differ, so do w, which alone
+    would make Gaussian steps look sparse: all means are brought to the average w, which is left in
+    ``sd`` and ``scale``. Widths of draws differ by chance too; that share of it is taken out.
 
     Args:
         post: What :func:`pyrocryo.posterior` returns, of particles with frames.
@@ -165,9 +186,15 @@ def inferred(
     mean = draws.mean(axis=0)
     sd = None
     if noisy and len(draws) > 1:
-        own = draws.var(axis=0, ddof=1).mean(axis=0)
-        spread = mean.reshape(-1, mean.shape[-1]).var(axis=0)
-        sd = np.sqrt(own * spread / np.maximum(spread + own, 1e-300) + own / len(draws))
+        own = draws.var(axis=0, ddof=1)
+        usual, chance = own.mean(axis=0), 2 * np.square(own).mean(axis=0) / (len(draws) + 1)
+        own = usual + (own - usual) * np.maximum(1 - chance / np.maximum(own.var(axis=0), TINY), 0)
+        centre = mean.mean(axis=(0, 1))
+        total = np.square(mean - centre).mean(axis=(0, 1)) + usual
+        kept = np.maximum(1 - own / np.maximum(total, TINY), LEAST)
+        alike = (1 - usual / np.maximum(total, TINY)) / kept
+        mean = centre + (mean - centre) * alike
+        sd = alike * np.sqrt(kept * own + own / len(draws))
     constant = post["constant_data"] if "constant_data" in _groups(post) else {}
     time = np.asarray(constant["time"]) if "time" in constant else None
     return increments(mean, sd=sd, lags=lags, time=time)
@@ -208,29 +235,39 @@ def _steps(
     return steps, variance, group
 
 
-def _plain(first: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Which components' steps are Gaussian within error: neither sparser nor lighter-tailed."""
-    sparse = first["shape"] < np.minimum(2 - SURE * first["shape_se"], SPARSE)
-    return ~(sparse | (first["kurtosis"] < np.minimum(-SURE * first["kurtosis_se"], LIGHT)))
+def _kinds(first: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What the steps of each component are; none of it where nobody can tell."""
+    shape, error = first["shape"], first["shape_se"]
+    kurtosis, wide = first["kurtosis"], first["kurtosis_se"]
+    peaked = shape < np.fmin(2 - SURE * error, SPARSE)
+    light = kurtosis < np.minimum(-SURE * wide, LIGHT)
+    # a density peaked at 0 without the tails that such a peak comes with: one of several peaks
+    due = np.minimum(stats.gennorm.stats(shape, moments="k") / 2, 1)
+    odd = peaked & (kurtosis + SURE * wide < due)
+    return {
+        "sparse": peaked & ~odd & (kurtosis > HEAVY * wide),
+        "odd": odd,
+        "light": light & ~peaked,
+        "gaussian": ~peaked & ~light & (SURE * error < 1),
+    }
 
 
-def _depends(first: Mapping[str, np.ndarray]) -> np.ndarray:
+def _depends(first: Mapping[str, np.ndarray], uneven: bool) -> np.ndarray:
     """Which pairs of components depend on each other, `(K, K)`."""
     found = [
         np.abs(first[name]) > np.maximum((SURE + 1) * first[f"{name}_se"], DEPENDENT)
-        for name in ("correlation", "magnitude")
+        for name in (("correlation",) if uneven else ("correlation", "magnitude"))
     ]
-    return np.triu(found[0] | found[1], 1)
+    return np.triu(np.any(found, axis=0), 1)
 
 
 def _reading(
-    lags: Sequence[int], found: Mapping[str, np.ndarray], gaussian: bool, dependent: bool
+    lags: Sequence[int], found: Mapping[str, np.ndarray], gaussian: bool, depends: np.ndarray
 ) -> str:
     first = {name: value[0] for name, value in found.items()}
     kurtosis, error = found["kurtosis"], found["kurtosis_se"]
-    plain, still = _plain(first), np.isnan(first["kurtosis"])
-    sparse = ~plain & (first["shape"] < 2)
-    size = len(plain)
+    kinds, still = _kinds(first), np.isnan(first["kurtosis"])
+    sparse, size = kinds["sparse"], len(still)
 
     def told(who: np.ndarray) -> str:
         return f"excess kurtosis {np.median(kurtosis[0][who]):.2g}"
@@ -245,8 +282,6 @@ def _reading(
             f"Gaussian within error ({told(moving)} ± {wide:.1g}): these increments alone "
             "identify no axes, as a rotation (of whitened z) costs nothing"
         )
-        if SURE * np.median(first["shape_se"][moving]) > 1:
-            text = f"Too few steps to tell their shape ({told(moving)} ± {wide:.1g})"
     elif sparse.all():
         # the tails beyond those that the shape has, which the steps near 0 decide
         tails = kurtosis[0] - stats.gennorm.stats(first["shape"], moments="k")
@@ -266,13 +301,23 @@ def _reading(
             f"Sparse in {sparse.sum()} of {size} components (α = {alpha:.2f}, {told(sparse)}), "
             "not in the others"
         )
-        if (plain & ~still).sum() > 1:
+        if kinds["gaussian"].sum() > 1:
             text += ", which can be turned among themselves at no cost"
-    else:
+    elif kinds["odd"].any():
+        odd = kinds["odd"]
         text = (
-            f"Lighter-tailed than Gaussian ({told(~plain)}): a prior of sparse steps is wrong "
-            "about them"
+            f"Peaked without the tails of sparse steps (α = {np.median(first['shape'][odd]):.2f} "
+            f"and {told(odd)} disagree): no sparse transition fits; steps with several peaks look "
+            "so, as differences of independent draws"
         )
+    elif kinds["light"].any():
+        text = (
+            f"Lighter-tailed than Gaussian ({told(kinds['light'])}): a prior of sparse steps is "
+            "wrong about them"
+        )
+    else:
+        wide = float(np.median(error[0][~still]))
+        text = f"Too few steps to tell their shape ({told(~still)} ± {wide:.1g})"
     middle = np.array([np.median(row[~still]) if (~still).any() else 0.0 for row in kurtosis])
     best = int(middle.argmax())
     wide = float(np.median(error[best][~still])) if (~still).any() else 0.0
@@ -281,9 +326,9 @@ def _reading(
     if still.any() and not still.all():
         names = ", ".join(str(k + 1) for k in np.flatnonzero(still))
         text += f"; component {names} does not move beyond its noise"
-    if dependent:
+    if depends.any():
         r, sizes = first["correlation"], first["magnitude"]
-        strength = np.where(_depends(first), np.maximum(np.abs(r), np.abs(sizes)), 0)
+        strength = np.where(depends, np.maximum(np.abs(r), np.abs(sizes)), 0)
         i, k = np.unravel_index(strength.argmax(), strength.shape)
         text += (
             f"; the components' steps are dependent ({i + 1} and {k + 1} correlate by "

@@ -19,7 +19,10 @@ BLIND = 1e-3  # nats a molecule, without noise, below which a prior counts as ro
 PROPOSED = (128, 512, 2048)  # draws of z for each molecule, twice: more where these are too few
 BUDGET = 512_000  # draws for all the molecules that the information is averaged over
 WIDTHS = (1.0, 4.0)  # variances of the proposals' prior, of that of the prior itself
-FEWEST = 10.0  # effective draws below which the information is not given
+EFFECTIVE = 5.0  # draws that all molecules but a few must have, for the information to be given
+POOR = 0.05  # share of molecules that may have fewer
+DRAWS = 1000  # fewest draws of z that a gap is judged from
+SURE = 2.0  # standard errors
 AT_ONCE = 2_000_000  # numbers held at once
 
 Turn = Callable[[Tensor], Tensor]
@@ -39,7 +42,7 @@ class Power:
             where it could not be computed.
         information_se: Standard errors of that.
         noiseless: The gap at 45° without any noise.
-        invariant: Whether the prior cannot see turns at all.
+        invariant: Whether the prior cannot see turns at all (within its standard error).
         ratio: Log-likelihood ratio that ``pairs_needed`` is for.
         reading: All this in one sentence.
     """
@@ -64,8 +67,11 @@ class Power:
         """Molecules whose images tell each turn from the true axes, by ``ratio`` nats.
 
         From the information; where that is not known, from the gap, which makes it too few.
+        Infinite where it is no more than two standard errors.
         """
-        return _needed(self.degrees, self.gap, self.information, self.invariant, self.ratio)
+        gaps = zip(self.gap, self.gap_se, strict=True)
+        told = zip(self.information, self.information_se, strict=True)
+        return _needed(self.degrees, list(gaps), list(told), self.invariant, self.ratio)
 
     @property
     def pairs_per_nat(self) -> float:
@@ -102,10 +108,13 @@ def power(
     It can align axes, whatever the steps of the data; `I` is free of it.
 
     Works from ``sample`` and ``log_prob`` alone. Turns are those in the planes of two components,
-    all frames together; the cheapest counts (by `G`). `I` is by importance sampling from the
-    posterior under a Gaussian prior of the same covariance, with two sets of draws to take out
-    their noise, and in the form :math:`E[\tilde p_\theta / \tilde p - 1 - \ln (\tilde p_\theta /
-    \tilde p)]`, which varies less.
+    either way round, all frames together; the cheapest counts (by `G`, and picked by the draws
+    that `G` is then averaged over, so a little low where several cost the same). `I` is by
+    importance sampling from the posteriors under Gaussian priors of the same covariance, as it is
+    and turned, with two sets of draws to take out their noise. Below 1 nat it is taken in the
+    form :math:`E[\tilde p_\theta / \tilde p - 1 - \ln (\tilde p_\theta / \tilde p)]`, which varies
+    less. Errors of two components that go together (off-diagonals of the images' Fisher
+    information) are not known here: ``sd`` takes them as independent.
 
     Args:
         prior: A distribution over the frames of one molecule, event shape `(T, K)` (or `(K,)`).
@@ -115,11 +124,12 @@ def power(
         degrees: Angles; 45 is always among them.
         ratio: Log-likelihood ratio, in nats, that counts as told.
         pooled: Try turns of whitened `z` too (by the standard deviations of its components).
-        draws: Draws of `z` for the gap.
+        draws: Draws of `z` for the gap, at least 1000.
         seed: Seed of all draws.
 
     Raises:
-        InputError: If the prior is no distribution of such a shape, or a number is out of range.
+        InputError: If the prior is no distribution of such a shape or its support ends somewhere,
+            or a number is out of range.
     """
     event = tuple(getattr(prior, "event_shape", ()))
     if len(event) not in (1, 2) or not hasattr(prior, "log_prob"):
@@ -132,11 +142,14 @@ def power(
         )
     if event[-1] < 2:
         raise InputError("prior: one latent has no axes that could be turned")
-    if draws < 2:
-        raise InputError(f"draws: expected at least 2, got {draws}")
+    if draws < DRAWS:
+        raise InputError(f"draws: expected at least {DRAWS}, got {draws}")
     if not ratio > 0:
         raise InputError(f"ratio: expected a positive number of nats, got {ratio}")
-    noise = torch.as_tensor(sd, dtype=torch.float64)
+    try:
+        noise = torch.as_tensor(sd, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(f"sd: expected standard deviations, got {sd!r}") from None
     if noise.dim() > len(event) or not (noise.isfinite() & (noise >= 0)).all():
         raise InputError(f"sd: expected standard deviations, at least 0, got {sd}")
     try:
@@ -154,20 +167,20 @@ def power(
         scales = [torch.ones_like(z[0])]
         if pooled:
             scales.append(z.flatten(0, -2).std(dim=0).expand(event))
-        planes = list(itertools.product(scales, itertools.combinations(range(event[-1]), 2)))
-        still, clean = prior.log_prob(seen), prior.log_prob(z)
+        planes = list(itertools.product(scales, itertools.permutations(range(event[-1]), 2)))
+        still, clean = _logs(prior, seen), _logs(prior, z)
         gaps, turns = [], []
         for angle in angles:
             each = [_turn(angle, *plane, scale) for scale, plane in planes]
-            costs = [still - prior.log_prob(turn(seen)) for turn in each]
+            costs = [still - _logs(prior, turn(seen)) for turn in each]
             best = min(range(len(each)), key=lambda n: costs[n].mean().item())
             gaps.append(_mean(costs[best]))
             turns.append(each[best])
-        noiseless = min(
-            _mean(clean - prior.log_prob(_turn(45.0, *plane, scale)(z)))[0]
-            for scale, plane in planes
-        )
-        invariant = noiseless <= BLIND
+        costs = [
+            _mean(clean - _logs(prior, _turn(45.0, *plane, scale)(z))) for scale, plane in planes
+        ]
+        noiseless = min(costs)[0]
+        invariant = min(cost + SURE * error for cost, error in costs) <= BLIND
         told = gaps
         if noise.any() and invariant:
             told = [(0.0, 0.0)] * len(angles)
@@ -175,11 +188,11 @@ def power(
             for proposed in PROPOSED:
                 few = seen[: BUDGET // proposed]
                 told = _information(prior, z, few, noise, turns, proposed)
-                if not math.isnan(told[0][0]):
+                if not any(math.isnan(nats) for nats, _ in told):
                     break
     gap, gap_se = zip(*gaps, strict=True)
     information, information_se = zip(*told, strict=True)
-    needed = _needed(angles, gap, information, invariant, ratio)
+    needed = _needed(angles, gaps, told, invariant, ratio)
     reading = _reading(needed, dict(zip(angles, told, strict=True)), noiseless, invariant, ratio)
     return Power(
         angles, gap, gap_se, information, information_se, noiseless, invariant, ratio, reading
@@ -187,7 +200,7 @@ def power(
 
 
 def _turn(degrees: float, i: int, j: int, scale: Tensor) -> Turn:
-    """Turns components `i` and `j` of `z` / ``scale``."""
+    """Turns components `i` and `j` of `z` / ``scale``, from i to j."""
     c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
 
     def turn(z: Tensor) -> Tensor:
@@ -198,6 +211,19 @@ def _turn(degrees: float, i: int, j: int, scale: Tensor) -> Turn:
         return turned * scale
 
     return turn
+
+
+def _logs(prior: Any, z: Tensor) -> Tensor:
+    try:
+        logs = prior.log_prob(z)
+        inside = bool(logs.isfinite().all())
+    except ValueError:  # of distributions that check what they are given
+        inside = False
+    if not inside:
+        raise InputError(
+            "prior: expected a density above 0 everywhere, as turned or noisy z can lie anywhere"
+        )
+    return logs
 
 
 def _mean(values: Tensor) -> tuple[float, float]:
@@ -211,58 +237,70 @@ def _information(
 ) -> list[tuple[float, float]]:
     """The KL divergence from each turned model, of what is seen; mean and standard error."""
     flat = z.flatten(1).double()
-    centre, within = flat.mean(dim=0), torch.atleast_2d(flat.T.cov())
     spread = noise.flatten().double().clamp_min(1e-6)
     size = len(spread)
-    one = torch.eye(size, dtype=flat.dtype)
-    laws = []
-    for width in WIDTHS:
-        gain = torch.linalg.solve(width * within + spread.square().diag(), width * within).T
-        # (1 - G) C (1 - G)' + G S G', which rounding leaves positive
-        rest = one - gain
-        left = rest @ (width * within) @ rest.T + (gain * spread.square()) @ gain.T
-        laws.append((gain, torch.linalg.cholesky(left + 1e-12 * left.trace() * one)))
+    one = torch.eye(size, dtype=flat.dtype, device=flat.device)
+    # of z, and of what each turn takes to z
+    sources = [flat]
+    for turn in turns:
+        matrix = turn(one.unflatten(1, z.shape[1:])).flatten(1)
+        sources.append(torch.linalg.solve(matrix, flat, left=False))
+    laws = [_posterior(s, width, spread) for s in sources for width in WIDTHS]
+    count = max(1, proposed // len(laws))
     logs, effective = [], []
     for part in seen.flatten(1).double().split(max(1, AT_ONCE // (4 * proposed * size))):
-        loc = [centre + (part - centre) @ gain.T for gain, _ in laws]
+        loc = [centre + (part - centre) @ gain.T for centre, gain, _ in laws]
         halves = []
         for _ in range(2):
-            each = (len(part), proposed // len(laws), size)
+            normal = torch.randn(
+                len(laws), len(part), count, size, dtype=flat.dtype, device=flat.device
+            )
             drawn = torch.cat(
                 [
-                    mean[:, None] + torch.randn(each, dtype=flat.dtype) @ root.T
-                    for mean, (_, root) in zip(loc, laws, strict=True)
+                    mean[:, None] + each @ root.T
+                    for mean, each, (*_, root) in zip(loc, normal, laws, strict=True)
                 ],
                 dim=1,
             )
             density = torch.stack(
                 [
                     _normal(drawn - mean[:, None], root)
-                    for mean, (_, root) in zip(loc, laws, strict=True)
+                    for mean, (*_, root) in zip(loc, laws, strict=True)
                 ]
             ).logsumexp(0)
             likely = -0.5 * ((part[:, None] - drawn) / spread).square().sum(-1)
             points = drawn.to(z).unflatten(-1, z.shape[1:])
-            weight = likely - density
-            own = weight + prior.log_prob(points).double()
-            effective.append((2 * own.logsumexp(1) - (2 * own).logsumexp(1)).exp())
-            halves.append(
-                torch.stack(
-                    [
-                        own.logsumexp(1)
-                        - (weight + prior.log_prob(turn(points)).double()).logsumexp(1)
-                        for turn in turns
-                    ]
-                )
-            )
+            seen_by = [points, *(turn(points) for turn in turns)]  # the model and the turned ones
+            weight = torch.stack([prior.log_prob(each).double() for each in seen_by])
+            weight = weight + likely - density
+            effective.append((2 * weight.logsumexp(-1) - (2 * weight).logsumexp(-1)).exp())
+            own, *turned = weight.logsumexp(-1)
+            halves.append(torch.stack([own - other for other in turned]))
         logs.append(torch.stack(halves))
-    if torch.cat(effective).median() < FEWEST:
-        return [(math.nan, math.nan)] * len(turns)
     first, second = torch.cat(logs, dim=-1)  # (turns, molecules) each
     middle, apart = (first + second) / 2, (first - second) / 2
-    # E[e^-d - 1 + d] of the true d, less what the noise of the mean of two adds
+    # E[e^-d - 1 + d] of the true d, less what the noise of the mean of two adds; the mean of e^-d
+    # is 1, but where d is large that of a sample is not
     divergence = torch.expm1(-middle) + middle - 0.5 * (-middle).exp() * apart.square()
-    return [_mean(row) for row in divergence]
+    divergence = torch.where(middle.mean(-1, keepdim=True) > 1, middle, divergence)
+    least = torch.cat(effective, dim=-1).quantile(POOR, dim=-1)
+    known = (least[0] >= EFFECTIVE) & (least[1:] >= EFFECTIVE)
+    means = [_mean(row) for row in divergence]
+    # below 0 only where no draw came near the mass
+    return [
+        (nats, error) if good and nats >= -2 * SURE * error else (math.nan, math.nan)
+        for (nats, error), good in zip(means, known.tolist(), strict=True)
+    ]
+
+
+def _posterior(flat: Tensor, width: float, spread: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean of z, gain, and root of the covariance, under a Gaussian prior like ``flat``."""
+    within = width * torch.atleast_2d(flat.T.cov())
+    gain = torch.linalg.solve(within + spread.square().diag(), within).T
+    # (1 - G) C (1 - G)' + G S G', which rounding leaves positive
+    one = torch.eye(len(spread), dtype=flat.dtype, device=flat.device)
+    left = (one - gain) @ within @ (one - gain).T + (gain * spread.square()) @ gain.T
+    return flat.mean(dim=0), gain, torch.linalg.cholesky(left + 1e-12 * left.trace() * one)
 
 
 def _normal(error: Tensor, root: Tensor) -> Tensor:
@@ -273,15 +311,25 @@ def _normal(error: Tensor, root: Tensor) -> Tensor:
 
 def _needed(
     degrees: Sequence[float],
-    gap: Sequence[float],
-    information: Sequence[float],
+    gaps: Sequence[tuple[float, float]],
+    told: Sequence[tuple[float, float]],
     invariant: bool,
     ratio: float,
 ) -> dict[float, float]:
     if invariant:
         return dict.fromkeys(degrees, math.inf)
-    each = (g if math.isnan(i) else i for g, i in zip(gap, information, strict=True))
-    return {a: ratio / n if n > 0 else math.inf for a, n in zip(degrees, each, strict=True)}
+    known = [gap if math.isnan(own[0]) else own for gap, own in zip(gaps, told, strict=True)]
+    return {
+        angle: ratio / nats if nats > SURE * error else math.inf
+        for angle, (nats, error) in zip(degrees, known, strict=True)
+    }
+
+
+def _count(molecules: float) -> str:
+    """Two digits of a number of molecules."""
+    if not 1 <= molecules < 1e6:
+        return f"{max(molecules, 1):.2g}"
+    return str(int(float(f"{molecules:.1e}")))
 
 
 def _reading(
@@ -298,20 +346,24 @@ def _reading(
         )
     nats, error = told[45.0]
     if math.isnan(nats):
+        least = f", and at least {_count(needed[45.0])} molecules are needed"
         return (
             f"Turning the axes by 45° costs {noiseless:.2g} nats a molecule without noise; what "
-            "is left of it through the noise could not be computed, and at least "
-            f"{needed[45.0]:.2g} molecules are needed."
+            "is left of it through the noise could not be computed"
+            f"{least if math.isfinite(needed[45.0]) else ''}."
         )
-    if nats <= 2 * error:
+    if nats <= SURE * error:
         return (
             f"Turning the axes by 45° costs {noiseless:.2g} nats a molecule without noise, but "
-            f"less than {max(nats, 0) + 2 * error:.1g} through it: hardly any number of molecules "
-            "will tell."
+            f"less than {max(nats, 0) + SURE * error:.1g} through it: hardly any number of "
+            "molecules will tell."
         )
     angle = min(needed)
-    more = "" if angle == 45.0 else f", one by {angle:g}° from {needed[angle]:.2g}"
+    more = f", one by {angle:g}° from {_count(needed[angle])}"
+    if angle == 45.0 or math.isinf(needed[angle]):
+        more = ""
     return (
         f"Turning the axes by 45° costs {nats:.2g} nats a molecule ({noiseless:.2g} without "
-        f"noise): it can be told, by {ratio:g} nats, from {needed[45.0]:.2g} molecules on{more}."
+        f"noise): it can be told, by {ratio:g} nats, from {_count(needed[45.0])} molecules "
+        f"on{more}."
     )

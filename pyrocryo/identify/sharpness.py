@@ -32,7 +32,8 @@ def posterior_sd(
     has :math:`(s^{-2} + 1)^{-1/2}`. A Cramér-Rao bound. Beside the exact posterior of two
     arms (:func:`pyrocryo.simulate.information_limit`) it is within 4 % at an SNR of .3, 10 % too
     small at .1, and 22 to 40 % at .03, where arms get mistaken for each other. Where poses are
-    unknown images tell less.
+    unknown images tell less. Errors of two components that go together (off-diagonals of
+    :math:`\bar J^{-1}`) are left out.
 
     Args:
         molecule: As for :func:`pyrocryo.simulate.poses`.

@@ -12,6 +12,10 @@ __all__ = ["moments", "shapes"]
 GRIDS = (1024, 65536)  # points of the density of step and noise
 SHAPES = (0.3, 8.0)  # of the generalised Gaussian
 MOST = 50_000  # steps that a shape is fitted to, evenly picked
+LEVELS = 12  # of noise that are told apart
+RATIO = 1.25  # of two variances that are not
+NEARLY = 0.01  # variance of noise, of that of steps, below which it is hardly any
+STEP = 0.02  # of ln α and of ln s, for derivatives
 
 
 def _error(influence: np.ndarray, group: np.ndarray) -> np.ndarray:
@@ -59,29 +63,36 @@ def moments(steps: np.ndarray, variance: np.ndarray, group: np.ndarray) -> tuple
 def shapes(steps: np.ndarray, variance: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, ...]:
     """Shape α of the generalised Gaussian, its standard error, and its scale, `(K,)` each.
 
-    The noise is taken to be that of the mean variance on every step.
+    By maximum likelihood. Steps of about the same noise are taken to have that of their mean
+    variance. The standard error is that of the sandwich estimator, right for steps of other laws
+    too; nan where α is at one end of its range.
     """
     few = slice(None, None, max(1, len(steps) // MOST))
     steps, variance, group = steps[few], variance[few], group[few]
     rows = [
-        _shape(steps[:, k] - np.median(steps[:, k]), float(variance[:, k].mean()), group)
+        _shape(steps[:, k] - np.median(steps[:, k]), variance[:, k], group)
         for k in range(steps.shape[1])
     ]
     return tuple(np.array(column) for column in zip(*rows, strict=True))
 
 
-def _shape(x: np.ndarray, variance: float, group: np.ndarray) -> tuple[float, float, float]:
-    left = np.square(x).mean() - variance
+def _shape(x: np.ndarray, variance: np.ndarray, group: np.ndarray) -> tuple[float, float, float]:
+    left = np.square(x).mean() - variance.mean()
     if not left > 1e-3 * np.square(x).mean():
         return math.nan, math.nan, math.nan
     size, low, high = math.sqrt(left), *np.log(SHAPES)
+    levels = [(which, math.sqrt(variance[which].mean())) for which in _levels(variance, left)]
 
     def logs(at: np.ndarray) -> np.ndarray:
         alpha, scale = math.exp(np.clip(at[0], low, high)), size * math.exp(at[1])
-        if not variance:
-            constant = math.log(alpha / (2 * scale)) - math.lgamma(1 / alpha)
-            return constant - (np.abs(x) / scale) ** alpha
-        return _blurred(x, alpha, scale, math.sqrt(variance))
+        found = np.empty_like(x)
+        for which, noise in levels:
+            if noise:
+                found[which] = _blurred(x[which], alpha, scale, noise)
+            else:
+                constant = math.log(alpha / (2 * scale)) - math.lgamma(1 / alpha)
+                found[which] = constant - (np.abs(x[which]) / scale) ** alpha
+        return found
 
     # the scale of the Gaussian and of Laplace of this variance lie about 0.2 and -0.35
     found = optimize.minimize(
@@ -89,12 +100,28 @@ def _shape(x: np.ndarray, variance: float, group: np.ndarray) -> tuple[float, fl
         options={"xatol": 1e-4, "fatol": 1e-9},
     ).x  # fmt: skip
     found[0] = np.clip(found[0], low, high)
-    step = 0.02 * np.eye(2)
-    scores = np.stack([(logs(found + h) - logs(found - h)) / 0.04 for h in step], axis=-1)
-    bend = scores.T @ scores / len(x)  # the information, as the mean square of the scores
-    error = _error(scores @ np.linalg.pinv(bend), group)[0]
-    alpha = math.exp(found[0])
-    return alpha, alpha * float(error), size * math.exp(found[1])
+    alpha, scale = math.exp(found[0]), size * math.exp(found[1])
+    if not low + 2 * STEP < found[0] < high - 2 * STEP:
+        return alpha, math.nan, scale
+    up = STEP * np.eye(2)
+    scores = np.stack([(logs(found + h) - logs(found - h)) / (2 * STEP) for h in up], axis=-1)
+    corners = [[(logs(found + h + g) - logs(found + h - g)).mean() for g in up] for h in up]
+    others = [[(logs(found - h + g) - logs(found - h - g)).mean() for g in up] for h in up]
+    bend = (np.array(others) - np.array(corners)) / (2 * STEP) ** 2
+    if not np.linalg.eigvalsh(bend)[0] > 0:
+        return alpha, math.nan, scale
+    error = _error(scores @ np.linalg.inv(bend), group)[0]
+    return alpha, alpha * float(error), scale
+
+
+def _levels(variance: np.ndarray, left: float) -> list[np.ndarray]:
+    """Indices of steps whose noise is about the same."""
+    least = max(variance.min(), NEARLY * left)
+    span = math.log(max(variance.max() / least, 1.0))
+    count = min(LEVELS, math.ceil(span / math.log(RATIO)) or 1)
+    edges = least * np.exp(span * np.arange(1, count) / count)
+    which = np.searchsorted(edges, variance)
+    return [np.flatnonzero(which == n) for n in np.unique(which)]
 
 
 def _blurred(x: np.ndarray, alpha: float, scale: float, noise: float) -> np.ndarray:

@@ -14,12 +14,12 @@ import torch
 from pyrocryo.errors import InputError
 from pyrocryo.identify.consistency import FEWEST, consistency
 from pyrocryo.identify.increments import SPARSE, Increments, increments, inferred
+from pyrocryo.identify.power import BLIND
 from pyrocryo.pair import Pair
 from pyrocryo.svi import Fit
 
 __all__ = ["report", "rotation_gap"]
 
-BLIND_NATS = 1e-3
 DRAWS = 20_000
 MOVES = 4_000  # molecules drawn from a prior, to see whether its steps are sparse
 BLUNTER = 0.25  # α by which inferred steps may differ from the prior's
@@ -70,7 +70,7 @@ def report(fit: Fit, post: Any) -> dict[str, Any]:
         a seed, a number a latent; None where nothing moves), ``readings`` (one a seed),
         ``prior_kurtosis`` and ``prior_shape`` (by latent), ``less_sparse`` (the prior's steps are
         sparse, and in most seeds the inferred ones less so) and ``contradicts_prior`` (they are
-        even Gaussian within error).
+        even Gaussian within error; neither where nobody can tell).
     """
     z = np.asarray(post["posterior"]["z"]).mean(axis=1)
     frames = z.shape[2] if z.ndim == 4 else 1
@@ -85,7 +85,7 @@ def report(fit: Fit, post: Any) -> dict[str, Any]:
         "prior": {
             "name": name,
             "rotation_gap_nats": gap if math.isfinite(gap) else None,
-            "sees_rotations": gap > BLIND_NATS,
+            "sees_rotations": gap > BLIND,
         },
         "seeds": seeds,
         "increments": moves,
@@ -105,15 +105,15 @@ def _moves(fit: Fit, post: Any) -> dict[str, Any] | None:
         for name in ("kurtosis", "kurtosis_se", "shape", "shape_se")
     }
     sparse = bool(own.shape[0].max() < SPARSE)
-    plain = sum(one.gaussian for one in seen) > len(seen) / 2
-    less = sum(_less_sparse(one, own) for one in seen) > len(seen) / 2
+    less = [_less_sparse(one, own) for one in seen]
+    plain = [one.gaussian and blunt for one, blunt in zip(seen, less, strict=True)]
     return {
         **told,
         "readings": [one.reading for one in seen],
         "prior_kurtosis": _listed(own.kurtosis[0]),
         "prior_shape": _listed(own.shape[0]),
-        "less_sparse": sparse and (plain or less),
-        "contradicts_prior": sparse and plain,
+        "less_sparse": sparse and sum(less) > len(seen) / 2,
+        "contradicts_prior": sparse and sum(plain) > len(seen) / 2,
     }
 
 
@@ -165,7 +165,7 @@ def _sentence(name: str, gap: float, seeds: dict[str, Any] | None, n: int) -> st
     if not math.isfinite(gap):
         tail = "" if seeds is None else f"; in {n} seeds {seeds['reading']}"
         return f"There is one latent, so no rotation of axes to worry about{tail}."
-    if gap <= BLIND_NATS:
+    if gap <= BLIND:
         tail = "" if seeds is None else f" ({n} seeds: {seeds['reading']})"
         return (
             f"Not identified: the prior {name} cannot see rotations of z (or of whitened z), so "
