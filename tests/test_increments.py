@@ -77,6 +77,63 @@ def test_noise_that_differs_from_step_to_step_is_no_kurtosis(rng):
     assert (np.abs(result.kurtosis) < 4 * result.kurtosis_se).all()
 
 
+@pytest.mark.parametrize(("kind", "shape"), [("gaussian", 2.0), ("laplace", 1.0)])
+def test_molecules_seen_unequally_well(rng, kind, shape):
+    z, noise = _walk(rng, kind, n=3000, frames=3), rng.choice([0.5, 1.0], size=(3000, 1, 1))
+    result = increments(z + noise * rng.normal(size=z.shape), sd=noise, lags=(1,))
+    assert (np.abs(result.shape[0] - shape) < 4 * result.shape_se[0]).all()
+    assert (result.shape_se[0] < 0.3).all()
+    assert result.gaussian == (kind == "gaussian")
+    # posterior means are drawn to the prior's unequally, too
+    result = inferred(_post(rng, z, noise), lags=(1,))
+    assert (np.abs(result.shape[0] - shape) < 4 * result.shape_se[0]).all()
+    assert result.gaussian == (kind == "gaussian")
+
+
+def test_sizes_are_not_judged_through_uneven_noise(rng):
+    z, noise = _walk(rng, "gaussian"), rng.choice([0.2, 2.0], size=(1500, 1, 1))
+    result = increments(z + noise * rng.normal(size=z.shape), sd=noise, lags=(1,))
+    assert result.magnitude[0, 0, 1] > 0.15
+    assert not result.dependent
+    assert "too uneven to tell if sizes of steps are dependent" in result.reading
+
+
+@pytest.mark.parametrize("n", [60, 100])
+def test_few_laplace_steps_through_noise_are_not_gaussian(rng, n):
+    for _ in range(10):
+        z = _walk(rng, "laplace", n=n, frames=2)
+        result = increments(z + rng.normal(size=z.shape), sd=1.0, lags=(1,))
+        assert not result.gaussian
+        assert "Gaussian within" not in result.reading
+
+
+def _wells(rng, n, dim=2):
+    """Independent draws from two wells, 2 apart, one of them rare."""
+    size = (n, 2, dim)
+    return np.where(rng.random(size) < 0.19, 1.0, -1.0) + 0.2 * rng.normal(size=size)
+
+
+def test_steps_of_several_peaks_are_not_sparse(rng):
+    result = increments(_wells(rng, 3000))
+    assert (result.shape[0] + 3 * result.shape_se[0] < 1.75).all()
+    assert (np.abs(result.kurtosis[0]) < 0.5).all()
+    assert "disagree): no sparse transition fits" in result.reading
+    assert "a Laplace" not in result.reading
+    assert not result.gaussian
+
+
+def test_errors_of_a_shape_that_does_not_fit(rng):
+    found = []
+    for _ in range(80):
+        result = increments(_wells(rng, 400, dim=1))
+        found.append((result.shape[0, 0], result.shape_se[0, 0]))
+    shape, error = np.array(found).T
+    assert np.median(error) == pytest.approx(shape.std(), rel=0.25)
+    flat = increments(_walk(rng, "flat"), lags=(1,))
+    assert (flat.shape[0] > 7.5).all()
+    assert np.isnan(flat.shape_se).all()
+
+
 def test_standard_errors_are_honest(rng):
     found = []
     for _ in range(60):
@@ -119,7 +176,9 @@ def test_a_component_that_stands_still(rng):
     result = increments(z)
     assert np.isnan(result.shape[0, 1])
     assert "component 2 does not move beyond its noise" in result.reading
-    assert increments(0 * z).reading == "Nothing moves beyond its noise."
+    result = increments(0 * z)
+    assert result.reading == "Nothing moves beyond its noise."
+    assert not result.gaussian
 
 
 def test_diffusion_is_sparse_only_at_the_lag_of_its_hops():
@@ -165,6 +224,7 @@ def test_unequal_intervals(rng):
         ({"z": np.full((9, 9, 2), np.nan)}, "z: expected finite numbers"),
         ({"z": np.zeros((9, 3, 2))}, "z: fewer than 50 steps"),
         ({"lags": (0,)}, "lags: expected positive"),
+        ({"lags": (1.7,)}, r"lags: expected positive whole numbers of frames, got \(1.7,\)"),
         ({"lags": (99,)}, "z: fewer than 50 steps at lags"),
         ({"sd": (1, 2, 3)}, r"sd: expected a number, \(2,\)"),
         ({"sd": -1}, "sd: expected standard deviations"),
@@ -219,6 +279,9 @@ def test_report_objects_to_a_prior_that_the_steps_contradict(rng, pairs_in_time)
         assert np.shape(moves["kurtosis"]) == np.shape(moves["shape_se"]) == (2, 2)
         assert len(moves["readings"]) == 2
         json.dumps(verdict, allow_nan=False)
+    still = pc.identify.report(fit, _post(rng, np.zeros((100, 2, 2))))["increments"]
+    assert "Nothing moves" in still["readings"][0]
+    assert not still["contradicts_prior"] | still["less_sparse"]
     few = pc.posterior(fit, pairs_in_time.test.take([0, 1]), draws=4)
     assert pc.identify.report(fit, few)["increments"] is None
 
