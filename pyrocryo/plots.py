@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from pyrocryo.errors import InputError
+
 __all__ = ["images", "increments", "latents", "loss", "metrics", "poses", "traversal"]
 
 SHOWN = 1500  # points in a scatter plot
+LOWEST = -0.15  # of metrics shown on a 0-1 scale
 COLOURS = ("C0", "C1", "C2", "C4", "C5", "C6", "C8", "C9")  # of models; C3 is a floor
 UNIT = (
     "mcc", "r2", "mig", "modularity", "dci", "explicitness", "sap", "irs", "betavae", "factorvae",
@@ -145,7 +148,8 @@ def metrics(tables: Mapping[str, Mapping[str, Any]]) -> Figure:
     """Metrics on a 0-1 scale, of one model or of several, beside what nothing learned gives.
 
     Dots are seeds and bars their means, one colour a model. Grey ticks are the floors of permuted
-    latents, red ones those of random rotations of the factors (MCC), each model's own.
+    latents, red ones those of random rotations of the factors (MCC), each model's own. A mean is
+    drawn where every seed has a value; what lies below the axis is a triangle at its edge.
 
     Args:
         tables: What :func:`pyrocryo.metrics.suite` or ``report`` gives, or model → such a table.
@@ -153,6 +157,8 @@ def metrics(tables: Mapping[str, Mapping[str, Any]]) -> Figure:
     if any("per_seed" in table for table in tables.values()):
         tables = {"": tables}
     names = list(dict.fromkeys(n for t in tables.values() for n in t if n.startswith(UNIT)))
+    if not names:
+        raise InputError("tables: expected metrics on a 0-1 scale, got none")
     figure = Figure(figsize=(0.75 * len(names) + 1.6, 3.8), layout="constrained")
     axes = figure.subplots()
     width = 0.7 / len(tables)
@@ -167,9 +173,14 @@ def metrics(tables: Mapping[str, Mapping[str, Any]]) -> Figure:
                 if floor is not None:
                     axes.hlines(floor, x - 0.45 * width, x + 0.45 * width, colour, lw=2, zorder=1)
             spread = np.linspace(-0.25, 0.25, len(values)) * width if len(values) > 1 else 0.0
-            axes.plot(x + spread, values, ".", color=COLOURS[m % len(COLOURS)], ms=4, alpha=0.6)
-            if np.isfinite(values).any():
-                mean, half = np.nanmean(values), 0.4 * width
+            where = np.broadcast_to(x + spread, values.shape)
+            axes.plot(where, values, ".", color=COLOURS[m % len(COLOURS)], ms=4, alpha=0.6)
+            below = values < LOWEST
+            if below.any():
+                edge = np.full(below.sum(), LOWEST + 0.02)
+                axes.plot(where[below], edge, "v", color=COLOURS[m % len(COLOURS)], ms=4)
+            if np.isfinite(values).all():
+                mean, half = values.mean(), 0.4 * width
                 axes.hlines(mean, x - half, x + half, COLOURS[m % len(COLOURS)], lw=2, zorder=3)
         if model:
             axes.plot([], [], "o-", color=COLOURS[m % len(COLOURS)], ms=4, label=model)
@@ -179,6 +190,6 @@ def metrics(tables: Mapping[str, Mapping[str, Any]]) -> Figure:
         axes.axvline(n - 0.5, color="0.92", lw=0.8, zorder=0)
     labels = [name.replace("_", "\n", 1) for name in names]
     axes.set_xticks(range(len(names)), labels, fontsize=8, rotation=30, ha="right")
-    axes.set(xlim=(-0.5, len(names) - 0.5), ylim=(-0.15, 1.05), ylabel="score")
+    axes.set(xlim=(-0.5, len(names) - 0.5), ylim=(LOWEST, 1.05), ylabel="score")
     figure.legend(loc="outside upper center", ncols=len(tables) + 2, fontsize=8, frameon=False)
     return figure

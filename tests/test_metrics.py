@@ -208,6 +208,30 @@ def test_report_without_truth_and_with_a_dead_latent(rng):
     assert table["mcc_pearson"]["mean"] == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize("broken", ["constant", "nan", "few"])
+def test_report_goes_on_with_a_truth_that_nothing_can_be_scored_against(rng, broken):
+    truth = rng.standard_normal((3 if broken == "few" else 100, 2))
+    if broken != "few":
+        truth[:, 1] = 1.0 if broken == "constant" else np.nan
+    z = rng.standard_normal((2, 3, len(truth), 2))
+    table = pc.metrics.report(_posterior(truth, z))
+    assert table["elbo"]["mean"] == -8.0
+    for name in ("mcc_pearson", "dci_completeness", "irs", "r2_cubic", "angle_deg"):
+        assert np.isnan(table[name]["per_seed"]).all()
+        assert len(table[name]["per_seed"]) == 2
+
+
+def test_figure_draws_no_mean_without_all_seeds_and_marks_what_is_below():
+    rows = {"mig": {"per_seed": [0.5, np.nan], "floor": None}}
+    rows["r2_linear"] = {"per_seed": [0.9, -3.0], "floor": None}
+    axes = pc.plots.metrics(rows).axes[0]
+    assert len(axes.collections) == 1  # the mean of R²
+    (mark,) = [line for line in axes.lines if line.get_marker() == "v"]
+    assert -0.15 < mark.get_ydata()[0] < -0.1
+    with pytest.raises(pc.InputError, match="got none"):
+        pc.plots.metrics({})
+
+
 # poses
 
 

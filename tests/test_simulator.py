@@ -38,6 +38,17 @@ def test_codes_are_those_of_fresh_images(known):
     assert (codes[0] - z).std() == pytest.approx(0.1, rel=0.1)  # the noise of the images
 
 
+def test_the_seed_decides_whatever_was_asked_before():
+    pair, particles = written(known=True)
+    sampler, encode = pc.diagnose.simulator(pair, Writer(), particles)
+    z = sampler(50, {}, np.random.default_rng(0))
+    first = encode(z)
+    assert (encode(z[::-1])[:, ::-1] != first).any()  # other noise for another question
+    np.testing.assert_array_equal(encode(z), first)
+    other = pc.diagnose.simulator(pair, Writer(), particles, seed=1)[1]
+    assert (other(z) != first).any()
+
+
 def test_interventional_metrics_see_a_rotation():
     pair, particles = written(known=True)
     sampler, encode = pc.diagnose.simulator(pair, Writer(), particles)

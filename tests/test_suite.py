@@ -285,3 +285,19 @@ def test_models_are_ordered_over_the_seeds_that_all_have(rng):
     worse[base < np.median(base)] = np.nan  # it lost the hard seeds
     ranks = pc.metrics.rank_groups({"better": {"sap": base}, "worse": {"sap": worse}})
     assert ranks.groups["sap"][0][0] == "better"
+
+
+def test_what_is_not_defined_is_told_once_and_the_floor_is_of_a_seed_that_lives(rng, caplog):
+    factors = rng.uniform(size=(400, 2))
+    table = suite(factors, np.stack([np.zeros((400, 2)), np.zeros((400, 2)), factors]))
+    assert table["irs"]["per_seed"][2] > 0.9
+    assert np.isfinite(table["irs"]["floor"])
+    assert caplog.text.count("irs is not defined everywhere: z: no latent varies") == 1
+
+
+def test_too_few_particles_for_classes_leave_the_other_metrics(rng, caplog):
+    factors = rng.uniform(size=(60, 2))
+    table = suite(factors, factors)
+    assert table["mcc_pearson"]["mean"] == pytest.approx(1)
+    assert np.isnan(table["mig"]["mean"])
+    assert "mig is not defined everywhere: factors and z: 20 bins need" in caplog.text

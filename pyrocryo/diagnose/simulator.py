@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,7 +41,8 @@ def simulator(
     Returns:
         ``sampler(n, fixed, rng)``: conformations `(n, K)`, standard normal and reflected at ± 3,
         but for those components that ``fixed`` gives as `(n,)` by number. ``encode(z)``: posterior
-        means `(seeds, n, L)` of one noisy image of each, the same image for all seeds.
+        means `(seeds, n, L)` of one noisy image of each, the same image for all seeds, and the
+        same whenever it is asked for the same conformations.
 
     Raises:
         InputError: If the particles carry no truth or rotations, or are not of this molecule.
@@ -51,7 +53,6 @@ def simulator(
             raise InputError(f"particles: a simulator needs their {name}, and they carry none")
     if pairs[0].pose.latent and pairs[0].pose.spatial != 2:
         raise InputError("fit: in space, only pairs that know the poses can be intervened in")
-    rng = np.random.default_rng(seed)
     with torch.random.fork_rng(), torch.no_grad():
         world = Truth(pairs[0], molecule, particles)
         _check(world, pairs[0].moved(_one_frame(particles.batch(_some(particles)))))
@@ -64,6 +65,8 @@ def simulator(
 
     def encode(z: np.ndarray) -> np.ndarray:
         codes = []
+        z = np.ascontiguousarray(z, dtype=np.float64)
+        rng = np.random.default_rng([seed, zlib.crc32(z.tobytes())])  # whatever was asked before
         with torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(int(rng.integers(2**31)))
             for start in range(0, len(z), AT_ONCE):

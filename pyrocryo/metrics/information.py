@@ -29,7 +29,9 @@ def mig(
     discrete ones taken as they are (:class:`~pyrocryo.metrics.factors.Factors`); bins of equal
     width on latents are the original. A latent copied twice gives 0. Perfect latents with `b` bins
     give :math:`1 - (b-1)^2 / (2 N \ln b)`: the bias of the second information, so small sets
-    score low. After 22.5° .27, after 45° 0 (two uniform or normal factors).
+    score low. After 22.5° .27, after 45° 0 (two uniform or normal factors). Of an angle or
+    a rotation it wants one latent: several that hold it together (cos φ and sin φ) are marked
+    down, one that holds a part is not.
 
     Args:
         factors: `(N, K)` numbers, or blocks of any kind.

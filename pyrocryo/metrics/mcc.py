@@ -34,7 +34,9 @@ def mcc(
     do not count. After a rotation by θ of two equally distributed factors MCC is
     max(|cos θ|, |sin θ|), so .71 at K = 2 means that nothing was separated. Angles and rotations
     correlate with a latent by their multiple R
-    (:meth:`~pyrocryo.metrics.factors.Factors.association`); there is no rotation floor then.
+    (:meth:`~pyrocryo.metrics.factors.Factors.association`); there is no rotation floor then, and 1
+    does not say that an angle is recovered, as cos φ alone has it: read
+    :func:`~pyrocryo.metrics.r2` or :func:`~pyrocryo.metrics.pose_correlation` beside it.
 
     Args:
         factors: `(N, K)` true factors, or blocks of any kind.

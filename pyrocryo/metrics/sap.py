@@ -31,7 +31,8 @@ def sap(
     factors. "svm" is the original for classes, the held-out accuracy of a linear support vector
     machine: perfect latents of 20 levels give .04 to .11, depending on their scale and offset, as
     a line resolves the outermost levels only, so it is of use for reproduction alone. After 22.5°
-    "r2" gives .71, after 45° 0.
+    "r2" gives .71, after 45° 0. Of an angle or a rotation it wants one latent: several
+    that hold it together (cos φ and sin φ) are marked down, one that holds a part is not.
 
     Args:
         factors: `(N, K)` numbers, or blocks of any kind.

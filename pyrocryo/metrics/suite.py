@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,9 @@ from pyrocryo.metrics.r2 import halves, r2_value
 from pyrocryo.metrics.sap import sap_value
 from pyrocryo.metrics.score import Score, permuted_columns
 
-__all__ = ["NAMES", "row", "suite"]
+__all__ = ["NAMES", "each", "row", "suite"]
+
+log = logging.getLogger("pyrocryo")
 
 Parts = tuple[np.ndarray, np.ndarray]
 POOLS = {"betavae": 4000, "factorvae": 100}  # pairs, batches of 64, a factor
@@ -36,7 +39,7 @@ VALUES: dict[str, Callable[[Factors, np.ndarray, Parts], float]] = {
     "irs": lambda f, z, _: irs_value(f, z),
 }
 DCI_NAMES = ("dci_disentanglement", "dci_completeness", "dci_informativeness")
-NAMES = (*VALUES, *DCI_NAMES)  # of what needs no simulator
+NAMES = (*VALUES, *DCI_NAMES)  # without a simulator
 
 
 def suite(
@@ -54,7 +57,8 @@ def suite(
     MCC, R², MIG, Modularity, DCI (by boosted trees, named in the row's ``estimator``),
     Explicitness, SAP and IRS; with a simulator of two factors or more BetaVAE and FactorVAE, too.
     Classes of factors, halves and floors are made once: a floor belongs to permuted latents of the
-    first seed that has finite ones. A metric that is not defined for a seed is NaN there.
+    first seed that has finite ones that vary. A metric that is not defined for a seed is NaN
+    there, and the log says why.
 
     Args:
         factors: `(N, K)` true factors, or blocks `(N,)` and `(N, 3, 3)`.
@@ -76,14 +80,14 @@ def suite(
         raise InputError(f"codes: expected (N, L) or (seeds, N, L), got {codes.shape}")
     if (sampler is None) != (encode is None):
         raise InputError("sampler and encode: give both or neither")
-    sound = [z for z in codes if np.isfinite(z).all()]
+    sound = [z for z in codes if np.isfinite(z).all() and np.ptp(z, axis=0).any()]
     factors, first = pair_up(factors, sound[0] if sound else np.zeros(codes.shape[1:]), kinds)
     parts = halves(len(first), frames, seed)
     permuted = permuted_columns(first, np.random.default_rng(seed))
     table = {}
     for name, value in VALUES.items():
-        per_seed = [_or_nan(lambda z, f=value: f(factors, z, parts), z) for z in codes]
-        table[name] = row(per_seed, _or_nan(lambda z, f=value: f(factors, z, parts), permuted))
+        floor, *per_seed = each(name, lambda z, f=value: f(factors, z, parts), (permuted, *codes))
+        table[name] = row(per_seed, floor)
     for kind in ("pearson", "spearman") if set(factors.kinds) == {"linear"} else ():
         score = mcc(factors, first, kind=kind, seed=seed)
         table[f"mcc_{kind}"] |= {"floor": score.floor, "rotation_floor": score.rotation_floor}
@@ -99,25 +103,41 @@ def _dci(
     factors: Factors, codes: np.ndarray, permuted: np.ndarray, parts: Parts, seed: int
 ) -> dict[str, dict[str, Any]]:
     estimator = boosted()
-    floor = dci_values(factors, permuted, parts, estimator, seed)
-    values = np.full((len(codes), 3), np.nan)
-    for n, z in enumerate(codes):
-        if np.isfinite(z).all():
-            values[n] = dci_values(factors, z, parts, estimator, seed, floor[2])
+    undefined = (np.nan,) * len(DCI_NAMES)
+
+    def value(z: np.ndarray, least: float = 0.0) -> tuple[float, float, float]:
+        return dci_values(factors, z, parts, estimator, seed, least)
+
+    floor = each("floor of dci", value, [permuted], undefined)[0]
+    values = np.array(each("dci", lambda z: value(z, floor[2]), codes, undefined))
     return {
         name: row(values[:, i], floor[i]) | {"estimator": repr(estimator)}
         for i, name in enumerate(DCI_NAMES)
     }
 
 
-def _or_nan(value: Callable[[np.ndarray], float], z: np.ndarray) -> float:
-    """The value; NaN where it is not defined (scikit-learn's complaints are ValueErrors, too)."""
-    if not np.isfinite(z).all():
-        return float("nan")
-    try:
-        return value(z)
-    except ValueError:
-        return float("nan")
+def each(
+    name: str,
+    metric: Callable[[np.ndarray], Any],
+    codes: Iterable[np.ndarray],
+    undefined: Any = float("nan"),
+) -> list[Any]:
+    """The metric of every seed's latents; where it is not defined, what stands for that.
+
+    The first reason is logged (scikit-learn's complaints are ValueErrors, too).
+    """
+    found, reasons = [], []
+    for z in codes:
+        try:
+            if not np.isfinite(z).all():
+                raise InputError("z: expected finite numbers only")
+            found.append(metric(z))
+        except ValueError as error:
+            found.append(undefined)
+            reasons.append(error)
+    if reasons:
+        log.warning("%s is not defined everywhere: %s", name, reasons[0])
+    return found
 
 
 def row(

@@ -15,7 +15,7 @@ from pyrocryo.metrics.pose import in_plane_angle, mean_angle, pose_errors, pose_
 from pyrocryo.metrics.pose3d import RANDOM_MEDIAN, mean_rotation, rotation_errors, shift_errors
 from pyrocryo.metrics.r2 import cubic, r2
 from pyrocryo.metrics.score import Score
-from pyrocryo.metrics.suite import NAMES, row, suite
+from pyrocryo.metrics.suite import NAMES, each, row, suite
 from pyrocryo.rotations import angle_between, matrix_from_quaternion
 
 __all__ = ["report"]
@@ -82,24 +82,21 @@ def report(post: Any) -> dict[str, dict[str, Any]]:
         table |= suite(factors, codes, frames=frames)
     except InputError as error:  # such as of a factor that never varies; the fit is done, go on
         log.warning("no metrics of disentanglement: %s", error)
-        table |= {name: row(np.full(len(codes), np.nan), np.nan) for name in NAMES}
+        return table | {name: row(np.full(len(codes), np.nan)) for name in (*NAMES, *METRICS)}
     return table | {
-        name: _over_seeds(metric, factors, codes, frames) for name, metric in METRICS.items()
+        name: _over_seeds(name, metric, factors, codes, frames) for name, metric in METRICS.items()
     }
 
 
 def _over_seeds(
-    metric: Metric, factors: np.ndarray, codes: np.ndarray, frames: int
+    name: str, metric: Metric, factors: np.ndarray, codes: np.ndarray, frames: int
 ) -> dict[str, Any]:
-    scores = []
-    for z in codes:
-        try:
-            scores.append(metric(factors, z, frames))
-        except InputError:
-            scores.append(Score(np.nan, np.nan, np.nan))
-    result = row([score.value for score in scores], float(np.mean([s.floor for s in scores])))
-    if all(score.rotation_floor is not None for score in scores):
-        result["rotation_floor"] = float(np.mean([score.rotation_floor for score in scores]))
+    undefined = Score(np.nan, np.nan)
+    scores = each(name, lambda z: metric(factors, z, frames), codes, undefined)
+    sound = [score for score in scores if score is not undefined] or [undefined]
+    result = row([score.value for score in scores], float(np.mean([s.floor for s in sound])))
+    if all(score.rotation_floor is not None for score in sound):
+        result["rotation_floor"] = float(np.mean([score.rotation_floor for score in sound]))
     return result
 
 
@@ -113,7 +110,9 @@ def _poses(post: Any, constant: Any) -> dict[str, Any]:
     z = np.asarray(post["posterior"]["z"]).mean(axis=1)
     leak: Metric = lambda angle, z, frames: pose_leak(angle[:, 0], z, frames=frames)  # noqa: E731
     table = {
-        "pose_leak": _over_seeds(leak, true[:, None], z.reshape(len(z), -1, z.shape[-1]), frames)
+        "pose_leak": _over_seeds(
+            "pose_leak", leak, true[:, None], z.reshape(len(z), -1, z.shape[-1]), frames
+        )
     }
     if "pose" not in post["posterior"]:
         return table

@@ -23,7 +23,7 @@ DISENTANGLEMENT = {
     "dci_disentanglement": "DCI-D",
     "dci_completeness": "DCI-C",
     "modularity": "Modularity",
-    "explicitness": "Explicitness",
+    "explicitness": "Explicitness (blind to rotations)",
     "sap": "SAP",
     "irs": "IRS",
     "mcc_pearson": "MCC",
@@ -37,6 +37,7 @@ OTHERS = {
     "map_correlation": "map r",
     "pose_error_deg": "pose error °",
     "pose_error_frame_deg": "after α(z) °",
+    "pose_within_10_deg": "within 10°",
     "pose_leak": "pose leak",
     "shift_error_angstroms": "shift error Å",
 }
