@@ -51,7 +51,7 @@ def test_simulate_fit_report_compare(stack, tmp_path, capsys):
     other = shutil.copytree(out, tmp_path / "other")
     capsys.readouterr()
     assert main(["compare", str(out), str(other), "--out", str(tmp_path / "c.json")]) == 0
-    assert "other - run, seed by seed (2 seeds)" in capsys.readouterr().out
+    assert "other - run, seed by seed (2 seeds; too few for p < .05)" in capsys.readouterr().out
     assert json.loads((tmp_path / "c.json").read_text())["seeds"] == [0, 1]
     assert main(["compare", str(out), str(out)]) == 2
     assert "names one of them twice" in capsys.readouterr().err
