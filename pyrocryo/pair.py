@@ -198,6 +198,8 @@ class Pair(Registered):
 
     def replicated(self, clean: Tensor) -> Tensor:
         """Clean images as they might have been observed."""
+        if self.likelihood is None:  # Normal's own draws cannot be stacked over seeds
+            return clean + self.noise * torch.randn_like(clean)
         return self._law(clean).rsample()
 
     def _guide(self, batch: Any) -> Tensor:

@@ -108,7 +108,8 @@ OPTIONS = (
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda o: next(iter(o)))
-def test_traced_and_stacked_as_in_python(options):
+def test_traced_and_stacked_as_in_python(options, caplog):
+    caplog.set_level("INFO", "pyrocryo")
     pair, particles = _plain(n=80)
     settings = {"steps": 8, "batch_size": 16, "rigid_steps": 2, "progress": False, "seeds": 2}
     settings["interventions"] = pc.Interventions(**options)
@@ -116,6 +117,7 @@ def test_traced_and_stacked_as_in_python(options):
     for together in (1, 2):
         fit = pc.fit(pair, particles, capture=True, together=together, **settings)
         np.testing.assert_allclose(fit.history["loss"], python, rtol=1e-6)
+    assert "2 seeds at once" in caplog.text
     without = pc.fit(pair, particles, capture=False, **(settings | {"interventions": None}))
     np.testing.assert_array_equal(without.history["loss"][:, :2], python[:, :2])  # rigid steps
     assert (without.history["loss"][:, 4:] != python[:, 4:]).all()
