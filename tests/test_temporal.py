@@ -386,16 +386,6 @@ def test_what_is_no_number_is_named(call, message):
         call()
 
 
-def test_dependent_steps_of_a_function_keep_the_marginal_of_each_component():
-    def wide_and_narrow(rng, shape):
-        return rng.standard_normal(shape) * np.array([1.4, 0.1])
-
-    truth = _times(4000, steps=wide_and_narrow, correlation=0.5, boundary="free", scale=1.0).truth
-    step = np.diff(truth, axis=1)[:, 0] / np.sqrt(2)
-    np.testing.assert_allclose(step.std(axis=0), [1.4, 0.1], rtol=0.05)
-    assert abs(np.corrcoef(step.T)[0, 1] - 0.5) < 0.05
-
-
 def test_a_contrast_for_each_molecule_goes_with_its_windows(pairs_in_time):
     three = pc.simulate.time_resolved(pc.molecules.TwoArms(), 6, frames=3, box=8)
     cut = three.having(contrast=np.arange(6.0)).windows(2)

@@ -63,7 +63,8 @@ def drawn(
     Args:
         kind: A shape, or a function that draws independent steps of unit variance, of a shape
             `(n, K)`; it is called with the generator and that shape. Its copula acts on the
-            quantiles of what it drew, of each component by itself. The variance is not checked.
+            quantiles of all it drew, so components must share one law. The variance is not
+            checked.
         rng: What they are drawn from.
         gap: `(n,)` intervals :math:`\Delta t`, in units of the mean one.
         dim: `K`.
@@ -147,6 +148,5 @@ def _own(
     if not correlation:
         return found
     level = ndtr(normal(rng, shape, correlation))
-    last = len(found) - 1
-    place = np.minimum((level * len(found)).astype(int), last)
-    return np.take_along_axis(np.sort(found, axis=0), place, axis=0)
+    ranked = np.sort(found, axis=None)
+    return ranked[np.minimum((level * found.size).astype(int), found.size - 1)]
