@@ -213,7 +213,7 @@ class Particles:
         """
         if self.frames is None or self._windows > 1:
             raise InputError("frames: only trajectories are cut into windows, and only once")
-        if not 1 < frames <= self.frames:
+        if not isinstance(frames, (int, np.integer)) or not 1 < frames <= self.frames:
             raise InputError(f"frames: expected 2 to {self.frames} frames a window, got {frames}")
         new = self._copy()
         new._windows = several = self.frames - frames + 1

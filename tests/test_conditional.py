@@ -211,6 +211,12 @@ def test_classes_are_one_a_particle():
         pc.priors.Conditional("part", 2, classes=3, size=2)
 
 
+@pytest.mark.parametrize("idle", [{"hidden": (8,)}, {"size": 2}, {"standard": (0.0, 1.0)}])
+def test_classes_refuse_what_only_numbers_need(idle):
+    with pytest.raises(pc.InputError, match=f"no use for {next(iter(idle))}"):
+        pc.priors.Conditional("segment", 2, classes=3, **idle)
+
+
 def test_a_class_that_is_not_there_is_named_before_it_is_looked_up(images):
     labels = np.full(len(images), 7)
     pair = pc.Pair(pc.priors.Conditional("part", 2, classes=3), pc.volumes.Grid(), images.box)

@@ -360,6 +360,32 @@ def test_wrong_input_is_named(call, message):
         call(pc.molecules.TwoArms())
 
 
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: _times(9, interval=("a", "b")), "interval: expected numbers"),
+        (lambda: _times(9, frames=2.5), "frames: expected a whole number"),
+        (lambda: _times(9, scale=np.inf), "scale: expected"),
+        (lambda: _times(9, frames=3).windows(2.5), "frames: expected 2 to 3"),
+        (lambda: pc.simulate.tilt_pairs(Still(), 9, frames=2.5), "frames: expected a whole"),
+        (lambda: pc.simulate.single_shot(Still(), 9, times=1.0), "times: expected seconds"),
+        (lambda: pc.simulate.single_shot(Still(), 9, relaxation=1.0), "relaxation: expected 2"),
+        (lambda: pc.simulate.single_shot(Still(), 9, start="a"), "start: expected numbers"),
+        (
+            lambda: pc.simulate.langevin(Still(), 9, energies=torch.square, lag="a"),
+            "lag: expected numbers",
+        ),
+        (
+            lambda: pc.simulate.langevin(Still(), 9, energies=lambda x, y: x, lag=1.0),
+            r"energies\[0\]: .*missing 1 required",
+        ),
+    ],
+)
+def test_what_is_no_number_is_named(call, message):
+    with pytest.raises(pc.InputError, match=message):
+        call()
+
+
 def test_a_contrast_for_each_molecule_goes_with_its_windows(pairs_in_time):
     three = pc.simulate.time_resolved(pc.molecules.TwoArms(), 6, frames=3, box=8)
     cut = three.having(contrast=np.arange(6.0)).windows(2)

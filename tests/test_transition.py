@@ -377,7 +377,10 @@ def test_a_step_of_ones_own_is_one_class():
         (lambda: P.StudentTransition(2, torch.ones(3)), "scale: .* or 2 of them"),
         (lambda: P.StudentTransition(2, torch.ones(3, 2), frames=3), "a row for each step"),
         (lambda: P.StudentTransition(2, 1.0, df=0.0), "df: expected a positive"),
+        (lambda: P.StudentTransition(2, 1.0, df="a"), "df: expected a positive"),
         (lambda: P.PseudoHuberTransition(2, 1.0, width=0.0), "width: expected a number between"),
+        (lambda: P.PseudoHuberTransition(2, 1.0, width="a"), "width: expected a number between"),
+        (lambda: P.LaplaceTransition(2, "a"), "rate: expected numbers, got 'a'"),
         (lambda: P.JumpTransition(2, 1.0, small=2.0), "small: expected less than large"),
         (lambda: P.GaussianTransition(2, 1.0, frames=1), "frames: .* at least 2"),
         (lambda: P.SwitchingTransition(2, 1.0, slow=2.0), "slow: expected less than fast"),
@@ -397,6 +400,23 @@ def test_an_expanded_prior_has_a_density_for_each_of_its_batch():
         prior = make()
         if prior.event_shape == (3, 2) and not prior.batch_shape:
             assert prior.expand([5]).log_prob(z).shape == (5,)
+
+
+def test_a_batch_does_not_expand_to_another():
+    with pytest.raises(ValueError, match="does not expand"):
+        P.LaplaceTransition(2, torch.ones(3, 1, 2)).expand([1])
+    with pytest.raises(RuntimeError):
+        P.LaplaceTransition(2, torch.ones(3, 1, 2)).expand([5])
+
+
+def test_numbers_of_steps_keep_their_precision():
+    third = torch.tensor(1 / 3, dtype=torch.float64)
+    prior = P.LaplaceTransition(1, third)
+    z = torch.zeros(2, 1, dtype=torch.float64)
+    exact = -math.log(2 * math.pi) / 2 - math.log(6)
+    assert prior.rate.dtype == prior.sample().dtype == torch.float64
+    assert abs(prior.log_prob(z).item() - exact) < 1e-12
+    assert P.LaplaceTransition(1, 1 / 3).rate.dtype == torch.get_default_dtype()
 
 
 def test_a_transition_that_lacks_a_part_says_which():

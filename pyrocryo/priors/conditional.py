@@ -40,7 +40,7 @@ class Conditional(nn.Module):
     Args:
         field: Name of the particles' field.
         dim: Size K of `z`.
-        hidden: Widths of the network's hidden layers; no part in classes.
+        hidden: Widths of the network's hidden layers, by default one of 32.
         classes: How many classes there are, 0, 1, ...; None for numbers.
         mean: Whether the mean moves with the field; else it is 0.
         scale: Whether the spread does; else it is 1.
@@ -60,7 +60,7 @@ class Conditional(nn.Module):
         field: str,
         dim: int,
         *,
-        hidden: Sequence[int] = (32,),
+        hidden: Sequence[int] | None = None,
         classes: int | None = None,
         mean: bool = True,
         scale: bool = True,
@@ -74,8 +74,10 @@ class Conditional(nn.Module):
             raise InputError("Conditional: mean and scale are both False; let one of them vary")
         if classes is not None and classes < 2:
             raise InputError(f"classes: expected at least 2, got {classes}")
-        if classes is not None and (size is not None or standard is not None):
-            raise InputError("classes: a table of classes has no use for size and standard")
+        of_numbers = {"hidden": hidden, "standard": standard, "size": size}
+        idle = [name for name, given in of_numbers.items() if given is not None]
+        if classes is not None and idle:
+            raise InputError(f"classes: a table of classes has no use for {' and '.join(idle)}")
         if size is not None and size < 1:
             raise InputError(f"size: expected at least one number, got {size}")
         self.fields = [field]
@@ -88,7 +90,9 @@ class Conditional(nn.Module):
         if classes is not None:
             self.table = nn.Parameter(torch.zeros(classes - 1, outputs))
             return
-        self.network = perceptron(size or 1, hidden, outputs, bias=False)
+        self.network = perceptron(
+            size or 1, (32,) if hidden is None else hidden, outputs, bias=False
+        )
         self.network[-1] = _Zero(self.network[-1].in_features, outputs)
         self.register_buffer("known", torch.tensor(standard is not None))
         centre, spread = standard or (0.0, 1.0)

@@ -81,17 +81,17 @@ class Kinetics(nn.Module):
         for name in self._others:
             self.register_buffer(f"given_{name}", numbers[name].clone())
         self.options = {name: v for name, v in options.items() if name not in numbers}
-        self.steps = nn.Parameter(torch.zeros(dim), requires_grad=learned)
+        self.log_speed = nn.Parameter(torch.zeros(dim), requires_grad=learned)
         self.forward(torch.arange(2.0))  # a family may have no law of time
 
     def reset_parameters(self) -> None:
         """Back to the value given."""
-        nn.init.zeros_(self.steps)
+        nn.init.zeros_(self.log_speed)
 
     @property
     def value(self) -> Tensor:
         """Scale or rate of each component over 1 s, `(K,)`, now."""
-        return self.given * (SPEED * self.steps).exp()
+        return self.given * (SPEED * self.log_speed).exp()
 
     def check(self, time: np.ndarray) -> None:
         """Checks that time goes on from frame to frame.

@@ -58,7 +58,7 @@ class PseudoHuberTransition(Transition):
         plugin: bool = False,
         validate_args: bool | None = None,
     ) -> None:
-        if not 1e-3 <= width <= 100:
+        if isinstance(width, str) or not 1e-3 <= width <= 100:
             raise InputError(f"width: expected a number between .001 and 100, got {width}")
         self.width = float(width)
         options = {"frames": frames, "plugin": plugin, "validate_args": validate_args}

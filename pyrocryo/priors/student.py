@@ -51,7 +51,7 @@ class StudentTransition(Transition):
         plugin: bool = False,
         validate_args: bool | None = None,
     ) -> None:
-        if not 0 < df < math.inf:
+        if isinstance(df, str) or not 0 < df < math.inf:
             raise InputError(f"df: expected a positive number of degrees of freedom, got {df}")
         self.df = float(df)
         options = {"frames": frames, "plugin": plugin, "validate_args": validate_args}

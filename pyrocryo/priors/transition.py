@@ -75,9 +75,11 @@ class Transition(dist.TorchDistribution):
         self.plugin = plugin
         batch = torch.Size()
         for name, given in numbers.items():
-            value = given
-            if validate_args is not False or not isinstance(given, Tensor):
-                value = torch.as_tensor(given, dtype=torch.get_default_dtype())
+            kept = isinstance(given, Tensor) and given.is_floating_point()
+            try:
+                value = given if kept else torch.as_tensor(given, dtype=torch.get_default_dtype())
+            except (TypeError, ValueError):
+                raise InputError(f"{name}: expected numbers, got {given!r}") from None
             fits = value.dim() == 0 or value.shape[-1] == dim
             fits = fits and (value.dim() < 2 or value.shape[-2] in (1, frames - 1))
             good = validate_args is False or bool(((value > 0) & value.isfinite()).all())
@@ -110,6 +112,8 @@ class Transition(dist.TorchDistribution):
         return cls(dim, scale, frames=interval.shape[-1] + 1, validate_args=False, **options)
 
     def expand(self, batch_shape: torch.Size, _instance: object = None) -> Transition:
+        if torch.broadcast_shapes(self.batch_shape, batch_shape) != torch.Size(batch_shape):
+            raise ValueError(f"batch {tuple(self.batch_shape)} does not expand to {batch_shape}")
         new = copy.copy(self)  # what it holds broadcasts
         super(Transition, new).__init__(
             torch.Size(batch_shape), self.event_shape, validate_args=False

@@ -125,8 +125,11 @@ class _Well:
     def __init__(
         self, grid: np.ndarray, energy: Callable[[Tensor], Tensor], temperature: float, k: int
     ) -> None:
-        with torch.no_grad():
-            found = energy(torch.as_tensor(grid))
+        try:
+            with torch.no_grad():
+                found = energy(torch.as_tensor(grid))
+        except TypeError as error:
+            raise InputError(f"energies[{k}]: {error}") from error
         if getattr(found, "shape", None) != grid.shape or not torch.isfinite(found).all():
             raise InputError(
                 f"energies[{k}]: expected a finite energy for each number it is given"

@@ -8,7 +8,7 @@ infinite (its sample kurtosis grows with the sample).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from scipy.special import log_ndtr, ndtr, stdtrit
@@ -16,10 +16,10 @@ from scipy.stats import poisson
 
 from pyrocryo.errors import InputError
 
-__all__ = ["SHAPES", "Shape", "drawn", "normal", "stamps"]
+__all__ = ["SHAPES", "Shape", "drawn", "framed", "normal", "numbers", "stamps"]
 
 Shape = Literal["laplace", "student", "jump", "gaussian"]
-SHAPES = ("laplace", "student", "jump", "gaussian")
+SHAPES = get_args(Shape)
 DEGREES = 3  # of freedom of Student's t: the fewest whole number with a variance
 JUMPS = 0.25  # a mean interval: 22 % of steps hold at least one
 CREEP = 0.1  # share of the variance of a step that is there without a jump
@@ -52,9 +52,10 @@ def drawn(
 
     with `r` = .25 jumps in a unit gap and `w` = .1, so that a step holds a jump with probability
     :math:`1 - e^{-r \Delta t}`, and its excess kurtosis is
-    :math:`3 (1 - w)^2 / r \Delta t = 9.7 / \Delta t`. But for steps with two jumps (2.6 %),
-    :class:`pyrocryo.priors.JumpTransition` with rate .25, small .45 `b` and large 2.7 `b` is the
-    law of such steps times `b`.
+    :math:`3 (1 - w)^2 / r \Delta t = 9.7 / \Delta t`. Over a gap of 1, and but for steps with two
+    jumps (2.6 %), :class:`pyrocryo.priors.JumpTransition` with rate .25, small .45 `b` and large
+    2.7 `b` is the law of such steps times `b`. Over longer gaps more steps hold several jumps, of
+    which it counts one.
 
     Dependent steps keep their marginals and share a Gaussian copula; of jumps, their number and
     their size each have one.
@@ -62,7 +63,8 @@ def drawn(
     Args:
         kind: A shape, or a function that draws independent steps of unit variance, of a shape
             `(n, K)`; it is called with the generator and that shape. Its copula acts on the
-            quantiles of what it drew.
+            quantiles of all it drew, so components must share one law. The variance is not
+            checked.
         rng: What they are drawn from.
         gap: `(n,)` intervals :math:`\Delta t`, in units of the mean one.
         dim: `K`.
@@ -103,9 +105,8 @@ def stamps(
         frames: `T`, at least 2.
         name: What the interval is called in errors.
     """
-    if frames < 2:
-        raise InputError(f"frames: time-resolved particles need at least 2 frames, got {frames}")
-    ends = np.atleast_1d(np.asarray(interval, dtype=float))
+    framed(frames)
+    ends = np.atleast_1d(numbers(name, interval))
     if ends.shape not in ((1,), (2,)) or not (0 < ends).all() or not np.isfinite(ends).all():
         raise InputError(
             f"{name}: expected a positive number of seconds, or the shortest and the longest, got "
@@ -118,6 +119,20 @@ def stamps(
         return time.copy(), np.ones((n, frames - 1))
     gap = rng.uniform(*ends, size=(n, frames - 1))
     return np.pad(gap.cumsum(axis=1), ((0, 0), (1, 0))), gap / ends.mean()
+
+
+def framed(frames: int) -> None:
+    """Raises InputError unless ``frames`` is a number of frames in time."""
+    if not isinstance(frames, (int, np.integer)) or frames < 2:
+        raise InputError(f"frames: expected a whole number, at least 2, got {frames!r}")
+
+
+def numbers(name: str, value: Any) -> np.ndarray:
+    """``value`` as an array of floats, or an error that names it."""
+    try:
+        return np.asarray(value, dtype=float)
+    except (TypeError, ValueError):
+        raise InputError(f"{name}: expected numbers, got {value!r}") from None
 
 
 def _own(

@@ -3,7 +3,7 @@ r"""Particles in time: trajectories of molecules, single shots after mixing, and
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -11,12 +11,12 @@ from pyrocryo.errors import InputError
 from pyrocryo.particles import Particles
 from pyrocryo.rotations import in_plane, matrix_from_vector
 from pyrocryo.simulate.images import counted, imaged, reflected
-from pyrocryo.simulate.steps import SHAPES, Shape, drawn, normal, stamps
+from pyrocryo.simulate.steps import SHAPES, Shape, drawn, framed, normal, numbers, stamps
 
 __all__ = ["single_shot", "tilt_pairs", "time_resolved"]
 
-BOUNDARIES = ("reflected", "ar", "free")
 Boundary = Literal["reflected", "ar", "free"]
+BOUNDARIES = get_args(Boundary)
 FASTEST = 0.5  # s
 
 
@@ -89,7 +89,7 @@ def time_resolved(
     Returns:
         Particles with images `(n, T, D, D)`, ``time`` `(n, T)` in s, ``truth`` `(n, T, K)`.
     """
-    if not scale > 0:
+    if not 0 < scale < np.inf:
         raise InputError(f"scale: expected a positive Laplace scale, got {scale}")
     if not callable(steps) and steps not in SHAPES:
         raise InputError(f"steps: expected one of {SHAPES} or a function, got {steps!r}")
@@ -165,17 +165,18 @@ def single_shot(
     """
     if relaxation is None:
         relaxation = FASTEST * 3.0 ** np.arange(molecule.dim)
-    tau = np.array(tuple(relaxation), dtype=float)
+    tau = numbers("relaxation", relaxation)
     if tau.shape != (molecule.dim,) or not ((tau > 0) & np.isfinite(tau)).all():
         raise InputError(
             f"relaxation: expected {molecule.dim} positive times in s, got {relaxation}"
         )
     if times is None:
         times = (0.0, *np.geomspace(tau.min() / 2, 4 * tau.max(), 2 * molecule.dim + 1))
-    after = np.array(tuple(times), dtype=float)
+    after = numbers("times", times)
     if after.ndim != 1 or not len(after) or not ((after >= 0) & np.isfinite(after)).all():
         raise InputError(f"times: expected seconds since mixing, 0 or more, got {times}")
-    if np.shape(start) not in ((), (molecule.dim,)) or not np.isfinite(start).all():
+    first = numbers("start", start)
+    if first.shape not in ((), (molecule.dim,)) or not np.isfinite(first).all():
         raise InputError(f"start: expected one number or {molecule.dim}, got {start}")
     if not 0 < spread < np.inf:
         raise InputError(f"spread: expected a positive standard deviation, got {spread}")
@@ -183,7 +184,7 @@ def single_shot(
     time = rng.permutation(after[np.arange(counted(n)) % len(after)])
     left = np.exp(-time[:, None] / tau)
     sd = np.sqrt(1 - (1 - spread**2) * left**2)
-    z = np.asarray(start) * left + sd * reflected(rng.standard_normal((n, molecule.dim)))
+    z = first * left + sd * reflected(rng.standard_normal((n, molecule.dim)))
     return imaged(molecule, z, rng, time=time, **imaging)
 
 
@@ -214,8 +215,7 @@ def tilt_pairs(
     Returns:
         Particles with images `(n, T, D, D)` and ``truth`` `(n, T, K)`; no ``time``.
     """
-    if frames < 2:
-        raise InputError(f"frames: tilted particles need at least 2 frames, got {frames}")
+    framed(frames)
     if tilt is not None and getattr(molecule, "spatial", 2) != 3:
         raise InputError("tilt: only a molecule in space tilts; in the plane, leave it out")
     if tilt is not None and not 0 < abs(tilt) < 180:
