@@ -76,7 +76,17 @@ def test_short_form(path, volume, pose, tmp_path):
         ["--prior", "jump", "--steps-law", "jump", "--frames", "3", "--window", "2"],
         ["--prior", "switching", "--frames", "4"],
         ["--prior", "gaussian", "--steps-law", "gaussian", "--plugin", "--correlation", "0.5"],
-        ["--prior", "isotropic", "--pose", "in-plane", "--weight", "1", "--rigid-steps", "1"],
+        [
+            "--prior",
+            "isotropic",
+            "--pose",
+            "in-plane",
+            "--weight",
+            "1",
+            "--rigid-steps",
+            "1",
+            "--small",
+        ],
     ],
     ids=lambda o: o[1],
 )
