@@ -71,30 +71,20 @@ def test_short_form(path, volume, pose, tmp_path):
 @pytest.mark.parametrize(
     "options",
     [
-        ["--prior", "student", "--steps-law", "student", "--no-rotate"],
-        ["--prior", "huber", "--learned", "--boundary", "ar"],
-        ["--prior", "jump", "--steps-law", "jump", "--frames", "3", "--window", "2"],
-        ["--prior", "switching", "--frames", "4"],
-        ["--prior", "gaussian", "--steps-law", "gaussian", "--plugin", "--correlation", "0.5"],
-        [
-            "--prior",
-            "isotropic",
-            "--pose",
-            "in-plane",
-            "--weight",
-            "1",
-            "--rigid-steps",
-            "1",
-            "--small",
-        ],
+        "student --steps-law student --no-rotate",
+        "huber --learned --boundary ar",
+        "jump --steps-law jump --frames 3 --window 2",
+        "switching --frames 4",
+        "gaussian --steps-law gaussian --plugin --correlation 0.5",
+        "isotropic --pose in-plane --weight 1 --rigid-steps 1 --small",
     ],
-    ids=lambda o: o[1],
+    ids=lambda o: o.split()[0],
 )
 def test_slowvae_takes_any_steps(options, tmp_path):
     model = next(p for p in MODELS if p.stem == "slowvae")
     out = tmp_path / "run"
-    size = ["--n", "600", "--box", "16"]
-    assert main(["fit", str(model), *size, "--out", str(out), *options, *SHORT]) == 0
+    options = ["--prior", *options.split(), "--n", "600", "--box", "16"]
+    assert main(["fit", str(model), "--out", str(out), *options, *SHORT]) == 0
     metrics = json.loads((out / "metrics.json").read_text())
     for name in ("betavae", "factorvae", "mig", "dci_disentanglement", "explicitness", "irs"):
         assert 0 <= metrics[name]["mean"] <= 1
