@@ -135,7 +135,7 @@ def test_stacked_and_traced_steps_are_those_of_python(name, in_time, caplog):
     assert stacked.exact_kl == exact
     np.testing.assert_allclose(stacked.history["loss"], as_python.history["loss"], rtol=1e-4)
     if "kinetics" in name:  # their rates learn
-        assert (stacked.pairs[0].prior.steps != 0).all()
+        assert (stacked.pairs[0].prior.log_speed != 0).all()
     post = pc.posterior(stacked, in_time.test, draws=5, predictive=1)
     assert np.isfinite(np.asarray(post["sample_stats"]["log_prior"])).all()
     gap = pc.identify.rotation_gap(stacked.pairs[0], stacked.example)
@@ -192,18 +192,18 @@ def test_a_killed_fit_with_learned_rates_resumes(in_time, tmp_path):
         patch.setattr(Step, "__call__", step)
         again = fit(tmp_path / "b.pt", resume=True)
     np.testing.assert_array_equal(again.history["loss"], whole.history["loss"])
-    torch.testing.assert_close(again.pairs[0].prior.steps, whole.pairs[0].prior.steps)
+    torch.testing.assert_close(again.pairs[0].prior.log_speed, whole.pairs[0].prior.log_speed)
 
 
 def test_seeds_start_from_the_rate_given(in_time):
     pair = _pair(_made("student", learned=True))
     with torch.no_grad():
-        pair.prior.steps.fill_(1.0)
+        pair.prior.log_speed.fill_(1.0)
     fit = pc.fit(pair, in_time, steps=1, lr=1e-6, batch_size=8)
     torch.testing.assert_close(
         fit.pairs[0].prior.value, torch.tensor([0.3, 0.3]), rtol=1e-3, atol=0
     )
-    assert copy.deepcopy(pair).prior.steps[0] == 1
+    assert copy.deepcopy(pair).prior.log_speed[0] == 1
 
 
 @pytest.mark.parametrize(
