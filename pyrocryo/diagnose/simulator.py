@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pyrocryo.diagnose.common import AT_ONCE, models
+from pyrocryo.diagnose.common import AT_ONCE, batches, models
 from pyrocryo.diagnose.worlds import Learned, Truth
 from pyrocryo.errors import InputError
 from pyrocryo.metrics.interventions import Encode, Sampler
@@ -55,7 +55,7 @@ def simulator(
         raise InputError("fit: in space, only pairs that know the poses can be intervened in")
     with torch.random.fork_rng(), torch.no_grad():
         world = Truth(pairs[0], molecule, particles)
-        _check(world, pairs[0].moved(_one_frame(particles.batch(_some(particles)))))
+        _check(world, _one_frame(next(batches(pairs[0], particles))))
 
     def sampler(n: int, fixed: Mapping[int, np.ndarray], rng: np.random.Generator) -> np.ndarray:
         z = reflected(rng.standard_normal((n, molecule.dim)))
@@ -82,10 +82,6 @@ def simulator(
         return torch.cat(codes, dim=1).numpy()
 
     return sampler, encode
-
-
-def _some(particles: Particles) -> np.ndarray:
-    return np.arange(min(AT_ONCE, len(particles)))
 
 
 def _check(world: Truth, batch: Any) -> None:

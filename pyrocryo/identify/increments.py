@@ -13,6 +13,7 @@ from scipy import stats
 
 from pyrocryo.errors import InputError
 from pyrocryo.identify.tails import moments, shapes
+from pyrocryo.metrics.table import groups
 
 __all__ = ["Increments", "increments", "inferred"]
 
@@ -195,15 +196,9 @@ def inferred(
         alike = (1 - usual / np.maximum(total, TINY)) / kept
         mean = centre + (mean - centre) * alike
         sd = alike * np.sqrt(kept * own + own / len(draws))
-    constant = post["constant_data"] if "constant_data" in _groups(post) else {}
+    constant = post["constant_data"] if "constant_data" in groups(post) else {}
     time = np.asarray(constant["time"]) if "time" in constant else None
     return increments(mean, sd=sd, lags=lags, time=time)
-
-
-def _groups(post: Any) -> set[str]:
-    """Names of the groups of an ArviZ object, whichever version it is of."""
-    names = post.groups() if callable(post.groups) else post.groups
-    return {str(name).strip("/") for name in names}
 
 
 def _steps(

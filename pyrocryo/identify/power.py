@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pyrocryo.errors import InputError
 
-__all__ = ["Power", "power"]
+__all__ = ["Power", "power", "turn_of"]
 
 BLIND = 1e-3  # nats a molecule, without noise, below which a prior counts as rotation invariant
 PROPOSED = (128, 512, 2048)  # draws of z for each molecule, twice: more where these are too few
@@ -171,13 +171,13 @@ def power(
         still, clean = _logs(prior, seen), _logs(prior, z)
         gaps, turns = [], []
         for angle in angles:
-            each = [_turn(angle, *plane, scale) for scale, plane in planes]
+            each = [turn_of(angle, *plane, scale) for scale, plane in planes]
             costs = [still - _logs(prior, turn(seen)) for turn in each]
             best = min(range(len(each)), key=lambda n: costs[n].mean().item())
             gaps.append(_mean(costs[best]))
             turns.append(each[best])
         costs = [
-            _mean(clean - _logs(prior, _turn(45.0, *plane, scale)(z))) for scale, plane in planes
+            _mean(clean - _logs(prior, turn_of(45.0, *plane, scale)(z))) for scale, plane in planes
         ]
         noiseless = min(costs)[0]
         invariant = min(cost + SURE * error for cost, error in costs) <= BLIND
@@ -199,7 +199,7 @@ def power(
     )
 
 
-def _turn(degrees: float, i: int, j: int, scale: Tensor) -> Turn:
+def turn_of(degrees: float, i: int, j: int, scale: Tensor) -> Turn:
     """Turns components `i` and `j` of `z` / ``scale``, from i to j."""
     c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
 

@@ -10,11 +10,11 @@ from torch import Tensor
 from pyrocryo.errors import InputError
 from pyrocryo.imaging import modulated
 from pyrocryo.simulate import poses
+from pyrocryo.simulate.images import MARGIN
 
 __all__ = ["posterior_sd"]
 
 STEP = 1e-3  # of z, on either side
-MARGIN = 2  # of the box in which images meet their CTF
 
 
 def posterior_sd(

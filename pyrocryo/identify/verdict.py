@@ -14,7 +14,7 @@ import torch
 from pyrocryo.errors import InputError
 from pyrocryo.identify.consistency import FEWEST, consistency
 from pyrocryo.identify.increments import SPARSE, Increments, increments, inferred
-from pyrocryo.identify.power import BLIND
+from pyrocryo.identify.power import BLIND, turn_of
 from pyrocryo.pair import Pair
 from pyrocryo.svi import Fit
 
@@ -44,14 +44,11 @@ def rotation_gap(pair: Pair, batch: Any, *, draws: int = DRAWS, seed: int = 0) -
         z = prior.sample((count,))
         here = prior.log_prob(z)
         pooled = z.flatten(0, -2).std(dim=0)
-        gaps = []
-        for scale in (torch.ones_like(pooled), pooled):
-            white = z / scale
-            for i, j in itertools.combinations(range(pair.dim), 2):
-                turned = white.clone()
-                turned[..., i] = (white[..., i] - white[..., j]) * math.sqrt(0.5)
-                turned[..., j] = (white[..., i] + white[..., j]) * math.sqrt(0.5)
-                gaps.append((here - prior.log_prob(turned * scale)).mean().item())
+        gaps = [
+            (here - prior.log_prob(turn_of(45.0, i, j, scale)(z))).mean().item()
+            for scale in (torch.ones_like(pooled), pooled)
+            for i, j in itertools.combinations(range(pair.dim), 2)
+        ]
     return min(gaps, default=math.inf)
 
 

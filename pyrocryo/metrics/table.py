@@ -18,7 +18,7 @@ from pyrocryo.metrics.score import Score
 from pyrocryo.metrics.suite import NAMES, each, row, suite
 from pyrocryo.rotations import angle_between, matrix_from_quaternion
 
-__all__ = ["report"]
+__all__ = ["groups", "report"]
 
 log = logging.getLogger("pyrocryo")
 
@@ -59,11 +59,11 @@ def report(post: Any) -> dict[str, dict[str, Any]]:
         The ELBO (nats a particle, unweighted) has no floor. A metric that is not defined for a
         seed (a dead latent, other numbers of latents than of factors) is NaN there.
     """
-    constant = post["constant_data"] if "constant_data" in _groups(post) else {}
+    constant = post["constant_data"] if "constant_data" in groups(post) else {}
     stats = post["sample_stats"]
     elbo = np.asarray(post["log_likelihood"]["x"] + stats["log_prior"] - stats["log_q"])
     table = {"elbo": row(elbo.mean(axis=(1, 2)))}
-    if "posterior_predictive" in _groups(post):
+    if "posterior_predictive" in groups(post):
         table["image_correlation"] = _reconstruction(post)
     if "rotation" in constant or "true_rotation" in constant:
         in_space = np.asarray(post["posterior"].get("pose", np.zeros(2))).shape[-1] == 4
@@ -178,7 +178,7 @@ def _reconstruction(post: Any) -> dict[str, Any]:
     return row(values, image_correlation(decoded[0].reshape(flat), other))
 
 
-def _groups(post: Any) -> set[str]:
+def groups(post: Any) -> set[str]:
     """Names of the groups, in ArviZ 0.23 and 1.x."""
-    groups = post.groups() if callable(post.groups) else post.groups
-    return {name.strip("/") for name in groups}
+    found = post.groups() if callable(post.groups) else post.groups
+    return {name.strip("/") for name in found}

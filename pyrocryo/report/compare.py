@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pyrocryo.errors import InputError
-from pyrocryo.files import replacing
-from pyrocryo.report.differences import differences, told
+from pyrocryo.report.differences import aligned, differences, told
 from pyrocryo.report.page import read_run
 
 __all__ = ["compare"]
@@ -53,16 +51,16 @@ def compare(folders: Sequence[str | Path], *, out: str | Path | None = None) -> 
     runs = [read_run(folder) for folder in folders]
     found = differences(dict(zip(names, runs, strict=True)))
     if out is not None:
-        with replacing(Path(out)) as temporary:
-            temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        from pyrocryo import io  # with torch and all, which a table does without
+
+        io.write_json(Path(out), found)
     text = _table(names, runs)
     return "\n".join([text, "", *told(found, names[0])]) if len(runs) > 1 else text
 
 
 def _table(names: Sequence[str], runs: Sequence[Mapping[str, Any]]) -> str:
     shown = [key for key in COLUMNS if any(key in run["metrics"] for run in runs)]
-    header = ["run", "seeds", *(COLUMNS[key] for key in shown), "seeds agree on the axes"]
-    lines = [header]
+    lines = [["run", "seeds", *(COLUMNS[key] for key in shown), "seeds agree on the axes"]]
     for name, run in zip(names, runs, strict=True):
         seeds = run["identify"]["seeds"]
         agree = "cannot tell" if seeds is None else _agreement(seeds)
@@ -73,9 +71,7 @@ def _table(names: Sequence[str], runs: Sequence[Mapping[str, Any]]) -> str:
                  for key in shown]  # fmt: skip
         if any(cells):
             lines.append([label, "", *cells, ""])
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-    text = ["  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip()
-            for line in lines]  # fmt: skip
+    text = aligned(lines)
     text.insert(1, "-" * max(map(len, text)))
     return "\n".join(text)
 

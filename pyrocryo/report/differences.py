@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from pyrocryo.metrics.ranks import LOWER, PairedDifference, paired_differences, rank_groups
 
-__all__ = ["DISENTANGLEMENT", "differences", "told"]
+__all__ = ["DISENTANGLEMENT", "aligned", "differences", "told"]
 
 LEVEL = 0.05
 FEWEST = 2  # seeds
@@ -115,6 +115,15 @@ def _favour(rows: Mapping[str, PairedDifference]) -> dict[str, int]:
     }
 
 
+def aligned(cells: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of a table as lines, columns below one another."""
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return [
+        "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip()
+        for line in cells
+    ]
+
+
 def told(found: Mapping[str, Any], first: str) -> list[str]:
     """:func:`differences` as lines of text."""
     seeds = found["seeds"]
@@ -124,8 +133,7 @@ def told(found: Mapping[str, Any], first: str) -> list[str]:
     for name, rows in found["against"].items():
         few = "; too few for p < .05" if _least_p(len(seeds)) >= LEVEL else ""
         lines += [f"{name} - {first}, seed by seed ({len(seeds)} seeds{few})"]
-        header = ["metric", "mean", "95 % interval", "higher : lower", "p (uncorrected)", ""]
-        cells = [header]
+        cells = [["metric", "mean", "95 % interval", "higher : lower", "p (uncorrected)", ""]]
         for metric, row in rows.items():
             label = DISENTANGLEMENT.get(metric) or OTHERS[metric]
             low, high = row["interval"]
@@ -140,10 +148,7 @@ def told(found: Mapping[str, Any], first: str) -> list[str]:
                     ("better" if better else "worse") if row["p"] < LEVEL else "",
                 ]
             )
-        widths = [max(len(line[i]) for line in cells) for i in range(len(header))]
-        for line in cells:
-            padded = [cell.ljust(w) for cell, w in zip(line, widths, strict=True)]
-            lines.append("  " + "  ".join(padded).rstrip())
+        lines += [f"  {line}" for line in aligned(cells)]
         count = found["favour"][name]
         if count["metrics"]:
             lines.append(
