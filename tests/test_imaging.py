@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import special_ortho_group
+from torch.func import grad, vmap
 
 import pyrocryo as pc
-from pyrocryo.imaging import resample, resample_projection, splat, splat_map, window
-from pyrocryo.imaging.splat import pixel_centres
+from pyrocryo.imaging import kernels, resample, resample_projection, splat, splat_map, window
+from pyrocryo.imaging.splat import pixel_centres, plain_windows
 from pyrocryo.rotations import in_plane
 
 
@@ -278,3 +279,20 @@ def test_what_a_projection_costs():
             assert row["ratio"] > 0
     finally:
         torch.set_num_threads(threads)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("edge", [9, 15, 27])
+@pytest.mark.parametrize(("dtype", "close"), [(torch.double, 1e-12), (torch.float, 1e-5)])
+def test_kernels_are_the_plain_windows(edge, dtype, close):
+    """Images and all gradients, alone and stacked over seeds."""
+    centres, width, weight = _atoms(4, 3, count=50, spread=14.0, dtype=dtype)
+    inputs = centres[..., :2], torch.stack([width] * 4) * 1.5, torch.stack([weight] * 4)
+
+    def squares(form):
+        return vmap(grad(lambda *a: form(*a, 33, edge).square().sum(), argnums=(0, 1, 2)))
+
+    found = squares(kernels.windows)(*(value.cuda() for value in inputs))
+    expected = squares(plain_windows)(*(value.double() for value in inputs))
+    for a, b in zip(found, expected, strict=True):
+        assert float((a.cpu().double() - b).norm() / b.norm()) < close

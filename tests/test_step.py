@@ -4,6 +4,7 @@ import copy
 import logging
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -104,6 +105,56 @@ def test_a_traced_step_gives_the_numbers_of_python(name, request):
         np.testing.assert_allclose(traced.history[key], as_python.history[key], rtol=1e-6)
     for a, b in zip(traced.pairs[0].parameters(), as_python.pairs[0].parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+
+
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+
+
+@needs_compiler
+@pytest.mark.filterwarnings("ignore")  # of the compiler's own insides
+def test_a_compiled_graph_draws_the_same_numbers():
+    graph = Graph(lambda x: [(x + torch.randn_like(x)).exp().sum(-1)], [torch.zeros(3, 4)])
+    torch.manual_seed(1)
+    expected = graph(torch.ones(3, 4))
+    graph.compile(torch.zeros(3, 4))
+    torch.manual_seed(1)
+    torch.testing.assert_close(graph(torch.ones(3, 4)), expected)
+
+
+@pytest.mark.parametrize("together", [1, 2])
+@pytest.mark.parametrize("off", [0.0, 0.1])
+def test_compiled_steps_are_compared_with_traced_ones(in_time, together, off, monkeypatch, caplog):
+    """The compiler's place is taken, by one that may give other numbers."""
+    calls = []
+
+    def compiled(module, **options):
+        def call(*inputs):
+            calls.append(options)
+            loss, gradient = module(*inputs)
+            return [loss * (1 + off), gradient]
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    options = {"steps": 4, "batch_size": 8, "seeds": 2, "together": together}
+    traced = pc.fit(PAIRS["slowvae"](), in_time, capture=True, **options)
+    assert not calls
+    asked = pc.fit(PAIRS["slowvae"](), in_time, capture="compile", **options)
+    np.testing.assert_array_equal(asked.history["loss"], traced.history["loss"])
+    assert ("not compiled: it gives other numbers then" in caplog.text) == bool(off)
+    assert len(calls) == (2 if off else 2 + 4 * 2 // together)
+
+
+def test_what_cannot_be_compiled_stays_traced(in_time, monkeypatch, caplog):
+    def refused(*args, **kwargs):
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(torch, "compile", refused)
+    options = {"steps": 4, "batch_size": 8}
+    traced = pc.fit(PAIRS["slowvae"](), in_time, capture=True, **options)
+    asked = pc.fit(PAIRS["slowvae"](), in_time, capture="compile", **options)
+    assert caplog.text.count("steps are traced, but not compiled: RuntimeError: no compiler") == 1
+    np.testing.assert_array_equal(asked.history["loss"], traced.history["loss"])
 
 
 def _batch(particles, rows, number):

@@ -91,14 +91,15 @@ def _import_quietly() -> None:
 
 
 def _ours(pair: Pair, particles: Particles, device: str, *, beta: float) -> Callable[[], None]:
-    """Our step; on a GPU with networks in bfloat16, where cryoDRGN's are in float16."""
+    """Our step; on a GPU compiled, with networks in bfloat16 where cryoDRGN's are in float16."""
     pair.check(particles)
     pair = pair.to(device).train()
     precision = "bf16" if torch.device(device).type == "cuda" else "float32"
     settings = Settings(beta=beta, lr=RATE, precision=precision)
     pair.autocast = machine(device, 1, precision).autocast
     batch = pair.moved(particles.batch(np.arange(len(particles))))
-    return stepper(pair, batch, settings=settings)
+    capture = "compile" if precision == "bf16" else True
+    return stepper(pair, batch, settings=settings, capture=capture)
 
 
 def _cryodrgn(particles: Particles, device: str) -> Callable[[], None]:

@@ -20,7 +20,7 @@ from pyrocryo.particles import Particles
 from pyrocryo.priors import IsotropicNormal
 from pyrocryo.simulate import poses
 from pyrocryo.svi import Settings
-from pyrocryo.svi.program import Program
+from pyrocryo.svi.program import Capture, Program
 from pyrocryo.svi.stack import Stack, trained
 from pyrocryo.svi.step import Step
 from pyrocryo.volumes import Grid
@@ -54,6 +54,9 @@ def rows(device: str, quick: bool = False) -> Iterator[dict[str, Any]]:
         name = f"{box}², batch {size}"
         yield compared(f"SVI, {name}", ours, _svi(pair, batch), device, repeats=repeats)
         yield compared(f"by hand, {name}", ours, _by_hand(pair, batch), device, repeats=repeats)
+        if on_gpu:
+            fused = stepper(pair, batch, capture="compile")
+            yield compared(f"our step, not compiled, {name}", fused, ours, device, repeats=repeats)
     many = ((50, 16, 64), (50, 32, 128)) if on_gpu else ((16, 8, 64), (16, 16, 64))
     for seeds, box, hidden in many:
         size = 64 if on_gpu else 8
@@ -65,11 +68,15 @@ def rows(device: str, quick: bool = False) -> Iterator[dict[str, Any]]:
 
 
 def stepper(
-    pair: Pair, batch: Any, seeds: int = 1, settings: Settings | None = None
+    pair: Pair,
+    batch: Any,
+    seeds: int = 1,
+    settings: Settings | None = None,
+    capture: Capture = True,
 ) -> Callable[[], None]:
     """Our step, on the same batch each time, for one seed or for several at once."""
     settings = settings or Settings(lr=RATE)
-    program = Program(pair, batch, settings, capture=True)
+    program = Program(pair, batch, settings, capture=capture)
     pairs = [copy.deepcopy(pair) for _ in range(seeds)]
     generators = []
     if seeds > 1:

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from pyrocryo.errors import InputError
+from pyrocryo.imaging import kernels
 
-__all__ = ["pixel_centres", "splat", "splat_map", "window"]
+__all__ = ["pixel_centres", "plain_windows", "splat", "splat_map", "window"]
 
 REACH = 5.0  # standard deviations from an atom to the edge of its window
 PAYS = 2.5  # windows of W pixels pay while W**2 <= PAYS * box
@@ -94,7 +95,8 @@ def splat(
         return every.unflatten(0, images)
     flat = centres[..., :2]
     if edge:
-        return _windowed(flat / pixel_size, width / pixel_size, weight, box, edge)
+        form = kernels.windows if kernels.usable(flat, edge) else plain_windows
+        return form(flat / pixel_size, width / pixel_size, weight, box, edge)
     r = pixel_centres(box, pixel_size, dtype=flat.dtype, device=flat.device)
     along_x, along_y = _Gaussians.apply(r, flat, width).unbind(dim=-2)
     return (along_y * weight[:, None]).transpose(-1, -2) @ along_x
@@ -127,7 +129,7 @@ def splat_map(
     return maps.unflatten(-1, (side, side))
 
 
-def _windowed(centres: Tensor, width: Tensor, weight: Tensor, box: int, edge: int) -> Tensor:
+def plain_windows(centres: Tensor, width: Tensor, weight: Tensor, box: int, edge: int) -> Tensor:
     """:func:`splat` in pixels, from windows of ``edge`` pixels around each atom.
 
     Windows are added into an image with a margin of ``edge`` pixels, which takes those that lie

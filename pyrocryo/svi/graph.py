@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.distributions import Distribution
 from torch.fx.experimental.proxy_tensor import make_fx
 
 __all__ = ["Graph"]
@@ -49,6 +51,34 @@ class Graph:
         with torch.no_grad():
             return self._forward(*inputs)
 
+    def compile(self, *inputs: Tensor) -> None:
+        """Fuses operations from here on (TorchInductor); takes some ten seconds, now.
+
+        Random numbers stay those of the operations that draw them.
+
+        Args:
+            *inputs: An example of the arguments.
+
+        Raises:
+            Exception: Whatever the compiler raises, where it or what it needs is missing.
+        """
+        options = {"fallback_random": True}
+        checks = Distribution._validate_args  # the compiler, once imported, turns them off
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of its own insides
+            try:
+                compiled = torch.compile(
+                    self._module, fullgraph=True, dynamic=False, options=options
+                )
+                compiled(*inputs)
+            finally:
+                Distribution.set_default_validate_args(checks)
+        self._forward = compiled
+
+    def uncompile(self) -> None:
+        """Back to one operation after another."""
+        self._forward = self._module.forward
+
     @property
     def peak(self) -> int:
         """Bytes that live at the same time on the way, at most, without the inputs."""
@@ -81,7 +111,7 @@ class Graph:
     def _compile(self) -> None:
         self._module.graph.eliminate_dead_code()
         self._module.recompile()
-        self._forward = self._module.forward
+        self.uncompile()
 
 
 class Draw:
@@ -105,7 +135,7 @@ class Draw:
         if node.target in LIKE:
             like = node.meta["val"]
             return cls(LIKE[node.target], (list(like.shape),), {}, like, False)
-        in_place = torch.Tag.inplace in node.target.tags
+        in_place = _mutates(node)
         args = node.args[1:] if in_place else node.args
         if any(isinstance(arg, fx.Node) for arg in [*args, *node.kwargs.values()]):
             return None

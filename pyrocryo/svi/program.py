@@ -8,7 +8,7 @@ import traceback
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pyro import poutine
@@ -21,13 +21,16 @@ from pyrocryo.svi.settings import Settings
 from pyrocryo.svi.stack import trained
 from pyrocryo.svi.step import Phase
 
-__all__ = ["Program"]
+__all__ = ["Capture", "Program"]
+
+Capture = bool | Literal["compile"]
 
 log = logging.getLogger("pyrocryo")
 
 AGREE = 1e-6  # of a tensor's largest entry: what a graph may differ from Python by on a CPU ...
 ELSEWHERE = 1e-4  # ... and where sums have no fixed order
 STACKED = 1e-3  # the same of one of several seeds from one alone, whose sums have another order
+ROUNDED = 0.05  # the same of compiled networks in bfloat16, which round less often
 OTHER = 0.9  # times the images and the parameters: what a graph was not traced on
 
 
@@ -46,14 +49,15 @@ class Program:
         pair: Model and guide, on the device.
         batch: An example of the batches, for one seed.
         settings: Weights and schedules.
-        capture: Whether to trace.
+        capture: Whether to trace, or "compile" what was traced.
 
     Attributes:
         peak: Bytes a seed needs on the way, where it was traced.
     """
 
-    def __init__(self, pair: Pair, batch: Any, settings: Settings, capture: bool) -> None:
+    def __init__(self, pair: Pair, batch: Any, settings: Settings, capture: Capture) -> None:
         self._pair, self._batch, self._settings = pair, batch, settings
+        self._capture = capture
         self._phases: dict[tuple[int, bool], Phase] = {}
         self._draws: dict[bool, list[Draw] | None] = {}
         self._other: Program | None = None  # of the last seed with constants of its own
@@ -86,14 +90,12 @@ class Program:
             return Phase(self._objective(rigid, pair=pairs[0]))
         if len(pairs) == 1 and self._difference(pairs[0]):  # constants of its own
             if self._other is None or self._other._pair is not pairs[0]:
-                self._other = Program(pairs[0], self._batch, self._settings, True)
+                self._other = Program(pairs[0], self._batch, self._settings, self._capture)
             return self._other.phase(pairs, rigid)
         key = len(pairs), rigid
         if key not in self._phases:
             self._phases[key] = (
-                Phase(self._objective(rigid), self._graphs[rigid])
-                if len(pairs) == 1
-                else self._stacked(pairs, rigid)
+                self._alone(rigid) if len(pairs) == 1 else self._stacked(pairs, rigid)
             )
         return self._phases[key]
 
@@ -181,6 +183,37 @@ class Program:
             raise _Refused("traced on one batch, it gives other numbers than Python on another")
         return graph
 
+    def _alone(self, rigid: bool) -> Phase:
+        objective = self._objective(rigid)
+        self._compile(self._graphs[rigid], objective, self._inputs(objective, self._batch))
+        return Phase(objective, self._graphs[rigid])
+
+    def _compile(self, graph: Graph, objective: Objective, inputs: Sequence[Tensor]) -> None:
+        """Compiles a graph, where that is asked for and can be done."""
+        if self._capture != "compile":
+            return
+        device = self._batch.images.device
+        with _same_chance(device):
+            expected = graph(*inputs)
+        tolerance = ROUNDED if self._settings.precision == "bf16" else STACKED
+        rows = (0, -1) if expected[0].dim() else (...,)
+        why = None
+        try:
+            with _same_chance(device):
+                graph.compile(*inputs)
+            with _same_chance(device):
+                found = graph(*inputs)
+            results = [[[value[row] for value in r] for r in (expected, found)] for row in rows]
+            if not all(objective.agree(*pair, tolerance) for pair in results):
+                why = "it gives other numbers then"
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever the compiler may raise
+            why = _told(error)
+        if why is not None:
+            graph.uncompile()
+            log.warning("steps are traced, but not compiled: %s", why)
+
     def _stacked(self, pairs: Sequence[Pair], rigid: bool) -> Phase:
         s, own = len(pairs), self._settings.order == "own"
         objective = self._objective(rigid, seeds=s, own=own)
@@ -213,6 +246,7 @@ class Program:
             found_there = [value[row] for value in found]
             if not objective.agree(expected, found_there, STACKED):
                 raise _Refused("stacked, a seed gives other numbers than alone")
+        self._compile(graph, objective, [*parameters, *batch, *rest, *noise])
         return phase
 
 

@@ -25,7 +25,7 @@ from pyrocryo.svi.devices import Machine, machine, matrix_products
 from pyrocryo.svi.feed import Feed
 from pyrocryo.svi.memory import free_memory
 from pyrocryo.svi.plan import Plan, prepare
-from pyrocryo.svi.program import Program
+from pyrocryo.svi.program import Capture, Program
 from pyrocryo.svi.progress import Progress
 from pyrocryo.svi.settings import Settings
 from pyrocryo.svi.stack import Stack
@@ -36,6 +36,7 @@ __all__ = ["Fit", "fit"]
 log = logging.getLogger("pyrocryo")
 TRACKED = ("loss", "grad_norm", "lr", "beta")
 EXAMPLE = 64
+WORTH_COMPILING = 20_000  # steps on a GPU
 WORTH_TRACING = 500  # steps on a CPU; tracing takes about a second
 GLANCE = 0.5  # seconds between two looks at a GPU's losses
 
@@ -75,7 +76,7 @@ def fit(
     device: str | torch.device = "cpu",
     devices: int = 1,
     together: int | None = None,
-    capture: bool | None = None,
+    capture: Capture | None = None,
     progress: bool | None = None,
     checkpoint: str | Path | None = None,
     resume: bool = False,
@@ -98,7 +99,10 @@ def fit(
             Each further one runs the calling script again up to this point.
         together: Most seeds to train at once, with parameters stacked along a leading axis; by
             default as many as fit on a GPU, and on a CPU only of small pairs, where it pays.
-        capture: Trace the step, or don't; by default where there are enough steps to pay for it.
+        capture: Trace the step, or don't; or "compile" it as well, which takes some ten seconds,
+            needs a C compiler, and makes steps on an H100 1.2 to 1.9 times faster (as measured;
+            README). By default each where there are enough steps to pay for it, and nothing is
+            compiled on a CPU.
         progress: Progress bar; by default on a terminal, log lines elsewhere.
         checkpoint: File to save the state to as training goes on.
         resume: Go on from ``checkpoint``, to the same result as an uninterrupted run.
@@ -155,7 +159,7 @@ class _Training:
         self.at_once = 1
 
     def run(
-        self, together: int | None, capture: bool | None
+        self, together: int | None, capture: Capture | None
     ) -> dict[int, tuple[Pair, np.ndarray]]:
         """Trained pairs and their histories by seed."""
         result, left = {}, []
@@ -170,11 +174,13 @@ class _Training:
             result[seed] = pair.eval(), history
         if not left:
             return result
-        if len(self.state.current) > 1:
-            capture = True  # these seeds began together
+        on_gpu, steps = self.there.device.type == "cuda", self.settings.steps
+        if capture is None and on_gpu and steps >= WORTH_COMPILING:
+            capture = "compile"
+        elif len(self.state.current) > 1:
+            capture = capture or True  # these seeds began together
         elif capture is None:
-            on_gpu = self.there.device.type == "cuda"
-            capture = on_gpu or len(left) * self.settings.steps >= WORTH_TRACING
+            capture = on_gpu or len(left) * steps >= WORTH_TRACING
         pair, _ = self._fresh(left[0])
         example = pair.moved(self.plan.train.batch(self._rows(0, left[0])))
         with grouping.told(pair, self.settings, example, lambda: self.at_once):
