@@ -96,7 +96,7 @@ def test_signs_and_names(tmp_path):
 
 
 def test_save_says_what_it_drops(tmp_path, caplog):
-    particles = Particles(np.zeros((2, 4, 4)), colour=np.arange(2))
+    particles = Particles(np.zeros((2, 4, 4)), colour=np.zeros((2, 3, 3)))
     io.save(particles, tmp_path / "p.star")
     assert "no column for the fields colour; not written" in caplog.text
 

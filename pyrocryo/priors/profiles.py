@@ -59,7 +59,8 @@ class Profile:
     def __str__(self) -> str:
         where = [f"{self.temperature:g} K", *(f"{n} = {u:g}" for n, u in self.conditions.items())]
         wells = ", ".join(
-            f"{z:.2f} ({share:.0%})" for z, share in zip(self.wells, self.populations, strict=True)
+            f"{round(z, 2) + 0.0:.2f} ({share:.0%})"
+            for z, share in zip(self.wells, self.populations, strict=True)
         )
         told = f"component {self.component} at {', '.join(where)}: wells at {wells}"
         for height in self.heights:
