@@ -329,7 +329,7 @@ class Boltzmann(nn.Module):
             values = [tau, *(fields[name].to(tau) for name in others)]
             axes = max(value.dim() for value in values)  # those of time: molecule, frame
             tau, *rest = torch.broadcast_tensors(
-                *(value.reshape(*value.shape, *[1] * (axes - value.dim())) for value in values)
+                *(value.reshape(value.shape + (1,) * (axes - value.dim())) for value in values)
             )
             fields = dict(zip(others, rest, strict=True))
         if self.error is None:

@@ -78,11 +78,10 @@ class LearnedEnergy(nn.Module):
         \epsilon(z) = \tfrac12 \kappa z^2 + \sum_j w_j e^{-(z - c_j)^2 / 2 s^2}
 
     Evenly spaced centres :math:`c_j`, `s` their spacing, heights :math:`w_j` learned from 0 (a
-    harmonic well). The sum is bounded, so the energy confines whatever is learned, and the bumps
-    end within the grid: with any heights, even all of them infinite, the density integrates to 1
-    within 1e-3 (κ / τ at least 1 in the unit of the energy). κ stays as given, as the scale of `z`
-    is the decoder's to choose. Any shape can be learned, also more wells than there are; of one
-    well, :class:`SingleWell` says so.
+    harmonic well). The sum is bounded, so the energy confines whatever is learned; κ stays as
+    given, as the scale of `z` is the decoder's to choose. With κ = 1 k_B T, bumps as high as
+    1e3 k_B T leave 1e-3 of the mass beyond ± 6, those of 1e6 k_B T .6 %. Any shape can be learned,
+    also wells that are none; :class:`SingleWell` has one, and bounds.
 
     Args:
         stiffness: Force constant κ, energy per unit of `z` squared; 0 for a learned entropy, heat

@@ -9,6 +9,7 @@ import numpy as np
 
 __all__ = ["Profile", "profile"]
 
+VISITED = 12.0  # k_B T; a well that lies higher holds 1 in 10^5, and is not counted
 RISE = 0.05  # k_B T of a barrier over the higher of its wells, below which the two are one
 
 
@@ -118,7 +119,8 @@ def profile(
 def _stationary(energy: np.ndarray) -> tuple[list[int], list[int]]:
     """Points that are wells, and the highest points between them."""
     walled = np.concatenate([[np.inf], energy, [np.inf]])
-    wells = np.flatnonzero((walled[1:-1] < walled[:-2]) & (walled[1:-1] <= walled[2:])).tolist()
+    lower = (walled[1:-1] < walled[:-2]) & (walled[1:-1] <= walled[2:])
+    wells = np.flatnonzero(lower & (energy < VISITED)).tolist()
     while True:
         barriers = [
             a + int(np.argmax(energy[a:b])) for a, b in zip(wells, wells[1:], strict=False)
