@@ -61,7 +61,7 @@ class Boltzmann(nn.Module):
             κ but its mean logarithm is learned.) Energies learn by themselves
             (:class:`pyrocryo.priors.LearnedEnergy`, :class:`pyrocryo.priors.SingleWell`).
         energies: K functions of a tensor, elementwise (:mod:`pyrocryo.priors.energies`); those
-            that are modules train and move with this one. So are all other functions here.
+            that are modules train and move with this one, as do all other functions here.
         entropies: Of energies: K functions or None, in k_B.
         heat_capacities: Of energies: K functions or None, in k_B.
         standard: Temperature τ₀ in K at which energies and entropies are given; matters to heat

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from pyrocryo.errors import InputError
 from pyrocryo.priors.energies import Energy, Function
 
-__all__ = ["Terms", "elementwise"]
+__all__ = ["Terms", "elementwise", "positive_kelvin"]
 
 ENTROPY, CAPACITY = "entropy", "heat capacity"
 
