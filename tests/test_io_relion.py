@@ -95,8 +95,51 @@ def test_signs_and_names(tmp_path):
     assert table["rlnImageName"][:2] == ["000001@p.mrcs", "000002@p.mrcs"]
 
 
+def test_further_fields_come_back(tmp_path, caplog):
+    """Numbers, classes and vectors; of particles, of molecules and of their frames."""
+    rng = np.random.default_rng(0)
+    further = {
+        "ligand": rng.normal(size=12),
+        "mutant": rng.integers(-3, 3, 12),
+        "whole": np.arange(12.0),
+        "single": rng.normal(size=12).astype(np.float32),
+        "force": rng.normal(size=(12, 11)),
+        "contrast": rng.normal(size=12),
+        "one": rng.normal(size=(12, 1)),
+        "dose_1": rng.normal(size=12),
+    }
+    images = simulated("poses").having(**further)
+    molecules = simulated("time_resolved").having(
+        **{**further, "contrast": rng.normal(size=(12, 2))}
+    )
+    for name, saved in (("images", images), ("molecules", molecules)):
+        io.save(saved, tmp_path / f"{name}.star")
+        read = io.load(tmp_path / f"{name}.star")
+        assert read.fields.keys() == saved.fields.keys()
+        for field in further:
+            np.testing.assert_array_equal(read.fields[field], saved.fields[field])
+            assert read.fields[field].dtype.kind == saved.fields[field].dtype.kind
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"pyrocryoField1_u": [1] * 4, "pyrocryoField3_u": [1] * 4}, "expected columns pyrocryo"),
+        ({"pyrocryoField_u": [1] * 4, "pyrocryoField1_u": [1] * 4}, "expected columns pyrocryo"),
+        ({"pyrocryoField_u": [1, 2, "x", 3]}, "row 3 .*: pyrocryoField_u is 'x', expected a fin"),
+        ({"pyrocryoField_truth": [1] * 4}, "truth cannot be the name of a further field"),
+        ({"pyrocryoField_offset": [1] * 4}, "offset cannot be the name of a further field"),
+        ({"pyrocryoField_batch": [1] * 4}, "'batch' cannot be the name of a field"),
+    ],
+)
+def test_further_fields_are_checked(tmp_path, columns, message):
+    with pytest.raises(InputError, match=message):
+        io.load(files(tmp_path, columns), pixel_size=3.0)
+
+
 def test_save_says_what_it_drops(tmp_path, caplog):
-    particles = Particles(np.zeros((2, 4, 4)), colour=np.arange(2))
+    particles = Particles(np.zeros((2, 4, 4)), colour=np.zeros((2, 3, 3)))
     io.save(particles, tmp_path / "p.star")
     assert "no column for the fields colour; not written" in caplog.text
 

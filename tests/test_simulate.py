@@ -1,4 +1,5 @@
 import numpy as np
+import pyro.distributions as dist
 import pytest
 import torch
 
@@ -14,6 +15,10 @@ MAKE = {
 
 def _wells(dim):
     return pc.priors.Boltzmann(energies=(pc.priors.Harmonic(1.0),) * dim, reference=300.0)
+
+
+def _under(molecule, conditions):
+    return pc.simulate.conditions(molecule, n=2, prior=_wells(2), conditions=conditions, box=4)
 
 
 @pytest.mark.parametrize("kind", MAKE)
@@ -87,6 +92,82 @@ def test_any_law_of_temperature():
     assert sorted(set(two.temperature)) == [100, 250]
 
 
+def test_temperatures_are_drawn_as_they_always_were():
+    """The order of draws, so that data simulated once can be simulated again."""
+    prior, kelvin = _wells(2), np.array([310.0, 200.0, 180.0])
+    rng = np.random.default_rng(7)
+    kelvin = rng.permutation(kelvin[np.arange(50) % 3])
+    torch.manual_seed(7)
+    z = prior(torch.as_tensor(kelvin, dtype=torch.float32)).sample()
+    for particles in (
+        pc.simulate.temperature(
+            pc.molecules.TwoArms(), 50, 7, prior=prior, temperatures=(310, 200, 180), box=4
+        ),
+        pc.simulate.temperature(
+            pc.molecules.TwoArms(), 50, 7, prior=lambda tau: prior(tau), box=4,
+            temperatures=(310, 200, 180),
+        ),
+        pc.simulate.conditions(
+            pc.molecules.TwoArms(), 50, 7, prior=prior, box=4,
+            conditions={"temperature": (310, 200, 180)},
+        ),
+    ):  # fmt: skip
+        np.testing.assert_array_equal(particles.temperature, kelvin)
+        np.testing.assert_array_equal(particles.truth, z.double().numpy())
+
+
+def test_each_condition_has_its_law():
+    prior = pc.priors.Boltzmann(
+        energies=(pc.priors.Harmonic(1.0), pc.priors.Harmonic(2.0)),
+        tilts={"force": {0: None}},
+        reference=300.0,
+    )
+    conditions = {"temperature": [300, 150, 300], "force": [0, 0, 1], "mutant": [4, 4, 7]}
+    particles = pc.simulate.conditions(
+        pc.molecules.TwoArms(), n=6000, prior=prior, conditions=conditions, box=4
+    )
+    found = np.unique(np.stack([particles.temperature, particles.force, particles.mutant]), axis=1)
+    np.testing.assert_array_equal(found, [[150, 300, 300], [0, 0, 1], [4, 4, 7]])
+    assert (particles.temperature.dtype.kind, particles.force.dtype.kind) == ("f", "i")
+    for tau, force in ((300, 0), (150, 0), (300, 1)):
+        z = particles.truth[(particles.temperature == tau) & (particles.force == force)]
+        assert len(z) == 2000
+        np.testing.assert_allclose(z.mean(axis=0), [force, 0], atol=0.08)
+        np.testing.assert_allclose(z.var(axis=0), [tau / 300, tau / 600], rtol=0.1)
+
+
+def test_fields_of_any_name_go_with_their_particles():
+    particles = pc.simulate.conditions(
+        pc.molecules.TwoArms(),
+        n=40,
+        prior=pc.priors.IsotropicNormal(2),
+        conditions={"ph": [6.5, 7.0], "ions": [[0, 1], [2, 3]]},
+        box=4,
+    )
+    paired = {6.5: [0, 1], 7.0: [2, 3]}
+    for part in (particles, particles.train, particles.test, particles.take(np.array([3, 1]))):
+        batch = part.batch(np.arange(len(part)))
+        assert batch.ph.shape == (len(part),)
+        assert batch.ions.tolist() == [paired[ph] for ph in batch.ph.tolist()]
+    np.testing.assert_array_equal(particles.test.ph, particles.ph[particles.test.index])
+
+
+def test_a_function_of_several_fields_is_a_prior():
+    def prior(shift_of, width):
+        loc = torch.stack([shift_of, 0 * shift_of], dim=-1)
+        return dist.Normal(loc, width[:, None]).to_event(1)
+
+    particles = pc.simulate.conditions(
+        pc.molecules.TwoArms(),
+        n=4000,
+        prior=prior,
+        conditions={"shift_of": [0.0, 2.0], "width": [1.0, 0.1]},
+        box=4,
+    )
+    assert particles.truth[particles.width == 0.1, 0].mean() == pytest.approx(2, abs=0.02)
+    assert particles.truth[particles.width == 0.1].std(axis=0) == pytest.approx(0.1, rel=0.1)
+
+
 def test_default_temperatures_are_not_proportional():
     for dim in (2, 3, 4):
         table = np.log(np.array(list(pc.simulate.default_scales(dim).values())))
@@ -124,6 +205,15 @@ def test_reflection_folds_back():
             lambda m: pc.simulate.temperature(m, n=1, prior=_wells(2), temperatures=(9000,)),
             "does not confine",
         ),
+        (lambda m: _under(m, {}), "conditions: expected as many values of each field, got {}"),
+        (lambda m: _under(m, {"temperature": [300, 200], "u": [1]}), "as many values of each"),
+        (lambda m: _under(m, {"u": [1.0]}), "conditions: the prior needs the temperature"),
+        (lambda m: _under(m, {"temperature": [-1.0]}), "temperature: expected positive K"),
+        (lambda m: _under(m, {"temperature": 300.0}), "temperature: expected a list of numbers"),
+        (lambda m: _under(m, {"temperature": [300], "u": ["a"]}), "u: expected a list"),
+        (lambda m: _under(m, {"temperature": [300], "u": [np.nan]}), "u: expected finite"),
+        (lambda m: _under(m, {"temperature": [300], "truth": [0]}), "truth cannot be one"),
+        (lambda m: _under(m, {"temperature": [300], "snr": [0]}), "snr cannot be one"),
     ],
 )
 def test_wrong_input_is_named(call, message):

@@ -9,6 +9,7 @@ import numpy as np
 
 from pyrocryo.errors import InputError
 from pyrocryo.io import star
+from pyrocryo.io.columns import fields_in, of_molecules
 from pyrocryo.io.cryodrgn import read_poses
 from pyrocryo.io.mrc import Stacks, read_header
 from pyrocryo.particles import Particles
@@ -66,7 +67,10 @@ def load(
     Returns:
         Particles with ``rotation``, ``shift`` (Å), ``ctf`` `(N, 7)` (defocus U and V in Å, angle
         in degrees, kV, Cs in mm, amplitude contrast, phase shift in degrees; B-factor in Å², where
-        there is one), ``temperature`` (K), ``time`` (s) and ``truth``, each if the file has it.
+        there is one), ``temperature`` (K), ``time`` (s) and ``truth``, each if the file has it,
+        and any further field NAME: a number ``pyrocryoField_NAME``, or a vector
+        ``pyrocryoField1_NAME``, ``pyrocryoField2_NAME``, ... What is the same in all frames of
+        every molecule is the molecule's.
 
     Raises:
         InputError: If anything is missing, inconsistent or would be silently ignored.
@@ -97,6 +101,7 @@ def load(
     if components:
         fields["truth"] = rows.table(*(f"{TRUTH}{k + 1}" for k in range(components)))
     fields = {name: value for name, value in fields.items() if value is not None}
+    others = fields_in(rows, fields)
     order = _frames(rows)
     if order is not None:
         images = images.arranged(order)
@@ -106,9 +111,9 @@ def load(
             if (kelvin != kelvin[:, :1]).any():
                 raise InputError(f"{path}: frames of one molecule differ in temperature")
             fields["temperature"] = kelvin[:, 0]
-    return Particles(
-        images, pixel_size=angstrom, test_fraction=test_fraction, split_seed=split_seed, **fields
-    )
+        others = {name: of_molecules(value[order]) for name, value in others.items()}
+    options = {"test_fraction": test_fraction, "split_seed": split_seed}
+    return Particles(images, pixel_size=angstrom, **options, **fields, **others)
 
 
 def load_stack(

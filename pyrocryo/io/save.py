@@ -10,6 +10,7 @@ import numpy as np
 
 from pyrocryo.errors import InputError
 from pyrocryo.io import star
+from pyrocryo.io.columns import columns_of
 from pyrocryo.io.mrc import write_stack
 from pyrocryo.io.relion import (
     ANGLES,
@@ -34,8 +35,8 @@ log = logging.getLogger("pyrocryo")
 def save(particles: Particles, path: str | Path) -> None:
     """Writes particles as ``NAME.star`` (RELION 3.1) and ``NAME.mrcs`` beside it.
 
-    Images are written as stored, before offset and scale. Which particles are held out is not
-    written.
+    Images are written as stored, before offset and scale, and all fields that are a number or a
+    vector for each particle (or frame). Which particles are held out is not written.
 
     Raises:
         InputError: If the name does not end in ``.star``, one of the files is there already, or
@@ -53,7 +54,7 @@ def save(particles: Particles, path: str | Path) -> None:
     n = int(np.prod(views))
     flat = {name: value.reshape(n, *value.shape[len(views) :]) for name, value in fields.items()
             if name in ("rotation", "shift", "ctf", "time", "truth")}  # fmt: skip
-    dropped = sorted(fields.keys() - flat.keys() - {"temperature"})
+    further, dropped = columns_of(fields, views)
     if dropped:
         log.warning("%s: no column for the fields %s; not written", path, ", ".join(dropped))
     optics: dict[str, Any] = {
@@ -83,6 +84,7 @@ def save(particles: Particles, path: str | Path) -> None:
         table[TIME] = flat["time"]
     if "truth" in flat:
         table |= {f"{TRUTH}{k}": z for k, z in enumerate(flat["truth"].T, start=1)}
+    table |= further
     if particles.frames:
         table[MOLECULE], table[FRAME] = (grid.ravel() for grid in np.indices(views))
     try:

@@ -5,9 +5,10 @@ or an `nn.Module` whose parameter names (or whose attribute ``fields``) are the 
 wants. There is nothing to register.
 """
 
+from pyrocryo.priors.blurred import Blurred
 from pyrocryo.priors.boltzmann import Boltzmann, BoltzmannNormal
 from pyrocryo.priors.conditional import Conditional
-from pyrocryo.priors.energies import DoubleWell, Harmonic, LearnedEnergy
+from pyrocryo.priors.energies import DoubleWell, Harmonic, LearnedEnergy, SingleWell
 from pyrocryo.priors.gaussian import GaussianTransition
 from pyrocryo.priors.jump import JumpTransition
 from pyrocryo.priors.kinetics import Kinetics
@@ -21,6 +22,7 @@ from pyrocryo.priors.transition import Transition
 from pyrocryo.priors.wells import BoltzmannWells
 
 __all__ = [
+    "Blurred",
     "Boltzmann",
     "BoltzmannNormal",
     "BoltzmannWells",
@@ -35,6 +37,7 @@ __all__ = [
     "LearnedEnergy",
     "PseudoHuberTransition",
     "SharedFactors",
+    "SingleWell",
     "StudentTransition",
     "SwitchingTransition",
     "Transition",

@@ -2,7 +2,9 @@ r"""Energies :math:`\epsilon(z)` of one coordinate, for :class:`pyrocryo.priors.
 
 An energy is any function that maps a tensor of any shape elementwise to energies of that shape,
 ``lambda z: z**4`` as well as the modules here. Its unit is set where it is used, by ``reference``:
-k_B · K, or k_B · 300 K (k_B T at 300 K). A constant added to it changes nothing.
+k_B · K, or k_B · 300 K (k_B T at 300 K). A constant added to it changes nothing, so two energies
+are to be compared less their minima (:meth:`pyrocryo.priors.Boltzmann.profiles`). The same
+functions serve as entropies, heat capacities (both in k_B) and tilts.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 
 from pyrocryo.errors import InputError
 
-__all__ = ["DoubleWell", "Energy", "Function", "Harmonic", "LearnedEnergy"]
+__all__ = ["DoubleWell", "Energy", "Function", "Harmonic", "LearnedEnergy", "SingleWell"]
 
 Energy = Callable[[Tensor], Tensor]
 
@@ -77,10 +79,13 @@ class LearnedEnergy(nn.Module):
 
     Evenly spaced centres :math:`c_j`, `s` their spacing, heights :math:`w_j` learned from 0 (a
     harmonic well). The sum is bounded, so the energy confines whatever is learned; κ stays as
-    given, as the scale of `z` is the decoder's to choose.
+    given, as the scale of `z` is the decoder's to choose. With κ = 1 k_B T, bumps as high as
+    1e3 k_B T leave 1e-3 of the mass beyond ± 6, those of 1e6 k_B T .6 %. Any shape can be learned,
+    also wells that are none; :class:`SingleWell` has one, and bounds.
 
     Args:
-        stiffness: Force constant κ, energy per unit of `z` squared.
+        stiffness: Force constant κ, energy per unit of `z` squared; 0 for a learned entropy, heat
+            capacity or tilt, which need not confine, and so starts at 0.
         bumps: Number of bumps.
         extent: The centres lie within ± this, in units of `z`.
 
@@ -90,7 +95,7 @@ class LearnedEnergy(nn.Module):
 
     def __init__(self, stiffness: float = 1.0, *, bumps: int = 16, extent: float = 3.0) -> None:
         super().__init__()
-        self.stiffness = _positive("stiffness", stiffness)
+        self.stiffness = 0.0 if stiffness == 0 else _positive("stiffness", stiffness)
         self.extent = _positive("extent", extent)
         if bumps < 2:
             raise InputError(f"bumps: expected at least 2, got {bumps}")
@@ -112,6 +117,76 @@ class LearnedEnergy(nn.Module):
     def extra_repr(self) -> str:
         """What is not learned."""
         return f"{self.stiffness:g}, bumps={len(self.height)}, extent={self.extent:g}"
+
+
+class SingleWell(nn.Module):
+    r"""A single well of any shape to be learned: the energy rises on either side of 0.
+
+    .. math::
+        \epsilon(z) = \int_0^{|z|} f_\pm(s) ds, \quad f_\pm(c_j) = \kappa c_j m_{\pm j} > 0
+
+    with evenly spaced knots :math:`c_0 = 0, ..., c_n`, slopes `f` linear between them, and as of a
+    harmonic well of stiffness :math:`\kappa m_{\pm n}` beyond. The multipliers are positive and
+    bounded, :math:`1 / \rho < m_j < \rho`, and learned from 1 (a harmonic well),
+
+    .. math:: \ln m_j = \tfrac12 \ln\rho \, (\tanh w_j - \overline{\tanh w}).
+
+    So whatever is learned, the energy lies between those of harmonic wells of stiffness
+    :math:`\kappa / \rho` and :math:`\kappa \rho`: it confines, `Q` is between theirs, and it has
+    no minimum but 0. Gauge: the minimum is at 0 with energy 0, and the geometric mean of all
+    multipliers is 1, as place and scale of `z` are the decoder's to choose.
+
+    Args:
+        stiffness: Force constant κ, energy per unit of `z` squared.
+        knots: Number n of knots on each side.
+        extent: The last of them, in units of `z`.
+        limit: ρ, more than 1.
+
+    Attributes:
+        steps: `(2, n)` the numbers :math:`w_j` to the left and to the right.
+    """
+
+    def __init__(
+        self,
+        stiffness: float = 1.0,
+        *,
+        knots: int = 8,
+        extent: float = 3.0,
+        limit: float = 10.0,
+    ) -> None:
+        super().__init__()
+        self.stiffness = _positive("stiffness", stiffness)
+        self.extent = _positive("extent", extent)
+        if knots < 2:
+            raise InputError(f"knots: expected at least 2, got {knots}")
+        if not 1 < limit < math.inf:
+            raise InputError(f"limit: expected a ratio of stiffnesses over 1, got {limit}")
+        self.limit = float(limit)
+        self.register_buffer("knot", torch.linspace(0, self.extent, knots + 1))
+        self.steps = nn.Parameter(torch.zeros(2, knots))
+
+    def reset_parameters(self) -> None:
+        """Back to the harmonic well."""
+        nn.init.zeros_(self.steps)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Energies of ``z``, any shape."""
+        bent = self.steps.tanh()
+        stiff = self.stiffness * (0.5 * math.log(self.limit) * (bent - bent.mean())).exp()
+        slope = nn.functional.pad(stiff * self.knot[1:], (1, 0))  # (2, n + 1), at the knots
+        curvature = torch.cat([slope.diff(dim=-1) * (1 / self.knot[1]), stiff[:, -1:]], dim=-1)
+        change = torch.cat([curvature[:, :1], curvature.diff(dim=-1)], dim=-1).to(z)
+        knot = self.knot.to(z)
+        left = (-z.unsqueeze(-1) - knot).relu().square()
+        right = (z.unsqueeze(-1) - knot).relu().square()
+        return 0.5 * (left @ change[0] + right @ change[1])
+
+    def extra_repr(self) -> str:
+        """What is not learned."""
+        return (
+            f"{self.stiffness:g}, knots={self.steps.shape[1]}, extent={self.extent:g}, "
+            f"limit={self.limit:g}"
+        )
 
 
 class Function(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import pyro.distributions as dist
 import torch
@@ -18,6 +18,7 @@ __all__ = ["BoltzmannWells"]
 
 HERMITE = 32  # nodes of E_q: exact for polynomials up to degree 63
 LEAST = -80.0  # exponents below make exp seven times slower, and add nothing
+KEPT = ("energies", "terms", "reference", "extent", "spacing", "lowest", "levels", "lifts")
 NEWTON = 3  # steps inside a cell of the grid, from an error of the cell's width squared
 
 
@@ -25,16 +26,22 @@ class BoltzmannWells(dist.TorchDistribution):
     r"""Independent components in wells of any shape, event shape `(K,)`.
 
     .. math::
-        p(z | \tau) = \prod_k \frac{e^{-r \epsilon_k(z_k) / \tau}}{Q_k(\tau)}, \quad
-        Q_k(\tau) = \int e^{-r \epsilon_k(s) / \tau} ds
+        p(z | \tau) = \prod_k \frac{e^{h_k(z_k)}}{Q_k}, \quad
+        h_k(z) = -\frac{r}{\tau} \epsilon_k(z) + \sum_{j: k_j = k} a_j f_j(z), \quad
+        Q_k = \int e^{h_k(s)} ds
 
-    with the reference `r` in K, so that :math:`k_B r` is the unit of the energies. :math:`Q_k` is
-    the trapezoid sum on an evenly spaced grid, whose error falls exponentially with the number of
-    nodes for smooth energies (1e-17 for a Gaussian of standard deviation σ and a spacing of .7 σ).
+    with the reference `r` in K, so that :math:`k_B r` is the unit of the energies, and any number
+    of further functions :math:`f_j` of one component each, with factors :math:`a_j` that differ
+    from row to row as τ does (:mod:`pyrocryo.priors.terms`: entropies, heat capacities, tilts).
+    :math:`Q_k` is the trapezoid sum on an evenly spaced grid, whose error falls exponentially with
+    the number of nodes for smooth energies (1e-17 for a Gaussian of standard deviation σ and a
+    spacing of .7 σ).
 
     Args:
         temperature: `(...)` τ in K: the batch shape.
         energies: K energies (:mod:`pyrocryo.priors.energies`), each a function of a tensor.
+        terms: J pairs :math:`(k_j, f_j)`, a component and a function of a tensor.
+        factors: `(..., J)` their :math:`a_j`; wanted if there are terms.
         reference: `r` in K: energies are in units of :math:`k_B r`.
         extent: The grid covers ± this, in units of `z`; beyond, the density must be negligible
             (:meth:`pyrocryo.priors.Boltzmann.check`).
@@ -50,6 +57,8 @@ class BoltzmannWells(dist.TorchDistribution):
         temperature: Tensor,
         energies: Iterable[Energy],
         *,
+        terms: Sequence[tuple[int, Energy]] = (),
+        factors: Tensor | None = None,
         reference: float = 1.0,
         extent: float = 6.0,
         nodes: int = 256,
@@ -57,6 +66,8 @@ class BoltzmannWells(dist.TorchDistribution):
     ) -> None:
         self.temperature = temperature
         self.energies = tuple(energies)
+        self.terms = tuple(terms)
+        self.factors = factors
         self.reference = reference
         self.extent = extent
         self.spacing = 2 * extent / (nodes - 1)
@@ -65,6 +76,7 @@ class BoltzmannWells(dist.TorchDistribution):
         energy = torch.stack([energy(grid) for energy in self.energies])
         self.lowest = energy.detach().amin(-1)  # (K,)
         self.levels = energy - self.lowest.unsqueeze(-1)  # (K, nodes), at least 0
+        self.lifts = torch.stack([f(grid) for _, f in self.terms]) if self.terms else None
         event = torch.Size([len(self.energies)])
         super().__init__(temperature.shape, event, validate_args=validate_args)
 
@@ -72,7 +84,10 @@ class BoltzmannWells(dist.TorchDistribution):
         new = self._get_checked_instance(BoltzmannWells, _instance)
         batch_shape = torch.Size(batch_shape)
         new.temperature = self.temperature.expand(batch_shape)
-        for name in ("energies", "reference", "extent", "spacing", "lowest", "levels"):
+        new.factors = None
+        if self.terms:
+            new.factors = self.factors.expand(*batch_shape, len(self.terms))
+        for name in KEPT:
             setattr(new, name, getattr(self, name))
         super(BoltzmannWells, new).__init__(batch_shape, self.event_shape, validate_args=False)
         new._validate_args = self._validate_args
@@ -80,15 +95,26 @@ class BoltzmannWells(dist.TorchDistribution):
 
     @property
     def log_partition(self) -> Tensor:
-        r""":math:`\ln Q_k(\tau)`, `(..., K)`."""
-        total = self.weights().sum(-1)
-        return (self.spacing * total).log() - self._inverse.unsqueeze(-1) * self.lowest
+        r""":math:`\ln Q_k`, `(..., K)`."""
+        weights, top = self._weighed()
+        return (self.spacing * weights.sum(-1)).log() + top
 
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
-        energy = torch.stack([e(value[..., k]) for k, e in enumerate(self.energies)], dim=-1)
-        return -(self._inverse.unsqueeze(-1) * energy + self.log_partition).sum(-1)
+        return self.log_each(value).sum(-1)
+
+    def log_each(self, value: Tensor) -> Tensor:
+        """Log-densities of the components of ``value`` `(..., K)`, shaped alike."""
+        parts = self._exponents(lambda k, function: function(value[..., k]))
+        return torch.stack(parts, dim=-1) - self.log_partition
+
+    def _exponents(self, evaluate: Callable[[int, Energy], Tensor]) -> list[Tensor]:
+        """Of each component, from what ``evaluate`` says of a function of component `k`."""
+        parts = [-(self._inverse * evaluate(k, energy)) for k, energy in enumerate(self.energies)]
+        for j, (k, function) in enumerate(self.terms):
+            parts[k] = parts[k] + self.factors[..., j] * evaluate(k, function)
+        return parts
 
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
         r"""Samples by the inverse of the cumulative distribution function `F` on the grid.
@@ -132,14 +158,26 @@ class BoltzmannWells(dist.TorchDistribution):
         return self.reference / self.temperature
 
     def weights(self) -> Tensor:
-        """Densities on the grid, `(..., K, nodes)`, 1 at the lowest node."""
+        """Densities on the grid, `(..., K, nodes)`, 1 at the densest node."""
+        return self._weighed()[0]
+
+    def _weighed(self) -> tuple[Tensor, Tensor]:
+        """The same, and the exponents `(..., K)` at the densest node."""
         exponents = self.levels * -self._inverse[..., None, None]
-        return exponents.clamp_min_(LEAST).exp_()
+        top = -self._inverse.unsqueeze(-1) * self.lowest
+        if self.terms:
+            parts = list(exponents.unbind(-2))
+            for j, (k, _) in enumerate(self.terms):
+                parts[k] = parts[k] + self.factors[..., j, None] * self.lifts[j]
+            exponents = torch.stack(parts, dim=-2)
+            highest = exponents.detach().amax(-1)
+            exponents, top = exponents - highest.unsqueeze(-1), top + highest
+        return exponents.clamp_min_(LEAST).exp_(), top
 
 
 @register_kl(RotatedNormal, BoltzmannWells)
 def _kl(q: RotatedNormal, p: BoltzmannWells) -> Tensor:
-    r""":math:`\sum_k [r E_q \epsilon_k(z_k) / \tau + \ln Q_k(\tau)] - H(q)`.
+    r""":math:`\sum_k [\ln Q_k - E_q h_k(z_k)] - H(q)`.
 
     Components of `z` under `q` are :math:`N(m_k, v_k)`, whatever their correlations: E by
     Gauss-Hermite, exact for polynomials up to degree 63 and good for details of an energy as
@@ -147,5 +185,5 @@ def _kl(q: RotatedNormal, p: BoltzmannWells) -> Tensor:
     """
     nodes, weights = hermite(HERMITE, p.levels.dtype, p.levels.device)
     z = q.mean.unsqueeze(-1) + q.variance.sqrt().unsqueeze(-1) * nodes
-    energy = torch.stack([e(z[..., k, :]) @ weights for k, e in enumerate(p.energies)], dim=-1)
-    return (p._inverse.unsqueeze(-1) * energy + p.log_partition).sum(-1) - q.entropy()
+    expected = torch.stack(p._exponents(lambda k, f: f(z[..., k, :]) @ weights), dim=-1)
+    return (p.log_partition - expected).sum(-1) - q.entropy()

@@ -7,23 +7,27 @@ their variance over the pixels of the box is the signal-to-noise ratio, SNR = va
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pyro.distributions as dist
 import torch
 
+from pyrocryo.context import wanted
 from pyrocryo.errors import InputError
 from pyrocryo.particles import Particles
 from pyrocryo.simulate.images import counted, imaged, reflected
 
-__all__ = ["default_scales", "poses", "temperature"]
+__all__ = ["conditions", "default_scales", "poses", "temperature"]
 
 TEMPERATURES: Mapping[float, Sequence[float]] = {
     300.0: (1.0, 1.0, 1.0, 1.0),
     240.0: (0.9, 0.7, 0.5, 0.35),
     180.0: (0.8, 0.5, 0.25, 0.12),
 }
+DRAWN = ("rotation", "shift", "truth")
 
 
 def poses(molecule: Any, n: int, seed: int = 0, **imaging: Any) -> Particles:
@@ -85,14 +89,16 @@ def temperature(
         raise InputError("scales: they are the prior; give either scales or prior")
     if temperatures is not None and prior is None:
         raise InputError("temperatures: only with a prior; scales name their own")
-    rng = np.random.default_rng(seed)
     if prior is not None:
         kelvin = np.array(tuple(TEMPERATURES if temperatures is None else temperatures), float)
         if kelvin.ndim != 1 or not len(kelvin) or not (kelvin > 0).all():
             raise InputError(f"temperatures: expected positive K, got {temperatures}")
-        kelvin = rng.permutation(kelvin[np.arange(counted(n)) % len(kelvin)])
-        z = _drawn(prior, kelvin, molecule.dim, seed)
-        return imaged(molecule, z, rng, temperature=kelvin, **imaging)
+        values = {"temperature": kelvin}
+        check = getattr(prior, "check", None)
+        return _under(
+            values, lambda temperature: prior(temperature), check, molecule, n, seed, imaging
+        )
+    rng = np.random.default_rng(seed)
     scales = default_scales(molecule.dim) if scales is None else scales
     for tau, row in scales.items():
         if len(row) != molecule.dim or not min(row) > 0 or not tau > 0:
@@ -107,6 +113,55 @@ def temperature(
     return imaged(molecule, z, rng, temperature=kelvin[which], **imaging)
 
 
+def conditions(
+    molecule: Any,
+    n: int,
+    seed: int = 0,
+    *,
+    prior: Callable[..., Any],
+    conditions: Mapping[str, Sequence[float]],
+    **imaging: Any,
+) -> Particles:
+    """Particles under several conditions: temperatures, concentrations, forces, mutants, ...
+
+    Args:
+        molecule: As for :func:`poses`.
+        n: Number of particles, shared evenly by the conditions.
+        seed: Seed of everything drawn.
+        prior: What :class:`pyrocryo.Pair` takes: a function or module that is given fields by
+            their names, `(n,)` each, and returns a distribution of `z` `(n, K)`. Its draws are not
+            reflected.
+        conditions: Values by the name of the field, L of each (or L rows `(L, D)`): the first
+            condition is the first value of every field, and so on. Such as
+            ``{"temperature": [300, 300, 200], "ligand": [0, 1, 0]}``. Fields that the prior does
+            not ask for are kept with the particles all the same.
+        **imaging: As for :func:`poses`.
+
+    Returns:
+        Particles with the fields named and ``truth`` `(n, K)`.
+    """
+    values = {name: _numbers(name, given) for name, given in dict(conditions).items()}
+    if not values or len({len(given) for given in values.values()}) != 1:
+        lengths = {name: len(given) for name, given in values.items()}
+        raise InputError(f"conditions: expected as many values of each field, got {lengths}")
+    for name in values:
+        if name in DRAWN or name in inspect.signature(imaged).parameters:
+            raise InputError(f"conditions: {name} cannot be one")
+    names = wanted(prior)
+    if missing := [name for name in names if name not in values]:
+        raise InputError(f"conditions: the prior needs the {missing[0]} of each condition")
+    call = (lambda: prior) if isinstance(prior, dist.Distribution) else prior
+
+    def law(**fields: torch.Tensor) -> Any:
+        return call(**{name: fields[name] for name in names})
+
+    def check(**fields: np.ndarray) -> None:
+        if hasattr(prior, "check"):
+            prior.check(**{name: fields[name] for name in names})
+
+    return _under(values, law, check, molecule, n, seed, imaging)
+
+
 def default_scales(dim: int) -> dict[float, tuple[float, ...]]:
     """Three non-proportional rows of standard deviations for ``dim`` components."""
     if dim == 2:
@@ -116,16 +171,46 @@ def default_scales(dim: int) -> dict[float, tuple[float, ...]]:
     return {tau: tuple(row[:dim]) for tau, row in TEMPERATURES.items()}
 
 
-def _drawn(prior: Callable[[torch.Tensor], Any], kelvin: np.ndarray, dim: int, seed: int) -> Any:
-    """Draws `z` `(n, K)` of a prior at temperatures `(n,)`."""
-    if hasattr(prior, "check"):
-        prior.check(temperature=kelvin)
+def _numbers(name: str, given: Any) -> np.ndarray:
+    """Values `(L,)` or `(L, D)` of a field; whole numbers stay so, but for temperatures."""
+    try:
+        values = np.array(given, dtype=float if name == "temperature" else None)
+    except ValueError:
+        values = np.zeros(0)
+    if values.ndim not in (1, 2) or not len(values) or values.dtype.kind not in "iuf":
+        raise InputError(f"{name}: expected a list of numbers, got {given!r}")
+    if not np.isfinite(values).all() or (name == "temperature" and not (values > 0).all()):
+        word = "positive K" if name == "temperature" else "finite numbers"
+        raise InputError(f"{name}: expected {word}, got {given}")
+    return values
+
+
+def _under(
+    values: Mapping[str, np.ndarray],
+    law: Callable[..., Any],
+    check: Callable[..., None] | None,
+    molecule: Any,
+    n: int,
+    seed: int,
+    imaging: Mapping[str, Any],
+) -> Particles:
+    """Particles under the L conditions ``values`` `(L, ...)`, of `z` drawn from their ``law``."""
+    rng = np.random.default_rng(seed)
+    length = len(next(iter(values.values())))
+    which = rng.permutation(np.arange(counted(n)) % length)
+    fields = {name: given[which] for name, given in values.items()}
+    if check is not None:
+        check(**fields)
+    number = {"f": torch.get_default_dtype()}
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
-        z = prior(torch.as_tensor(kelvin, dtype=torch.get_default_dtype())).sample().cpu()
-    if z.shape != (len(kelvin), dim):
-        raise InputError(
-            f"prior: expected draws {(len(kelvin), dim)} for a molecule with {dim} components, "
-            f"got {tuple(z.shape)}"
+        found = law(
+            **{k: torch.as_tensor(v, dtype=number.get(v.dtype.kind)) for k, v in fields.items()}
         )
-    return z.double().numpy()
+        z = (found if found.batch_shape else found.expand((n,))).sample().cpu()
+    if z.shape != (n, molecule.dim):
+        raise InputError(
+            f"prior: expected draws {(n, molecule.dim)} for a molecule with {molecule.dim} "
+            f"components, got {tuple(z.shape)}"
+        )
+    return imaged(molecule, z.double().numpy(), rng, **fields, **imaging)
