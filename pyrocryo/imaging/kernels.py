@@ -171,16 +171,16 @@ if triton is not None:
 
     @triton.jit
     def _placed(
-        centres: Any,
-        width: Any,
-        weight: Any,
-        images: Any,
-        atoms: Any,
-        box: Any,
+        centres,
+        width,
+        weight,
+        images,
+        atoms,
+        box,
         EDGE: tl.constexpr,
         SIDE: tl.constexpr,
         BLOCK: tl.constexpr,
-    ) -> Any:
+    ):
         """The atoms of this block of threads: where their windows are, and Gaussians there."""
         parts = tl.cdiv(atoms, BLOCK)
         place = tl.program_id(0)
@@ -214,17 +214,17 @@ if triton is not None:
 
     @triton.jit
     def _add(
-        centres: Any,
-        width: Any,
-        weight: Any,
-        image: Any,
-        images: Any,
-        atoms: Any,
-        box: Any,
+        centres,
+        width,
+        weight,
+        image,
+        images,
+        atoms,
+        box,
         EDGE: tl.constexpr,
         SIDE: tl.constexpr,
         BLOCK: tl.constexpr,
-    ) -> None:
+    ):
         row, real, u, v, s, w, gaussian, pixel, seen = _placed(
             centres, width, weight, images, atoms, box, EDGE, SIDE, BLOCK
         )
@@ -232,18 +232,18 @@ if triton is not None:
 
     @triton.jit
     def _slope(
-        grad: Any,
-        centres: Any,
-        width: Any,
-        weight: Any,
-        slope: Any,
-        images: Any,
-        atoms: Any,
-        box: Any,
+        grad,
+        centres,
+        width,
+        weight,
+        slope,
+        images,
+        atoms,
+        box,
         EDGE: tl.constexpr,
         SIDE: tl.constexpr,
         BLOCK: tl.constexpr,
-    ) -> None:
+    ):
         row, real, u, v, s, w, gaussian, pixel, seen = _placed(
             centres, width, weight, images, atoms, box, EDGE, SIDE, BLOCK
         )
