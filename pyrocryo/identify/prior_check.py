@@ -94,6 +94,7 @@ class PriorCheck:
     :math:`S_l = \ln p(z | u_l) - \ln p(z | u_0)`.
 
     Attributes:
+        name: Of the prior.
         dim: Size K of `z`.
         conditions: Number `L` of conditions; 1 without any.
         fields: Names of the fields they are of.
@@ -123,6 +124,7 @@ class PriorCheck:
         advice: What would help, a sentence each.
     """
 
+    name: str
     dim: int
     conditions: int
     fields: tuple[str, ...]
@@ -161,7 +163,43 @@ class PriorCheck:
         return _plain(asdict(self) | {"sum_f": self.sum_f, "sentence": self.sentence})
 
     def __str__(self) -> str:
-        raise NotImplementedError
+        on = f"{self.conditions} conditions of {' and '.join(self.fields)}" if self.fields else (
+            "no condition"
+        )
+        lines = [f"{self.name}: K = {self.dim}, {'frames, ' if self.temporal else ''}{on}"]
+        lines.append(f"  left as it is by   {self.symmetry}")
+        if not self.temporal:
+            asked = {"j": self.dim, "f": self.sum_f, "w": 2 * self.dim}
+            for letter, rank in (("j", self.rank_j), ("f", self.rank_f), ("w", self.rank_w)):
+                lines.append(f"  rank {letter.upper()}             {self._rank(letter, rank, asked)}")
+        else:
+            ratio = ", ".join(f"{value:.3g}" for value in self.singular_values["pcl"])
+            lines.append(f"  PCL s2/s1          {ratio}")
+        if self.fibres:
+            lines.append(f"  level curves       {self.fibres}")
+        per = "pair" if self.temporal else "particle"
+        for gap in self.gaps:
+            lines.append(
+                f"  45° in {gap.plane}       {gap.unscaled:.3g} nats a {per}, whitened "
+                f"{gap.whitened:.3g} (± {gap.se:.1g})"
+            )
+        lines.append("  decoder       prior known     prior learned")
+        for decoder in ("free", "linear", "orthogonal", "modes"):
+            known, learned = (
+                getattr(side, decoder).kind for side in (self.verdict.known, self.verdict.learned)
+            )
+            lines.append(f"  {decoder:<12}  {known:<14}  {learned}")
+        lines.append(f"  known: {self.verdict.known.free.sentence}")
+        lines.append(f"  learned: {self.verdict.learned.free.sentence}")
+        return "\n".join(lines + [f"  {each}" for each in self.advice])
+
+    def _rank(self, letter: str, rank: int | None, asked: dict[str, int | None]) -> str:
+        if rank is None:
+            return "none, as components depend on one another"
+        each = f" = {' + '.join(map(str, self.ranks_f))}" if letter == "f" else ""
+        values = self.singular_values.get(letter, np.zeros(0))
+        told = ", ".join(f"{value:.2g}" for value in values[: asked[letter]])
+        return f"{rank} of {asked[letter]}{each}" + (f"; singular values {told}" if told else "")
 
 
 def _plain(value: Any) -> Any:
