@@ -94,8 +94,10 @@ def _more(prior: Any, values: Mapping[str, Tensor], found: Evidence) -> str:
     most = 2 * found.dim + 1
     each = _with(prior, values, most)
     if each is None:
-        at_least = f"at least {found.dim + 1} that change components differently"
-        return f"More conditions than {found.conditions}, {at_least}."
+        return (
+            f"More conditions (of {found.conditions} now; at least {found.dim + 1} are needed) "
+            "that change components in other proportions."
+        )
     ranks_then = each(most)
     if ranks_then is None:
         return ""

@@ -94,9 +94,7 @@ def check_prior(
                 curves, span = fibres(laws, z, scale)
                 cornered = curves == "closed" and _meets(corners(laws, z), span)
             family = _family(exact, prior, values) if trainable and values else None
-            found = Evidence(
-                **common, ranks=own, family=family, fibres=curves, cornered=cornered
-            )
+            found = Evidence(**common, ranks=own, family=family, fibres=curves, cornered=cornered)
         costs = gaps(laws, turned)
         verdict = judge(found)
         advice = advise(exact, values, found, verdict)
@@ -106,9 +104,7 @@ def check_prior(
 def _meets(places: list[float | None], span: Tensor) -> bool:
     """Whether a level curve crosses a corner."""
     low, high = span
-    return any(
-        at is not None and low[k] <= at <= high[k] for k, at in enumerate(places)
-    )
+    return any(at is not None and low[k] <= at <= high[k] for k, at in enumerate(places))
 
 
 def _family(exact: nn.Module, prior: nn.Module, values: Mapping[str, Tensor]) -> Ranks | None:

@@ -20,7 +20,6 @@ STEP = 0.1  # standard deviations, more further out
 FAR = 25.0  # standard deviations at which a curve counts as open
 STEPS = 800
 CLOSE = 0.6  # of a step
-SHARP = 1e-3  # relative change of a slope over a tiny distance
 
 
 def fibres(laws: Laws, z: Tensor, scale: Tensor) -> tuple[str | None, Tensor]:
@@ -50,18 +49,14 @@ def fibres(laws: Laws, z: Tensor, scale: Tensor) -> tuple[str | None, Tensor]:
         ]
         return contrast.detach(), torch.stack(rows, dim=1)
 
-    _, slope = seen(start)
-    rows = slope.square().mean((0, 2)).sqrt()
-    weights = torch.where(rows > 1e-9 * rows.max(), 1 / rows.clamp_min(1e-300), 0.0)
-
     def along(slope: Tensor, before: Tensor) -> Tensor:
         """The direction in which no contrast changes, going on from ``before``."""
-        null = torch.linalg.svd(slope * weights.unsqueeze(-1)).Vh[:, -1]
+        null = torch.linalg.svd(slope).Vh[:, -1]
         sign = (null * before).sum(-1, keepdim=True)
         return torch.where(sign < 0, -null, null)
 
     # both ways from each start
-    first = torch.linalg.svd(slope * weights.unsqueeze(-1)).Vh[:, -1]
+    first = torch.linalg.svd(seen(start)[1]).Vh[:, -1]
     origin = torch.cat([start, start])
     x, way = origin, torch.cat([first, -first])
     level = seen(origin)[0]
@@ -78,8 +73,7 @@ def fibres(laws: Laws, z: Tensor, scale: Tensor) -> tuple[str | None, Tensor]:
         middle = along(seen(at + 0.5 * step * here)[1], here)
         new = at + step * middle
         value, slope = seen(new)
-        miss = ((value - goal) * weights).unsqueeze(-1)
-        fix = torch.linalg.pinv(slope * weights.unsqueeze(-1), rtol=1e-5) @ miss
+        fix = torch.linalg.pinv(slope, rtol=1e-5) @ (value - goal).unsqueeze(-1)
         new = new - fix.squeeze(-1).clamp(-0.5, 0.5)
         x = x.index_put((moving,), new)
         way = way.index_put((moving,), middle)
@@ -91,8 +85,10 @@ def fibres(laws: Laws, z: Tensor, scale: Tensor) -> tuple[str | None, Tensor]:
         away = (x - origin).norm(dim=-1)
         near = away < CLOSE * STEP * (1 + origin.norm(dim=-1) / 3)
         back |= moving & near & (length > 4 * STEP) & (((high - low).amax(-1)) > 2 * STEP)
-    span = torch.stack([low[back].amin(0), high[back].amax(0)]) if back.any() else x.new_zeros(
-        2, laws.dim
+    span = (
+        torch.stack([low[back].amin(0), high[back].amax(0)])
+        if back.any()
+        else x.new_zeros(2, laws.dim)
     )
     span = centre + scale * span
     if back.any():

@@ -91,7 +91,9 @@ def _known(found: Evidence) -> Answer:
     if rank == 0:
         why = "there is no condition" if found.conditions == 1 else "no condition matters"
         turned = f" ({symmetry(found)})" if found.group.size else ""
-        return Answer("not", f"Not identified: {why}, so any map that preserves p(z) remains{turned}.")
+        return Answer(
+            "not", f"Not identified: {why}, so any map that preserves p(z) remains{turned}."
+        )
     if rank == n:
         return Answer(
             found.known,
@@ -203,12 +205,14 @@ def _linear_learned(found: Evidence, free: Answer) -> Answer:
     independent = (
         found.transitions.independent if found.transitions else found.ranks.each is not None
     )
+    if free.axes:
+        return free
     if found.group.loose:
         planes = _planes(found.group.loose)
         return Answer("rotation", f"Not identified: rotations of whitened z in {planes} remain.")
     if found.group.size:
         return Answer("rotation", f"Not identified: {symmetry(found)}.")
-    if not independent and not free.axes:
+    if not independent:
         return Answer("unknown", "No theorem: components depend on one another.")
     return Answer(
         "permutation",

@@ -18,7 +18,7 @@ from torch.distributions import Distribution
 
 from pyrocryo.context import wanted
 from pyrocryo.errors import InputError
-from pyrocryo.testing.checks import mapped, tensors
+from pyrocryo.testing.checks import mapped
 
 __all__ = ["Laws", "in_double", "made_double", "values_of"]
 
@@ -108,7 +108,6 @@ class Laws:
         event: `(K,)` or `(T, K)`.
         dim: K.
         count: L.
-        rounding: Relative error of the numbers that the laws are made of.
 
     Raises:
         InputError: If the prior does not give such laws.
@@ -136,10 +135,6 @@ class Laws:
                 f"{(self.count,) if values else ()}"
             )
         self.event, self.dim = event, event[-1]
-        # what is computed in single precision is rounded so, whatever it is turned to later
-        held = [law] if not isinstance(prior, nn.Module) else []
-        single = [t for each in held for t in tensors(each) if t.dtype == torch.float32]
-        self.rounding = 6e-8 if single or isinstance(prior, nn.Module) else 2e-16
         self.law = mapped(law, lambda t: t.double() if t.is_floating_point() else t)
         self._checks = _support(law)
 
@@ -162,8 +157,10 @@ class Laws:
             raise InputError(f"prior: {self.name} cannot be sampled: {error}") from None
         if not z.isfinite().all():
             raise InputError(f"prior: {self.name} has samples that are not finite")
-        return z.expand(count, self.count, *self.event) if z.dim() - len(self.event) == 2 else (
-            z.unsqueeze(1).expand(count, self.count, *self.event)
+        return (
+            z.expand(count, self.count, *self.event)
+            if z.dim() - len(self.event) == 2
+            else (z.unsqueeze(1).expand(count, self.count, *self.event))
         )
 
     def mixture(self, count: int) -> Tensor:
@@ -236,17 +233,15 @@ def _called(prior: Any, values: Mapping[str, Tensor], name: str) -> Any:
     if isinstance(prior, Distribution):
         return prior
     exact = {field: value.double() for field, value in values.items()}
-    try:
-        return _at(prior, exact)
-    except (IndexError, TypeError, RuntimeError) as error:
-        # classes index a table
-        if all(value.is_floating_point() for value in values.values()):
-            raise InputError(f"prior: {name} cannot be asked at these conditions: {error}") from error
     whole = {f: v.double() if v.is_floating_point() else v.long() for f, v in values.items()}
-    try:
-        return _at(prior, whole)
-    except (IndexError, TypeError, RuntimeError) as error:
-        raise InputError(f"prior: {name} cannot be asked at these conditions: {error}") from error
+    tries = [exact] if all(v.is_floating_point() for v in values.values()) else [exact, whole]
+    while True:  # whole numbers may be classes, that index a table
+        try:
+            return _at(prior, tries.pop(0))
+        except (IndexError, TypeError, RuntimeError, ValueError) as error:
+            if not tries:
+                told = f"prior: {name} cannot be asked at these conditions: {error}"
+                raise InputError(told) from error
 
 
 def _at(prior: Any, values: Mapping[str, Tensor]) -> Any:

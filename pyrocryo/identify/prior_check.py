@@ -163,15 +163,20 @@ class PriorCheck:
         return _plain(asdict(self) | {"sum_f": self.sum_f, "sentence": self.sentence})
 
     def __str__(self) -> str:
-        on = f"{self.conditions} conditions of {' and '.join(self.fields)}" if self.fields else (
-            "no condition"
+        on = (
+            f"{self.conditions} conditions of {' and '.join(self.fields)}"
+            if self.fields
+            else ("no condition")
         )
         lines = [f"{self.name}: K = {self.dim}, {'frames, ' if self.temporal else ''}{on}"]
         lines.append(f"  left as it is by   {self.symmetry}")
         if not self.temporal:
             asked = {"j": self.dim, "f": self.sum_f, "w": 2 * self.dim}
-            for letter, rank in (("j", self.rank_j), ("f", self.rank_f), ("w", self.rank_w)):
-                lines.append(f"  rank {letter.upper()}             {self._rank(letter, rank, asked)}")
+            found = {"j": self.rank_j, "f": self.rank_f, "w": self.rank_w}
+            for letter, rank in list(found.items())[: 1 if self.conditions == 1 else 3]:
+                lines.append(
+                    f"  rank {letter.upper()}             {self._rank(letter, rank, asked)}"
+                )
         else:
             ratio = ", ".join(f"{value:.3g}" for value in self.singular_values["pcl"])
             lines.append(f"  PCL s2/s1          {ratio}")

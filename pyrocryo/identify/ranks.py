@@ -15,9 +15,8 @@ from pyrocryo.identify.laws import Laws
 
 __all__ = ["Ranks", "corners", "factorised", "ranks"]
 
-TOLERANCE = 1e-7  # singular values below, of the largest, are rounding
-MARGIN = 20.0  # times the rounding of the prior's own numbers
-NOTHING = 1e-9  # contrasts below, of the scores, are no contrasts
+TOLERANCE = 1e-7  # singular values below, of the largest, are 0
+ROUNDED = 1e-6  # of the scores: the numbers of priors are mostly kept in single precision
 TYPICAL = 0.05  # share of z where a rank must be found
 NODES = 200  # of each component's grid
 TAILS = 0.005  # left out at each end of it
@@ -27,13 +26,13 @@ HALVINGS = 40
 
 @dataclass(frozen=True)
 class Ranks:
-    """Ranks of J, F and W with their singular values, relative to the largest.
+    r"""Ranks of J, F and W with their singular values, relative to the largest.
 
     Attributes:
-        j: Rank of J, :math:`[\\partial_k S_l]`, found in at least 5 % of `z`.
+        j: Rank of J, :math:`[\partial_k S_l]`, found in at least 5 % of `z`.
         f: Rank of F, the contrasts as functions of `z`; None where components are dependent.
         each: The same, component by component, :math:`d_k`.
-        w: Rank of W, :math:`[\\partial_k S_l, \\partial_k^2 S_l]`.
+        w: Rank of W, :math:`[\partial_k S_l, \partial_k^2 S_l]`.
         share: Share of `z` where J has its rank.
         singular: By ``j``, ``f``, ``w``.
         monotone: Of components with one statistic, whether that is monotone.
@@ -84,41 +83,38 @@ def ranks(laws: Laws, z: Tensor, scale: Tensor, slope: Tensor, hessian: Tensor) 
     first = slope * scale
     second = hessian.diagonal(dim1=-2, dim2=-1) * scale.square()
     independent = factorised(hessian, scale)
-    size = first.square().mean().sqrt()
     j = first[:, 1:] - first[:, :1]
-    rows = j.square().mean((0, 2)).sqrt()
-    kept = rows > max(NOTHING, MARGIN * laws.rounding) * size
+    size = first.square().mean().sqrt().item()
     singular: dict[str, np.ndarray] = {}
-    if not kept.any():
+    if not j.square().mean().sqrt() > ROUNDED * size:
         none = (0,) * laws.dim if independent else None
-        monotone = (None,) * laws.dim
-        return Ranks(0, 0 if none else None, none, 0 if none else None, 1.0, singular, monotone)
-    rows = rows[kept]
-    limit = max(TOLERANCE, MARGIN * laws.rounding * (size / rows.min()).item())
-    j = j[:, kept] / rows.unsqueeze(-1)
-    rank_j, share, singular["j"] = _typical(j, limit)
+        zero = 0 if independent else None
+        return Ranks(0, zero, none, zero, 1.0, singular, (None,) * laws.dim)
+    rank_j, share, singular["j"] = _typical(j, ROUNDED * size)
     if not independent:
         return Ranks(rank_j, None, None, None, share, singular, (None,) * laws.dim)
-    curved = (second[:, 1:] - second[:, :1])[:, kept] / rows.unsqueeze(-1)
-    rank_w, _, singular["w"] = _typical(torch.cat([j, curved], dim=-1), limit)
-    blocks = _blocks(laws, z)[kept]
-    blocks = blocks / blocks.square().sum((1, 2), keepdim=True).sqrt()
+    w = torch.cat([j, second[:, 1:] - second[:, :1]], dim=-1)
+    bend = second.square().mean().sqrt().item()
+    rank_w, _, singular["w"] = _typical(w, ROUNDED * max(size, bend))
+    q = _profiles(laws, z)
+    least = ROUNDED * q.square().sum((1, 2)).sqrt().max()
+    blocks = q[1:] - q[:1]
     whole = torch.linalg.svdvals(blocks.flatten(1))
+    limit = torch.maximum(TOLERANCE * whole[0], least)
     each, monotone = [], []
     for k in range(laws.dim):
         _, values, right = torch.linalg.svd(blocks[:, k], full_matrices=False)
-        each.append(int((values > limit * whole[0]).sum()))
+        each.append(int((values > limit).sum()))
         monotone.append(_monotone(right[0]) if each[-1] == 1 else None)
     singular["f"] = (whole / whole[0]).numpy()
-    rank_f = int((whole > limit * whole[0]).sum())
+    rank_f = int((whole > limit).sum())
     return Ranks(rank_j, rank_f, tuple(each), rank_w, share, singular, tuple(monotone))
 
 
-def _typical(rows: Tensor, limit: float) -> tuple[int, float, np.ndarray]:
+def _typical(rows: Tensor, least: float) -> tuple[int, float, np.ndarray]:
     """Rank at typical points, the share of points that have it, median singular values."""
     values = torch.linalg.svdvals(rows)
-    floor = 1e-6 * values[:, 0].median()
-    found = (values > limit * torch.maximum(values[:, :1], floor)).sum(-1)
+    found = (values > (TOLERANCE * values[:, :1]).clamp_min(least)).sum(-1)
     shares = [(found >= r).double().mean().item() for r in range(values.shape[1] + 1)]
     rank = max(r for r, share in enumerate(shares) if share >= TYPICAL)
     relative = values / values[:, :1].clamp_min(1e-300)
@@ -126,22 +122,21 @@ def _typical(rows: Tensor, limit: float) -> tuple[int, float, np.ndarray]:
 
 
 def _lines(laws: Laws, z: Tensor, grids: Tensor) -> Tensor:
-    """Points `(K, G, K)` that differ from a typical one in one component, on ``grids`` `(K, G)`."""
+    """Points `(K, G, K)`: a typical one, with one component moved along ``grids`` `(K, G)`."""
     points = z.median(dim=0).values.expand(*grids.shape, laws.dim).clone()
     for k in range(laws.dim):
         points[k, :, k] = grids[k]
     return points
 
 
-def _blocks(laws: Laws, z: Tensor) -> Tensor:
-    """Contrasts `(M, K, G)` of each component on a grid of quantiles, less their means."""
+def _profiles(laws: Laws, z: Tensor) -> Tensor:
+    """Log-densities `(L, K, G)` of components on grids of quantiles, less their means."""
     levels = torch.linspace(TAILS, 1 - TAILS, NODES)
     grids = z.quantile(levels, dim=0).T
     with torch.no_grad():
         q = laws.log_prob(_lines(laws, z, grids).flatten(0, 1))
     q = q.unflatten(0, grids.shape).permute(2, 0, 1)
-    contrast = q[1:] - q[:1]
-    return contrast - contrast.mean(-1, keepdim=True)
+    return q - q.mean(-1, keepdim=True)
 
 
 def _monotone(statistic: Tensor) -> bool:
@@ -163,7 +158,8 @@ def corners(laws: Laws, z: Tensor) -> list[float | None]:
         ends = torch.cat([left, (left + right) / 2, right], dim=1)
         jump = (_slopes(laws, z, ends).diff(dim=1).abs() / width.unsqueeze(1)).amax(-1)
         upper = jump[:, 1:] > jump[:, :1]
-        left, right = torch.where(upper, ends[:, 1:2], left), torch.where(upper, right, ends[:, 1:2])
+        middle = ends[:, 1:2]
+        left, right = torch.where(upper, middle, left), torch.where(upper, right, middle)
     return [
         at.item() if size > CORNER else None
         for at, size in zip(left[:, 0], jump.amax(-1), strict=True)

@@ -17,7 +17,7 @@ from torch import Tensor
 from pyrocryo.identify.laws import Laws
 from pyrocryo.identify.power import BLIND, turn_of
 from pyrocryo.identify.prior_check import Gap
-from pyrocryo.identify.ranks import MARGIN, TOLERANCE
+from pyrocryo.identify.ranks import ROUNDED
 
 __all__ = ["Group", "gaps", "group", "permutations", "scales"]
 
@@ -71,10 +71,9 @@ def group(laws: Laws, z: Tensor, scale: Tensor) -> Group:
     frames, n = white.shape[-2:]
     products = torch.einsum("nlti,ntj->nlij", slope, white)
     shifts = slope.sum(2)  # (N, L, K)
-    limit = max(TOLERANCE, MARGIN * laws.rounding)
     trace = frames * torch.eye(n).flatten()
     every = torch.cat([products.flatten(2) + trace, shifts], dim=-1).flatten(0, 1)
-    size = len(_null(every, limit))
+    size = len(_null(every))
     found: dict[str, list[tuple[int, int]]] = {"": [], "round": [], "loose": [], "loose round": []}
     for i, j in itertools.combinations(range(n), 2):
         pair, moves = products[..., [i, j], [j, i]], shifts[..., [i, j]]
@@ -84,7 +83,7 @@ def group(laws: Laws, z: Tensor, scale: Tensor) -> Group:
             ("", torch.cat([pair, moves], dim=-1).flatten(0, 1), None),
             ("loose", free, pair.flatten(0, 1)),
         ):
-            null = _null(rows, limit, like)
+            null = _null(rows, like)
             turns = [v for v in null if v[:2].abs().min() > EQUAL * v.abs().max()]
             if not turns:
                 continue
@@ -96,12 +95,14 @@ def group(laws: Laws, z: Tensor, scale: Tensor) -> Group:
     return Group(size, *(tuple(planes) for planes in found.values()))
 
 
-def _null(rows: Tensor, limit: float, like: Tensor | None = None) -> list[Tensor]:
+def _null(rows: Tensor, like: Tensor | None = None) -> list[Tensor]:
     """Null vectors of ``rows``, whose columns are first made of one length."""
     length = (rows if like is None else like).square().mean(0).sqrt().clamp_min(1e-300)
     triangle = torch.linalg.qr(rows / length / math.sqrt(len(rows)), mode="r").R
     _, values, right = torch.linalg.svd(triangle)
-    return [v / length for v, size in zip(right, values, strict=True) if size <= limit * values[0]]
+    return [
+        v / length for v, size in zip(right, values, strict=True) if size <= ROUNDED * values[0]
+    ]
 
 
 def _without(rows: Tensor, moves: Tensor) -> Tensor:

@@ -27,14 +27,14 @@ SOMEWHERE = 0.01  # share of the grid where it must be more
 
 @dataclass(frozen=True)
 class Transitions:
-    """Of each component.
+    r"""Of each component.
 
     Attributes:
         ratio: Second over first singular value of :math:`|q_{xy}|`; 0 where that vanishes.
         dependent: Whether :math:`q_{xy}` is other than 0 to double precision.
         independent: Whether no component depends on another.
-        laplace: Whether steps are Laplace: :math:`|\partial_y \ln p|` of the last frame is the same
-            whatever the step, and the slope jumps where it is 0.
+        laplace: Whether steps are Laplace: :math:`|\partial_y \ln p|` of the last frame is
+            the same whatever the step.
     """
 
     ratio: tuple[float, ...]
