@@ -102,9 +102,12 @@ def check_prior(
 
 
 def _meets(places: list[float | None], span: Tensor) -> bool:
-    """Whether a level curve crosses a corner."""
+    """Whether every level curve that closes crosses a corner."""
     low, high = span
-    return any(at is not None and low[k] <= at <= high[k] for k, at in enumerate(places))
+    crossed = [
+        (low[:, k] <= at) & (at <= high[:, k]) for k, at in enumerate(places) if at is not None
+    ]
+    return bool(crossed) and bool(torch.stack(crossed).any(0).all())
 
 
 def _family(exact: nn.Module, prior: nn.Module, values: Mapping[str, Tensor]) -> Ranks | None:

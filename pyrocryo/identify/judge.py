@@ -89,7 +89,7 @@ def judge(found: Evidence) -> Verdict:
 def _known(found: Evidence) -> Answer:
     n, rank = found.dim, found.ranks.j
     if rank == 0:
-        why = "there is no condition" if found.conditions == 1 else "no condition matters"
+        why = "nothing to compare" if found.conditions == 1 else "no condition matters"
         turned = f" ({symmetry(found)})" if found.group.size else ""
         return Answer(
             "not", f"Not identified: {why}, so any map that preserves p(z) remains{turned}."

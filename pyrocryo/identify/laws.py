@@ -136,7 +136,12 @@ class Laws:
             )
         self.event, self.dim = event, event[-1]
         self.law = mapped(law, lambda t: t.double() if t.is_floating_point() else t)
-        self._checks = _support(law)
+        self._inside = _support(law)
+
+    @property
+    def bounded(self) -> bool:
+        """Whether the support ends somewhere."""
+        return self._inside is not None
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Of `z` `(N, *event)` at every condition, `(N, L)`; -inf outside of the support."""
@@ -145,8 +150,7 @@ class Laws:
     def own(self, z: Tensor) -> Tensor:
         """Of `z` `(N, L, *event)`, each at its condition, `(N, L)`."""
         found = self.law.log_prob(z).expand(z.shape[:2])
-        inside = self._checks(z)
-        return found if inside is None else found.masked_fill(~inside, -math.inf)
+        return found if self._inside is None else found.masked_fill(~self._inside(z), -math.inf)
 
     def sample(self, count: int) -> Tensor:
         """Draws at each condition, `(count, L, *event)`."""
@@ -251,13 +255,11 @@ def _at(prior: Any, values: Mapping[str, Tensor]) -> Any:
         return prior(**values)
 
 
-def _support(law: Any) -> Callable[[Tensor], Tensor | None]:
-    """Whether points are inside the support; None where all are."""
+def _support(law: Any) -> Callable[[Tensor], Tensor] | None:
+    """Whether points are inside the support; None where all are, or nobody can tell."""
     try:
-        constraint = law.support
-        everywhere = constraint.check(torch.full((*law.batch_shape, *law.event_shape), -1e3))
-        if everywhere.all():
-            return lambda z: None
-        return constraint.check
+        far = torch.full((*law.batch_shape, *law.event_shape), 1e3)
+        everywhere = all(law.support.check(point).all() for point in (far, -far))
     except (NotImplementedError, AttributeError, RuntimeError):
-        return lambda z: None
+        return None
+    return None if everywhere else law.support.check

@@ -53,12 +53,12 @@ class Ranks:
 
     def condition(self, dim: int) -> dict[str, float]:
         """Largest over smallest of the singular values that are asked for."""
-        need = {"j": dim, "w": 2 * dim, "f": sum(self.each or ()) or dim}
+        asked = {"j": (self.j, dim), "f": (self.f, sum(self.each or ())), "w": (self.w, 2 * dim)}
         found = {}
-        for name, values in self.singular.items():
-            n = need[name]
-            enough = len(values) >= n and values[n - 1] > 1e-15
-            found[name] = float(values[0] / values[n - 1]) if enough else float("inf")
+        for name, (rank, least) in asked.items():
+            values = self.singular.get(name, np.zeros(0))
+            enough = rank == least <= len(values) and least > 0
+            found[name] = float(values[0] / values[least - 1]) if enough else float("inf")
         return found
 
 

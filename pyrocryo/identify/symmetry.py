@@ -92,6 +92,8 @@ def group(laws: Laws, z: Tensor, scale: Tensor) -> Group:
             ratio = (turns[0][0] / turns[0][1]).abs().sqrt() * scale[i] / scale[j]
             if abs(ratio - 1) < EQUAL:
                 found[f"{kind} round".strip()].append((i + 1, j + 1))
+    if laws.bounded:  # which flows across the ends need not keep
+        size = len(found[""])
     return Group(size, *(tuple(planes) for planes in found.values()))
 
 
