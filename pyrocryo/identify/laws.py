@@ -73,10 +73,9 @@ def values_of(
             f"conditions: the prior {name} wants {wants}, but {' and '.join(missing)} is missing; "
             f"give {{{', '.join(f'{field!r}: [...]' for field in fields)}}}"
         )
-    if not isinstance(prior, nn.Module) and not isinstance(prior, Distribution):
-        known = inspect.signature(prior).parameters
-    else:
-        known = fields
+    known = set(fields)
+    if not isinstance(prior, (nn.Module, Distribution)):  # those with defaults too
+        known |= set(inspect.signature(prior).parameters)
     if unknown := [field for field in conditions if field not in known]:
         raise InputError(f"conditions: the prior {name} wants {wants}, not {unknown[0]}")
     values = {}
