@@ -482,3 +482,12 @@ def test_bad_numbers():
         check_prior(HARMONIC, KELVIN, dim=3)
     with pytest.raises(InputError, match="samples: expected at least 100"):
         check_prior(HARMONIC, KELVIN, samples=10)
+
+
+def test_particles_share_conditions():
+    few = check_prior(HARMONIC, KELVIN)
+    many = check_prior(HARMONIC, np.repeat(np.array(KELVIN, dtype=np.float32), 1000))
+    assert many.conditions == 6
+    assert told(many) == told(few)
+    spread = check_prior(HARMONIC, np.linspace(100.0, 600.0, 1500))
+    assert (spread.conditions, spread.rank_j, spread.fibres) == (1500, 1, "closed")

@@ -16,7 +16,7 @@ from pyrocryo.identify.fibres import fibres
 from pyrocryo.identify.judge import Evidence, described, judge
 from pyrocryo.identify.laws import Laws, in_double, made_double, values_of
 from pyrocryo.identify.prior_check import PriorCheck
-from pyrocryo.identify.ranks import Ranks, corners, ranks
+from pyrocryo.identify.ranks import corners, ranks
 from pyrocryo.identify.symmetry import gaps, group, permutations, scales
 from pyrocryo.identify.transitions import transitions
 
@@ -26,6 +26,7 @@ FEWEST = 100
 TURNED = 20_000  # draws that turns and exchanges are judged from
 DISTURBED = 0.3  # by which parameters are moved, for a member of the family
 FAMILY = 500  # draws for its ranks
+AT_ONCE = 200_000  # draws times conditions
 
 
 def check_prior(
@@ -75,68 +76,14 @@ def check_prior(
     with in_double(seed):
         exact = made_double(prior)
         laws = Laws(exact, values, dim)
-        z = laws.mixture(samples)
-        laws.checked(z[:500])
-        scale = scales(z)
         turned = laws.sample(math.ceil(TURNED / laws.count))
-        common = {
-            "dim": laws.dim,
-            "conditions": laws.count,
-            "group": group(laws, z, scale),
-            "permutations": permutations(laws, turned, scales(turned)),
-        }
-        if len(laws.event) == 2:
-            found = Evidence(**common, transitions=transitions(laws, z))
-        else:
-            own = ranks(laws, z, scale, *laws.derivatives(z))
-            curves, cornered = None, False
-            if own.j == laws.dim - 1 and laws.count > 1 and laws.dim > 1:
-                curves, span = fibres(laws, z, scale)
-                cornered = curves == "closed" and _meets(corners(laws, z), span)
-            family = _family(exact, prior, values) if trainable and values else None
-            found = Evidence(**common, ranks=own, family=family, fibres=curves, cornered=cornered)
+        found = _evidence(laws, samples, turned)
+        family = _family(exact, prior, values) if trainable else None
         costs = gaps(laws, turned)
-        verdict = judge(found)
+        verdict = judge(found, family)
         advice = advise(exact, values, found, verdict)
-    return _result(laws, values, trainable, found, costs, verdict, advice)
-
-
-def _meets(places: list[float | None], span: Tensor) -> bool:
-    """Whether every level curve that closes crosses a corner."""
-    low, high = span
-    crossed = [
-        (low[:, k] <= at) & (at <= high[:, k]) for k, at in enumerate(places) if at is not None
-    ]
-    return bool(crossed) and bool(torch.stack(crossed).any(0).all())
-
-
-def _family(exact: nn.Module, prior: nn.Module, values: Mapping[str, Tensor]) -> Ranks | None:
-    """Ranks at random values of the parameters; None where the prior breaks there."""
-    learned = {name for name, p in prior.named_parameters() if p.requires_grad}
-    member = made_double(exact)
-    with torch.no_grad():
-        for name, parameter in member.named_parameters():
-            if name in learned:
-                size = DISTURBED * parameter.abs().clamp_min(1.0)
-                parameter.add_(size * torch.randn_like(parameter))
-    try:
-        laws = Laws(member, values)
-        z = laws.mixture(FAMILY)
-        return ranks(laws, z, scales(z), *laws.derivatives(z))
-    except InputError:
-        return None
-
-
-def _result(
-    laws: Laws,
-    values: Mapping[str, Tensor],
-    trainable: bool,
-    found: Evidence,
-    costs: tuple[Any, ...],
-    verdict: Any,
-    advice: tuple[str, ...],
-) -> PriorCheck:
-    own, steps, family = found.ranks, found.transitions, found.family
+    own, steps = found.ranks, found.transitions
+    member = family and family.ranks
     return PriorCheck(
         name=laws.name,
         dim=laws.dim,
@@ -149,7 +96,7 @@ def _result(
         rank_f=own and own.f,
         ranks_f=own and own.each,
         rank_w=own and own.w,
-        family=family and {"j": family.j, "f": family.f, "w": family.w},
+        family=member and {"j": member.j, "f": member.f, "w": member.w},
         singular_values=own.singular if own else {"pcl": np.array(steps.ratio)},
         condition_numbers=own.condition(laws.dim) if own else {},
         monotone=own.monotone if own else (None,) * laws.dim,
@@ -162,3 +109,48 @@ def _result(
         verdict=verdict,
         advice=advice,
     )
+
+
+def _evidence(laws: Laws, samples: int, turned: Tensor | None = None) -> Evidence:
+    """All that is measured of a prior; signs and exchanges only with draws to judge them from."""
+    z = laws.mixture(min(samples, AT_ONCE // laws.count))
+    laws.checked(z[:500])
+    scale = scales(z)
+    common = {
+        "dim": laws.dim,
+        "conditions": laws.count,
+        "group": group(laws, z, scale),
+        "permutations": () if turned is None else permutations(laws, turned, scales(turned)),
+    }
+    if len(laws.event) == 2:
+        return Evidence(**common, transitions=transitions(laws, z))
+    own = ranks(laws, z, scale, *laws.derivatives(z))
+    curves, cornered = None, False
+    if own.j == laws.dim - 1 > 0:
+        curves, span = fibres(laws, z, scale)
+        cornered = curves == "closed" and _meets(corners(laws, z), span)
+    return Evidence(**common, ranks=own, fibres=curves, cornered=cornered)
+
+
+def _meets(places: list[float | None], span: Tensor) -> bool:
+    """Whether every level curve that closes crosses a corner."""
+    low, high = span
+    crossed = [
+        (low[:, k] <= at) & (at <= high[:, k]) for k, at in enumerate(places) if at is not None
+    ]
+    return bool(crossed) and bool(torch.stack(crossed).any(0).all())
+
+
+def _family(exact: nn.Module, prior: nn.Module, values: Mapping[str, Tensor]) -> Evidence | None:
+    """The same at random values of the parameters; None where the prior breaks there."""
+    learned = {name for name, p in prior.named_parameters() if p.requires_grad}
+    member = made_double(exact)
+    with torch.no_grad():
+        for name, parameter in member.named_parameters():
+            if name in learned:
+                size = DISTURBED * parameter.abs().clamp_min(1.0)
+                parameter.add_(size * torch.randn_like(parameter))
+    try:
+        return _evidence(Laws(member, values), FAMILY)
+    except InputError:
+        return None

@@ -25,7 +25,6 @@ class Evidence:
     group: Group
     permutations: tuple[tuple[int, ...], ...]
     ranks: Ranks | None = None
-    family: Ranks | None = None
     fibres: str | None = None
     cornered: bool = False
     transitions: Transitions | None = None
@@ -60,27 +59,30 @@ def theorem(ranks: Ranks, dim: int) -> tuple[str, str] | None:
     return None
 
 
-def judge(found: Evidence) -> Verdict:
-    """The verdict, for the prior as known and as learned, decoder by decoder."""
+def judge(found: Evidence, family: Evidence | None = None) -> Verdict:
+    """The verdict, for the prior as known and as learned, decoder by decoder.
+
+    Args:
+        found: Of the prior as it is.
+        family: Of a random member of its family, if it has parameters.
+    """
     if found.dim == 1:
         one = Answer("identified", "There is one latent: no other to mix it with.")
         return Verdict(Answers(one, one, one, GIVEN), Answers(one, one, one, GIVEN))
+    member = family or found
     if found.transitions is not None:
-        known, learned = _known_frames(found), _learned_frames(found)
+        known, learned = _known_frames(found), _learned_frames(member)
     else:
-        known, learned = _known(found), _learned(found)
-    group = found.group
+        known, learned = _known(found), _learned(member)
+    if learned.axes and not known.axes and family is not None:
+        told = learned.sentence[:-1] + "; this is the family, not the values that it has now."
+        learned = Answer(learned.kind, told)
     return Verdict(
-        Answers(
-            known,
-            _linear_known(found),
-            _orthogonal(known, group.round),
-            GIVEN,
-        ),
+        Answers(known, _linear_known(found), _orthogonal(known, found.group.round), GIVEN),
         Answers(
             learned,
-            _linear_learned(found, learned),
-            _orthogonal(learned, group.loose_round),
+            _linear_learned(member, learned),
+            _orthogonal(learned, member.group.loose_round),
             GIVEN,
         ),
     )
@@ -129,21 +131,19 @@ def _known(found: Evidence) -> Answer:
 
 
 def _learned(found: Evidence) -> Answer:
-    ranks, n = found.family or found.ranks, found.dim
+    ranks, n = found.ranks, found.dim
     own = _known(found)
+    if own.kind == "not":
+        return own
     if said := theorem(ranks, n):
         kind, why = said
-        if found.family is not None and theorem(found.ranks, n) is None:
-            why += "; of the family, not of the values that it has now"
         if kind == "linear":
             return Answer(
                 "linear",
                 f"Up to one linear map of the components' statistics: {why}. Axes need more.",
             )
         return Answer("permutation", f"Up to permutation and a map of each component: {why}.")
-    if ranks.j == 0:
-        return own if found.ranks.j == 0 else Answer("unknown", "No theorem covers this prior.")
-    if ranks.j < n - 1 or (own.kind == "twist" and found.ranks.j == ranks.j):
+    if own.kind == "twist":
         return Answer(
             "twist",
             f"Not identified: rank J = {ranks.j} < K = {n} even where the law is known.",

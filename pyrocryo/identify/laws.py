@@ -92,7 +92,11 @@ def values_of(
     if len(set(counts.values())) > 1:
         told = ", ".join(f"{count} of {field}" for field, count in counts.items())
         raise InputError(f"conditions: expected as many values of each field, got {told}")
-    return values
+    if not values:
+        return values
+    rows = torch.cat([value.double().reshape(len(value), -1) for value in values.values()], dim=1)
+    _, first = np.unique(rows.numpy(), axis=0, return_index=True)  # particles share conditions
+    return {field: value[np.sort(first)] for field, value in values.items()}
 
 
 class Laws:
@@ -134,7 +138,7 @@ class Laws:
                 f"{(self.count,) if values else ()}"
             )
         self.event, self.dim = event, event[-1]
-        self.law = mapped(law, lambda t: t.double() if t.is_floating_point() else t)
+        self.law = mapped(law, lambda t: t.cpu().double() if t.is_floating_point() else t.cpu())
         self._inside = _support(law)
 
     @property
@@ -167,8 +171,9 @@ class Laws:
         )
 
     def mixture(self, count: int) -> Tensor:
-        """About ``count`` draws from all conditions alike, `(N, *event)`."""
-        return self.sample(math.ceil(count / self.count)).flatten(0, 1)
+        """Draws from all conditions alike, `(count, *event)`."""
+        z = self.sample(math.ceil(count / self.count)).flatten(0, 1)
+        return z[torch.randperm(len(z))[:count]]
 
     def gradients(self, z: Tensor) -> Tensor:
         r""":math:`\nabla \ln p(z | u_l)`, `(N, L, *event)`."""
