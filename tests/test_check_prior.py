@@ -491,3 +491,25 @@ def test_particles_share_conditions():
     assert told(many) == told(few)
     spread = check_prior(HARMONIC, np.linspace(100.0, 600.0, 1500))
     assert (spread.conditions, spread.rank_j, spread.fibres) == (1500, 1, "closed")
+
+
+def test_advice_on_what_is_learned_is_about_the_family():
+    said = advice(pc.priors.Conditional("dose", 2), FIVE)
+    assert said.startswith("A learned prior has axes wherever it is fitted")
+    assert "as a family        J 2, F 4, W 4" in str(
+        check_prior(pc.priors.Conditional("dose", 2), FIVE)
+    )
+
+
+def test_a_function_too_few_is_counted():
+    def three(temperature):  # 1 / T and ln T, for three components
+        t = column(temperature) / 300
+        own = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
+        return Own(lambda z: own * z**2 / t + t.log() * (own * z).sin(), len(t), 3)
+
+    check = check_prior(three, KELVIN)
+    assert (check.rank_j, check.rank_f, check.sum_f) == (2, 2, 6)
+    assert "2 functions in all" in check.advice[0]
+    few = check_prior(three, KELVIN[:2])
+    assert few.rank_j == 1
+    assert "no more ever" in few.advice[0]

@@ -25,7 +25,11 @@ WHOLE = 0.95  # share of z where contrasts should have their rank
 
 
 def advise(
-    prior: Any, values: Mapping[str, Tensor], found: Evidence, verdict: Verdict
+    prior: Any,
+    values: Mapping[str, Tensor],
+    found: Evidence,
+    verdict: Verdict,
+    trainable: bool = False,
 ) -> tuple[str, ...]:
     """What would help, a sentence each.
 
@@ -34,9 +38,15 @@ def advise(
         values: Its conditions.
         found: What was found of it at these.
         verdict: On that.
+        trainable: Whether the prior is fitted, so that only its family matters.
     """
     if found.dim == 1:
         return ()
+    if trainable and verdict.learned.free.axes:
+        return (
+            "A learned prior has axes wherever it is fitted, also where the true law has none: "
+            "compare seeds, and check the law that you believe in as well.",
+        )
     if verdict.known.free.axes and verdict.learned.free.axes:
         return _margins(found)
     said = []
@@ -109,20 +119,16 @@ def _more(prior: Any, values: Mapping[str, Tensor], found: Evidence) -> str:
             then = each(extra)
             if then and theorem(then, found.dim) and theorem(then, found.dim)[0] == said[0]:
                 return f"{extra} more value{'s' * (extra > 1)} of {names}: then {said[1]}."
-    if ranks_then.j > found.ranks.j:
-        return (
-            f"More values of {names}: with {most} more, rank J is {ranks_then.j} of "
-            f"{found.dim}, though no theorem covers a learned prior."
-        )
+    count = ranks_then.f if ranks_then.f is not None else ranks_then.j
+    shared = "one function that components share" if count == 1 else f"{count} functions in all"
+    full = count < found.conditions + most - 1  # there are no more to be found
+    if ranks_then.j > found.ranks.j or not full:
+        told = f"More values of {names}: with {most} more, rank J is {ranks_then.j} of {found.dim}"
+        return f"{told}{f', and no more ever, as they enter through {shared}' * full}."
     return (
-        f"More values of {names} never help: they enter through {_functions(ranks_then)}, "
-        "however many are measured."
+        f"More values of {names} never help: they enter through {shared}, however many are "
+        "measured."
     )
-
-
-def _functions(found: Ranks) -> str:
-    n = found.f if found.f is not None else found.j
-    return "one function that components share" if n == 1 else f"{n} functions in all"
 
 
 def _with(prior: Any, values: Mapping[str, Tensor], most: int) -> Any:

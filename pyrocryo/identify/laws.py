@@ -164,11 +164,9 @@ class Laws:
             raise InputError(f"prior: {self.name} cannot be sampled: {error}") from None
         if not z.isfinite().all():
             raise InputError(f"prior: {self.name} has samples that are not finite")
-        return (
-            z.expand(count, self.count, *self.event)
-            if z.dim() - len(self.event) == 2
-            else (z.unsqueeze(1).expand(count, self.count, *self.event))
-        )
+        if z.dim() == 1 + len(self.event):  # one law for all conditions
+            z = z.unsqueeze(1)
+        return z.expand(count, self.count, *self.event)
 
     def mixture(self, count: int) -> Tensor:
         """Draws from all conditions alike, `(count, *event)`."""

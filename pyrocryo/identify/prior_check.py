@@ -177,6 +177,9 @@ class PriorCheck:
                 lines.append(
                     f"  rank {letter.upper()}             {self._rank(letter, rank, asked)}"
                 )
+            if self.family:
+                ranks = ", ".join(f"{k.upper()} {rank}" for k, rank in self.family.items())
+                lines.append(f"  as a family        {ranks}")
         else:
             ratio = ", ".join(f"{value:.3g}" for value in self.singular_values["pcl"])
             lines.append(f"  PCL s2/s1          {ratio}")
@@ -185,8 +188,8 @@ class PriorCheck:
         per = "pair" if self.temporal else "particle"
         for gap in self.gaps:
             lines.append(
-                f"  45° in {gap.plane}       {gap.unscaled:.3g} nats a {per}, whitened "
-                f"{gap.whitened:.3g} (± {gap.se:.1g})"
+                f"  45° in {gap.plane}      {_nats(gap.unscaled)} nats a {per}, whitened "
+                f"{_nats(gap.whitened)} (± {gap.se:.1g})"
             )
         lines.append("  decoder       prior known     prior learned")
         for decoder in ("free", "linear", "orthogonal", "modes"):
@@ -205,6 +208,10 @@ class PriorCheck:
         values = self.singular_values.get(letter, np.zeros(0))
         told = ", ".join(f"{value:.2g}" for value in values[: asked[letter]])
         return f"{rank} of {asked[letter]}{each}" + (f"; singular values {told}" if told else "")
+
+
+def _nats(value: float) -> str:
+    return "0" if abs(value) < 1e-4 else f"{value:.3g}"
 
 
 def _plain(value: Any) -> Any:
