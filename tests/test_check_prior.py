@@ -513,3 +513,25 @@ def test_a_function_too_few_is_counted():
     few = check_prior(three, KELVIN[:2])
     assert few.rank_j == 1
     assert "no more ever" in few.advice[0]
+
+
+def test_signs_are_about_any_centre_and_exchanges_in_any_unit():
+    narrow = pc.priors.Boltzmann(energies=[pc.priors.DoubleWell(9.0)] * 2, reference=300.0)
+    moves = {"loc": torch.tensor([50.0, -7.0]), "scale": torch.tensor([1.0, 30.0])}
+
+    def moved(temperature):
+        map_ = dist.transforms.AffineTransform(*moves.values(), event_dim=1)
+        return dist.TransformedDistribution(narrow.double()(temperature), [map_])
+
+    check = check_prior(moved, KELVIN)
+    assert set(check.permutations) == {(-1, 2), (1, -2), (2, 1)}
+    tilted = [pc.priors.DoubleWell(3.0, tilt=0.3), pc.priors.DoubleWell(3.0, tilt=-0.3)]
+    check = check_prior(pc.priors.Boltzmann(energies=tilted, reference=300.0), KELVIN)
+    assert check.permutations == ((-2, -1),)
+
+
+def test_a_turn_that_costs_next_to_nothing_is_told():
+    check = check_prior(rows((1, 1), (1.001, 1.002), (1.003, 1.001)), [0, 1, 2])
+    assert check.verdict.known.free.axes
+    assert "hardly any number of particles" in check.advice[0]
+    assert "hardly" not in advice(TABLE["scales, 3"][0], [0, 1, 2])

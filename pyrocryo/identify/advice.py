@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +12,8 @@ from torch import Tensor
 from pyrocryo.errors import InputError
 from pyrocryo.identify.judge import Evidence, theorem
 from pyrocryo.identify.laws import Laws
-from pyrocryo.identify.prior_check import Verdict
+from pyrocryo.identify.power import BLIND
+from pyrocryo.identify.prior_check import Gap, Verdict
 from pyrocryo.identify.ranks import Ranks, ranks
 from pyrocryo.identify.symmetry import scales
 
@@ -29,6 +31,7 @@ def advise(
     values: Mapping[str, Tensor],
     found: Evidence,
     verdict: Verdict,
+    costs: tuple[Gap, ...] = (),
     trainable: bool = False,
 ) -> tuple[str, ...]:
     """What would help, a sentence each.
@@ -38,6 +41,7 @@ def advise(
         values: Its conditions.
         found: What was found of it at these.
         verdict: On that.
+        costs: What turns cost.
         trainable: Whether the prior is fitted, so that only its family matters.
     """
     if found.dim == 1:
@@ -48,7 +52,7 @@ def advise(
             "compare seeds, and check the law that you believe in as well.",
         )
     if verdict.known.free.axes and verdict.learned.free.axes:
-        return _margins(found)
+        return _margins(found, costs)
     said = []
     if found.transitions is not None:
         if not found.group.size:
@@ -81,10 +85,17 @@ def advise(
     return tuple(each for each in said if each)
 
 
-def _margins(found: Evidence) -> tuple[str, ...]:
-    if found.ranks is None or not found.ranks.j:
-        return ()
+def _margins(found: Evidence, costs: tuple[Gap, ...]) -> tuple[str, ...]:
+    """How little it may be that a prior identifies by."""
     said = []
+    least = min((gap.cheapest for gap in costs), default=math.inf)
+    if least < BLIND:
+        said.append(
+            f"A turn by 45° costs no more than {BLIND:g} nats a particle: hardly any number of "
+            "particles will tell."
+        )
+    if found.ranks is None or not found.ranks.j:
+        return tuple(said)
     if found.ranks.share < WHOLE and found.ranks.j == found.dim:
         said.append(
             f"At {100 * (1 - found.ranks.share):.0f} % of z the contrasts vanish to double "

@@ -81,7 +81,7 @@ def check_prior(
         family = _family(exact, prior, values) if trainable else None
         costs = gaps(laws, turned)
         verdict = judge(found, family)
-        advice = advise(exact, values, found, verdict, trainable)
+        advice = advise(exact, values, found, verdict, costs, trainable)
     own, steps = found.ranks, found.transitions
     member = family and family.ranks
     return PriorCheck(

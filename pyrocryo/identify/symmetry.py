@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,7 +24,10 @@ __all__ = ["Group", "gaps", "group", "permutations", "scales"]
 
 POINTS = 500  # of z for the linear equations
 ANGLES = (10.0, 22.5, 45.0)
-NEAR = 4.0  # standard errors within which a centre counts as 0
+NEAR = 4.0  # standard errors within which a centre counts as 0, or is sought
+WORTH = 0.3  # nats within which it is
+FEW = 1000  # draws for that
+SECTIONS = 16
 EQUAL = 1e-4  # by which two rates of turning may differ
 
 
@@ -116,45 +120,77 @@ def permutations(laws: Laws, z: Tensor, scale: Tensor) -> tuple[tuple[int, ...],
     """Signs and exchanges of (whitened) components that leave every condition's law as it is.
 
     Within 1e-3 nats a particle at each. Generators: single signs, the sign of all, exchanges of
-    two.
+    two. Centres and ratios of scales that draws give only nearly are sought within their errors.
 
     Args:
         laws: The prior.
         z: `(N, L, [T,] K)` draws at each condition.
         scale: `(K,)`.
     """
-    flat = z.flatten(0, -2)
-    mean, error = flat.mean(0), flat.std(0) / math.sqrt(len(flat))
-    centre = torch.where(mean.abs() < NEAR * error, torch.zeros_like(mean), mean)
     n = laws.dim
-    own = laws.own(z)
+    flat = z.flatten(0, -2)
+    error = flat.std(0) / math.sqrt(len(flat))
+    centre = flat.mean(0)
+    centre = torch.where(centre.abs() < NEAR * error, torch.zeros(n), centre)
+    few = z[: max(1, FEW // laws.count)]
     found: list[tuple[int, ...]] = []
 
-    def kept(order: list[int], signs: list[float], unit: Tensor, middle: Tensor) -> bool:
-        moved = middle + unit * torch.tensor(signs) * ((z - middle) / unit)[..., order]
-        gap = (own - laws.own(moved)).mean(0).max()
-        return bool(gap < BLIND)
+    def cost(move: Sequence[int], unit: Tensor, middle: Tensor, some: Tensor = z) -> float:
+        order, signs = [abs(k) - 1 for k in move], torch.tensor(move).sign()
+        moved = middle + unit * signs * ((some - middle) / unit)[..., order]
+        return (laws.own(some) - laws.own(moved)).mean(0).max().item()
 
-    one = torch.ones(n)
-    plain = list(range(n))
+    def kept(
+        move: tuple[int, ...],
+        unit: Tensor,
+        middle: Tensor,
+        change: Callable[[float], tuple[Tensor, Tensor]] | None = None,
+    ) -> bool:
+        """Whether a move does, or can by a ``change`` of between -1 and 1 of unit and centre."""
+        least = cost(move, unit, middle)
+        if change and BLIND <= least < WORTH:
+            best = _least(lambda x: cost(move, *change(x), few))
+            least = cost(move, *change(best))
+            if least < BLIND:
+                centre.copy_(change(best)[1])
+        if least < BLIND:
+            found.append(move)
+        return least < BLIND
+
+    one, plain = torch.ones(n), tuple(range(1, n + 1))
     for k in range(n):
-        signs = [-1.0 if i == k else 1.0 for i in plain]
-        if kept(plain, signs, one, centre):
-            found.append(tuple(int(s) * (i + 1) for i, s in zip(plain, signs, strict=True)))
-    if not found and n > 1 and kept(plain, [-1.0] * n, one, centre):
-        found.append(tuple(-(i + 1) for i in plain))
-    for i, j in itertools.combinations(plain, 2):
-        order = list(plain)
-        order[i], order[j] = j, i
-        for sign, (unit, middle) in itertools.product(
-            ((1, 1), (-1, -1), (1, -1)), ((one, torch.zeros(n)), (scale, centre))
-        ):
-            signs = [1.0] * n
-            signs[i], signs[j] = sign
-            if kept(order, signs, unit, middle):
-                found.append(tuple(int(s) * (o + 1) for o, s in zip(order, signs, strict=True)))
+        wide = NEAR * error * (torch.arange(n) == k)
+        sign = tuple(-i if i == k + 1 else i for i in plain)
+        kept(sign, one, centre, lambda x, wide=wide: (one, centre + x * wide))
+    if not found and n > 1:
+        kept(tuple(-i for i in plain), one, centre)
+    for i, j in itertools.combinations(range(n), 2):
+        wide = NEAR / math.sqrt(len(flat)) * (torch.arange(n) == i)
+        for first, second in ((1, 1), (-1, -1), (1, -1)):
+            move = list(plain)
+            move[i], move[j] = first * (j + 1), second * (i + 1)
+            if kept(tuple(move), one, torch.zeros(n)) or kept(
+                tuple(move), scale, centre, lambda x, w=wide: (scale * (x * w).exp(), centre)
+            ):
                 break
     return tuple(found)
+
+
+def _least(cost: Callable[[float], float], low: float = -1.0, high: float = 1.0) -> float:
+    """Where ``cost`` is least, by golden sections."""
+    part = (math.sqrt(5) - 1) / 2
+    inner = [high - part * (high - low), low + part * (high - low)]
+    costs = [cost(x) for x in inner]
+    for _ in range(SECTIONS):
+        if costs[0] < costs[1]:
+            high, inner[1], costs[1] = inner[1], inner[0], costs[0]
+            inner[0] = high - part * (high - low)
+            costs[0] = cost(inner[0])
+        else:
+            low, inner[0], costs[0] = inner[0], inner[1], costs[1]
+            inner[1] = low + part * (high - low)
+            costs[1] = cost(inner[1])
+    return (low + high) / 2
 
 
 def gaps(laws: Laws, z: Tensor) -> tuple[Gap, ...]:
