@@ -170,3 +170,32 @@ def test_rates_that_are_learned_may_differ():
     verdict = check_prior(kinetics, {"time": [[0.0, 1.0]]}).verdict
     assert verdict.known.linear.kind == "rotation"
     assert verdict.learned.linear.kind == "permutation"
+
+
+def test_independent_frames_are_no_transitions():
+    for law in (dist.Laplace(0.0, 1.0), dist.StudentT(4.0)):
+        check = check_prior(law.expand([2, 2]).to_event(2))
+        assert check.verdict.known.free.kind == check.verdict.learned.free.kind == "unknown"
+        assert "are independent" in check.verdict.known.free.sentence
+        assert check.verdict.learned.linear.kind == "permutation"
+
+
+def test_dependent_components_have_no_theorem():
+    class Shared(Transition):
+        """One step size for both components."""
+
+        def __init__(self):
+            super().__init__(2, unused=1.0)
+
+        def log_steps(self, z):
+            return -2 * (1 + z.diff(dim=-2).square().sum(-1, keepdim=True)).log()
+
+        def follow(self, first):
+            step = dist.MultivariateStudentT(2.0, torch.zeros(2), torch.eye(2)).sample(
+                first.shape[:-1]
+            )
+            return torch.cat([first, first + step], -2)
+
+    check = check_prior(Shared())
+    assert not check.factorises
+    assert (check.symmetry, check.verdict.known.free.kind) == ("any rotation", "rotation")

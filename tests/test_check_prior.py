@@ -535,3 +535,19 @@ def test_a_turn_that_costs_next_to_nothing_is_told():
     assert check.verdict.known.free.axes
     assert "hardly any number of particles" in check.advice[0]
     assert "hardly" not in advice(TABLE["scales, 3"][0], [0, 1, 2])
+
+
+def test_where_contrasts_vanish_is_told():
+    def local(temperature, ligand):
+        """A ligand that binds near z1 = 1 alone."""
+        beta, c = 300 / column(temperature), column(ligand)
+
+        def bound(z):
+            near = torch.exp(-((z[..., 0] - 1) ** 2) / 0.02)
+            return torch.stack([near, 0 * z[..., 1]], -1)
+
+        return Own(lambda z: beta * (wells(z) - c * bound(z)), len(beta), 2)
+
+    check = check_prior(local, four("temperature", "ligand"))
+    assert check.rank_j == 2
+    assert "% of z" in check.verdict.known.free.sentence

@@ -23,7 +23,6 @@ DRAWS = 300
 WIDER = 0.25  # of the range of a field, to both sides
 SAME = 1e-9
 FAINT = 1e4  # condition number from which data will hardly tell
-WHOLE = 0.95  # share of z where contrasts should have their rank
 
 
 def advise(
@@ -96,9 +95,9 @@ def _margins(found: Evidence, costs: tuple[Gap, ...]) -> tuple[str, ...]:
         )
     if found.ranks is None or not found.ranks.j:
         return tuple(said)
-    if found.ranks.share < WHOLE and found.ranks.j == found.dim:
+    if found.ranks.where("j") and found.ranks.j == found.dim:
         said.append(
-            f"At {100 * (1 - found.ranks.share):.0f} % of z the contrasts vanish to double "
+            f"At {100 * (1 - found.ranks.share['j']):.0f} % of z the contrasts vanish to double "
             "precision: there data cannot tell."
         )
     if found.ranks.condition(found.dim)["j"] > FAINT and found.ranks.j == found.dim:

@@ -53,7 +53,10 @@ def theorem(ranks: Ranks, dim: int) -> tuple[str, str] | None:
         which = "1 and 3" if max(ranks.each) == 1 else "1 and 2"
         return "permutation", f"iVAE, theorems {which} ({told})"
     if ranks.w == 2 * dim:
-        return "permutation", f"Hyvärinen, Sasaki & Turner 2019 (rank W = {ranks.w} = 2 K)"
+        return (
+            "permutation",
+            f"Hyvärinen, Sasaki & Turner 2019 (rank W = {ranks.w} = 2 K{ranks.where('w')})",
+        )
     if exponential:
         return "linear", f"iVAE, theorem 1 ({told}, monotone statistics)"
     return None
@@ -99,7 +102,7 @@ def _known(found: Evidence) -> Answer:
     if rank == n:
         return Answer(
             found.known,
-            f"Identified: the contrasts have rank {rank} = K, so no continuous family of maps "
+            f"Identified: the contrasts have rank {rank} = K{found.ranks.where('j')}, so no continuous family of maps "
             f"leaves the prior as it is; {found.left}.",
         )
     if rank < n - 1:
@@ -176,6 +179,12 @@ def _learned_frames(found: Evidence) -> Answer:
         return Answer("rotation", f"Not identified: {symmetry(found)} at no cost.")
     if not steps.independent:
         return Answer("unknown", "No theorem: components depend on one another.")
+    apart = [
+        k + 1 for k, tells in enumerate(steps.dependent) if not tells and not steps.laplace[k]
+    ]
+    if apart:
+        which = ", ".join(map(str, apart))
+        return Answer("unknown", f"No theorem: frames of component {which} are independent.")
     gaussian = [k + 1 for k, r in enumerate(steps.ratio) if r < 1e-6 and not steps.laplace[k]]
     if all(steps.laplace):
         return Answer(
@@ -190,7 +199,7 @@ def _learned_frames(found: Evidence) -> Answer:
             f"Gaussian way (PCL, Hyvärinen & Morioka 2017; ratio {min(steps.ratio):.2g}).",
         )
     if gaussian:
-        which = ", ".join(str(k) for k in gaussian)
+        which = ", ".join(map(str, gaussian))
         return Answer("unknown", f"No theorem: component {which} is quasi-Gaussian (PCL, rank 1).")
     return Answer("unknown", "No theorem: some steps are Laplace, others are not.")
 

@@ -18,6 +18,7 @@ __all__ = ["Ranks", "corners", "factorised", "ranks"]
 TOLERANCE = 1e-7  # singular values below, of the largest, are 0
 ROUNDED = 1e-6  # of the scores: the numbers of priors are mostly kept in single precision
 TYPICAL = 0.05  # share of z where a rank must be found
+WHOLE = 0.95  # share from which it counts as everywhere
 NODES = 200  # of each component's grid
 TAILS = 0.005  # left out at each end of it
 CORNER = 1e-3  # jump of a slope, of its range
@@ -33,7 +34,7 @@ class Ranks:
         f: Rank of F, the contrasts as functions of `z`; None where components are dependent.
         each: The same, component by component, :math:`d_k`.
         w: Rank of W, :math:`[\partial_k S_l, \partial_k^2 S_l]`.
-        share: Share of `z` where J has its rank.
+        share: Share of `z` where J and W have their ranks, by ``j``, ``w``.
         singular: By ``j``, ``f``, ``w``.
         monotone: Of components with one statistic, whether that is monotone.
     """
@@ -42,7 +43,7 @@ class Ranks:
     f: int | None
     each: tuple[int, ...] | None
     w: int | None
-    share: float
+    share: dict[str, float]
     singular: dict[str, np.ndarray]
     monotone: tuple[bool | None, ...]
 
@@ -50,6 +51,11 @@ class Ranks:
     def independent(self) -> bool:
         """Whether components are independent at each condition."""
         return self.each is not None
+
+    def where(self, name: str) -> str:
+        """Of ``j`` or ``w``, in words: nothing where it is everywhere."""
+        share = self.share.get(name, 1.0)
+        return f", at {100 * share:.0f} % of z" if share < WHOLE else ""
 
     def condition(self, dim: int) -> dict[str, float]:
         """Largest over smallest of the singular values that are asked for."""
@@ -89,13 +95,14 @@ def ranks(laws: Laws, z: Tensor, scale: Tensor, slope: Tensor, hessian: Tensor) 
     if not j.square().mean().sqrt() > ROUNDED * size:
         none = (0,) * laws.dim if independent else None
         zero = 0 if independent else None
-        return Ranks(0, zero, none, zero, 1.0, singular, (None,) * laws.dim)
-    rank_j, share, singular["j"] = _typical(j, ROUNDED * size)
+        return Ranks(0, zero, none, zero, {}, singular, (None,) * laws.dim)
+    share: dict[str, float] = {}
+    rank_j, share["j"], singular["j"] = _typical(j, ROUNDED * size)
     if not independent:
         return Ranks(rank_j, None, None, None, share, singular, (None,) * laws.dim)
     w = torch.cat([j, second[:, 1:] - second[:, :1]], dim=-1)
     bend = second.square().mean().sqrt().item()
-    rank_w, _, singular["w"] = _typical(w, ROUNDED * max(size, bend))
+    rank_w, share["w"], singular["w"] = _typical(w, ROUNDED * max(size, bend))
     q = _profiles(laws, z)
     least = ROUNDED * q.square().sum((1, 2)).sqrt().max()
     blocks = q[1:] - q[:1]

@@ -22,6 +22,7 @@ __all__ = ["Transitions", "transitions"]
 NODES = 41
 WIDE = 3.0  # standard deviations that the grid covers
 NOTHING = 1e-9  # of the curvature of the log-density
+SAME = 1e-6
 SOMEWHERE = 0.01  # share of the grid where it must be more
 
 
@@ -34,7 +35,7 @@ class Transitions:
         dependent: Whether :math:`q_{xy}` is other than 0 to double precision.
         independent: Whether no component depends on another.
         laplace: Whether steps are Laplace: :math:`|\partial_y \ln p|` of the last frame is
-            the same whatever the step.
+            the same whatever the step, and its sign that of the step.
     """
 
     ratio: tuple[float, ...]
@@ -67,9 +68,13 @@ def transitions(laws: Laws, z: Tensor) -> Transitions:
         values = torch.linalg.svdvals(q)
         dependent.append((q > NOTHING * bend).double().mean().item() > SOMEWHERE)
         ratio.append((values[1] / values[0]).item() if values[0] > NOTHING * bend else 0.0)
-    steep = laws.gradients(z)[:, 0, -1].abs() * scale
-    flat = steep.amax(0) - steep.amin(0) < 1e-6 * steep.amax(0)
-    laplace = [bool(f) and not d for f, d in zip(flat, dependent, strict=True)]
+    back = z.clone()
+    back[:, -2] = 2 * z[:, -1] - z[:, -2]  # the last step, turned round
+    slope, turned = (laws.gradients(x)[:, 0, -1] for x in (z, back))
+    steep = slope.abs()
+    constant = (steep.amax(0) - steep.amin(0)) < SAME * steep.amax(0)
+    odd = (slope + turned).abs().amax(0) < SAME * steep.amax(0)
+    laplace = [bool(c and o) and not d for c, o, d in zip(constant, odd, dependent, strict=True)]
     return Transitions(
         tuple(ratio), tuple(dependent), _independent(laws, z, scale), tuple(laplace)
     )
