@@ -102,8 +102,8 @@ def _known(found: Evidence) -> Answer:
     if rank == n:
         return Answer(
             found.known,
-            f"Identified: the contrasts have rank {rank} = K{found.ranks.where('j')}, so no continuous family of maps "
-            f"leaves the prior as it is; {found.left}.",
+            f"Identified: the contrasts have rank {rank} = K{found.ranks.where('j')}, so no "
+            f"continuous family of maps leaves the prior as it is; {found.left}.",
         )
     if rank < n - 1:
         return Answer(
