@@ -1,8 +1,10 @@
 """Which latents mean something, and up to which symmetry."""
 
+from pyrocryo.identify.check_prior import check_prior
 from pyrocryo.identify.consistency import Consistency, consistency
 from pyrocryo.identify.increments import Increments, increments, inferred
 from pyrocryo.identify.power import Power, power
+from pyrocryo.identify.prior_check import PriorCheck
 from pyrocryo.identify.sharpness import posterior_sd
 from pyrocryo.identify.verdict import report, rotation_gap
 
@@ -10,6 +12,8 @@ __all__ = [
     "Consistency",
     "Increments",
     "Power",
+    "PriorCheck",
+    "check_prior",
     "consistency",
     "increments",
     "inferred",
