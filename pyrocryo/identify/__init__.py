@@ -2,6 +2,7 @@
 
 from pyrocryo.identify.consistency import Consistency, consistency
 from pyrocryo.identify.increments import Increments, increments, inferred
+from pyrocryo.identify.jacobian import Jacobian, ima_contrast, jacobian
 from pyrocryo.identify.power import Power, power
 from pyrocryo.identify.sharpness import posterior_sd
 from pyrocryo.identify.verdict import report, rotation_gap
@@ -9,10 +10,13 @@ from pyrocryo.identify.verdict import report, rotation_gap
 __all__ = [
     "Consistency",
     "Increments",
+    "Jacobian",
     "Power",
     "consistency",
+    "ima_contrast",
     "increments",
     "inferred",
+    "jacobian",
     "posterior_sd",
     "power",
     "report",
