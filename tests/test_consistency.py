@@ -133,7 +133,7 @@ def test_many_seeds_are_compared_in_part(rng, monkeypatch):
         assert len(set(pairs)) == len(pairs) <= MOST_PAIRS
         assert len(np.unique(np.bincount(np.ravel(pairs)))) == 1  # each in equally many
         assert all((n, m) in set(pairs) for m, n in pairs)
-    monkeypatch.setattr("pyrocryo.identify.consistency.MOST_PAIRS", 25)
+    monkeypatch.setitem(_pairs.__globals__, "MOST_PAIRS", 25)
     z = rng.standard_normal((60, 2))
     found = consistency([z + 0.01 * rng.standard_normal(z.shape) for _ in range(6)])
     assert (found.compared, found.possible) == (24, 30)

@@ -1,6 +1,7 @@
 """Which latents mean something, and up to which symmetry."""
 
 from pyrocryo.identify.consistency import Consistency, consistency
+from pyrocryo.identify.frame import PoseFrame, frame
 from pyrocryo.identify.increments import Increments, increments, inferred
 from pyrocryo.identify.jacobian import Jacobian, ima_contrast, jacobian
 from pyrocryo.identify.power import Power, power
@@ -11,8 +12,10 @@ __all__ = [
     "Consistency",
     "Increments",
     "Jacobian",
+    "PoseFrame",
     "Power",
     "consistency",
+    "frame",
     "ima_contrast",
     "increments",
     "inferred",

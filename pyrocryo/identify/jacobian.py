@@ -203,7 +203,7 @@ def _told(snr: Tensor) -> Tensor:
 def _clauses(numbers: dict[str, np.ndarray], folds: Collisions, parts: Supports) -> dict[str, str]:
     """What to say, by kind."""
     said: dict[str, str] = {}
-    dead, k = numbers["dead"], len(numbers["dead"])
+    dead = numbers["dead"]
     live = np.flatnonzero(~dead)
     if dead.any():
         said["dead"] = f"{_named(np.flatnonzero(dead))} changes no image"
@@ -228,8 +228,8 @@ def _clauses(numbers: dict[str, np.ndarray], folds: Collisions, parts: Supports)
         )
     if not said:
         said["invertible"] = (
-            f"all {k} latents change the images, each in its own way, and no two conformations "
-            "give the same volume: the decoder can be inverted where the particles are"
+            "every latent changes the images in its own way, and no two conformations give the "
+            "same volume: the decoder can be inverted where the particles are"
         )
     if len(live) > 1 and not numbers["redundant"]:
         if numbers["ima"] < TANGLED:
@@ -259,12 +259,13 @@ def _named(latents: np.ndarray) -> str:
 
 
 def _together(clauses: list[dict[str, str]]) -> str:
-    """What several seeds have in common, with an example where they do not."""
-    said = []
+    """What several seeds have in common first, and of each kind the first seed's words."""
+    shared, some, count = [], [], len(clauses)
     for kind in dict.fromkeys(kind for c in clauses for kind in c):
-        holds = [n for n, c in enumerate(clauses) if kind in c]
-        told = {clauses[n][kind] for n in holds}
-        eg = "" if len(told) == 1 else ", e.g."
-        many = "all" if len(holds) == len(clauses) else f"{len(holds)} of"
-        said.append(f"in {many} {len(clauses)} seeds{eg} {clauses[holds[0]][kind]}")
-    return "; ".join(said)
+        told = [c[kind] for c in clauses if kind in c]
+        words = told[0] if len(set(told)) == 1 else f"{told[0]} (in one of them)"
+        if len(told) == count:
+            shared.append(words)
+        else:
+            some.append(f"in {len(told)} of {count} seeds {words}")
+    return "; ".join([f"in all {count} seeds " + "; ".join(shared)] * bool(shared) + some)
