@@ -1,3 +1,4 @@
+import json
 import math
 
 import numpy as np
@@ -6,7 +7,7 @@ import torch
 from torch import nn
 
 import pyrocryo as pc
-from pyrocryo.identify import ima_contrast, jacobian
+from pyrocryo.identify import ima_contrast, jacobian, plain
 from pyrocryo.identify.supports import supports_of
 
 BOX = 12
@@ -127,6 +128,38 @@ def test_ima_contrast_of_turned_stiffnesses(columns, kappa, expected):
     assert ("at right angles" in found.reading) == (kappa == 1)
 
 
+def test_ima_contrast_of_flows_that_keep_the_energy():
+    """Hamiltonian flows of a double well and a quartic, samples at τ = 1; the notes' maps have
+    .39, .96 and 1.80 nats at times .2, .6 and 1.2, for energies much like these."""
+
+    def force(z):
+        return torch.stack([4 * z[..., 1] ** 3, -4 * z[..., 0] * (z[..., 0] ** 2 - 1)], -1)
+
+    def flow(z, time, steps=120):
+        h = time / steps
+        for _ in range(steps):  # Runge-Kutta
+            a = force(z)
+            b = force(z + h / 2 * a)
+            c = force(z + h / 2 * b)
+            z = z + h / 6 * (a + 2 * b + 2 * c + force(z + h * c))
+        return z
+
+    axis = torch.linspace(-3, 3, 6001, dtype=torch.float64)
+    z = []
+    for energy in ((axis**2 - 1) ** 2, axis**4):
+        mass = torch.cumsum((-energy).exp(), 0)
+        places = torch.rand(2000, dtype=torch.float64)
+        z.append(axis[torch.searchsorted(mass / mass[-1], places).clamp_max(6000)])
+    z = torch.stack(z, -1)
+    found = []
+    for time in (0.2, 0.6, 1.2):
+        steps = 1e-5 * torch.eye(2, dtype=z.dtype)
+        slopes = torch.stack([(flow(z + h, time) - flow(z - h, time)) / 2e-5 for h in steps], -1)
+        assert torch.linalg.det(slopes).sub(1).abs().median() < 1e-4  # volume is kept
+        found.append(ima_contrast(slopes.mT @ slopes).mean().item())
+    assert found == pytest.approx([0.39, 0.96, 1.80], abs=0.12)
+
+
 def test_a_dead_latent_is_named(columns):
     pair, particles = toy(linear([[3.0], [1e-3], [5.0]] * columns), k=3)
     found = jacobian(pair, particles)
@@ -201,6 +234,69 @@ def test_the_rotation_layer_is_looked_through(columns):
     found = jacobian(pair, particles)
     assert found.ima[0] == pytest.approx(0.5 * math.log((1 + 9) ** 2 / 36), abs=0.05)
     assert found.strength[0] == pytest.approx([math.sqrt(45)] * 2, rel=0.1)
+
+
+def test_a_faint_latent_is_named(columns):
+    found = jacobian(*toy(linear([[0.4], [5.0]] * columns[:2])))
+    assert not found.dead.any()
+    assert "one image hardly tells z1 (0.4 sd of the noise)" in found.reading
+
+
+class Spinning:
+    """Five atoms in a row; z1 bends the row, z2 turns it as a whole."""
+
+    dim, spatial = 2, 2
+    width, weight = torch.full((5,), 4.0), torch.ones(5)
+
+    def centres(self, z):
+        x = torch.linspace(-12, 12, 5).to(z) * torch.ones_like(z[..., :1])
+        y = 3 * z[..., :1] * (x / 12) ** 2
+        c, s = (0.3 * z[..., 1:]).cos(), (0.3 * z[..., 1:]).sin()
+        return torch.stack([c * x - s * y, s * x + c * y, torch.zeros_like(y)], dim=-1)
+
+
+@pytest.mark.parametrize("pose", [pc.poses.InPlane(), pc.poses.Absent()])
+def test_a_latent_that_is_a_pose_is_named(pose):
+    _, particles = toy(None, n=60)
+    particles = pc.Particles(particles.images, pixel_size=3.0)
+    volume = pc.volumes.Atoms.known(Spinning(), pixel_size=3.0)
+    prior = pc.priors.IsotropicNormal(2)
+    pair = pc.Pair(prior, volume, BOX, pose=pose, guide=Reading(), rotate=False).eval()
+    found = jacobian(pair, particles)
+    if not pair.pose.latent:
+        assert np.isnan(found.turning).all()
+        assert "turns the molecule" not in found.reading
+        return
+    assert found.turning[0, 0] < 0.3
+    assert found.turning[0, 1] > 0.99
+    assert "z2 mostly turns the molecule" in found.reading
+
+
+def test_turns_in_space_are_three(rng):
+    """A rigid body whose latents turn it about two axes."""
+
+    class Body:
+        dim, spatial = 2, 3
+        width, weight = torch.full((6,), 4.0), torch.ones(6)
+        at = torch.as_tensor(rng.standard_normal((6, 3)) * 6, dtype=torch.float32)
+
+        def centres(self, z):
+            v = torch.cat([0.2 * z, 0 * z[..., :1]], -1)
+            turn = pc.quaternions.matrix(pc.quaternions.exponential(v))
+            return self.at.to(z) @ turn.transpose(-1, -2)
+
+    _, particles = toy(None, n=16)
+    rotation = pc.rotations.random_in_space((16,), rng)
+    particles = pc.Particles(particles.images, pixel_size=3.0, rotation=rotation)
+    pair = pc.Pair(
+        pc.priors.IsotropicNormal(2),
+        pc.volumes.Atoms.known(Body(), pixel_size=3.0),
+        BOX,
+        pose=pc.poses.SO3(around=5.0),
+        guide=Reading(),
+        rotate=False,
+    )
+    assert (jacobian(pair.eval(), particles).turning > 0.99).all()
 
 
 def test_frames_are_images(columns):
@@ -322,6 +418,9 @@ def test_seeds_are_told_apart(pairs_in_time):
     assert found.condition.shape == (2, 2)
     assert len(found.readings) == len(found.collisions) == len(found.supports) == 2
     assert found.reading.startswith("in ")
+    told = json.loads(json.dumps(plain(found)))
+    assert told["rank"] == found.rank.tolist()
+    assert len(told["supports"][1]["apart"]) == 2
 
 
 @pytest.mark.parametrize(

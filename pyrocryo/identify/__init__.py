@@ -4,6 +4,7 @@ from pyrocryo.identify.consistency import Consistency, consistency
 from pyrocryo.identify.frame import PoseFrame, frame
 from pyrocryo.identify.increments import Increments, increments, inferred
 from pyrocryo.identify.jacobian import Jacobian, ima_contrast, jacobian
+from pyrocryo.identify.plain import plain
 from pyrocryo.identify.power import Power, power
 from pyrocryo.identify.sharpness import posterior_sd
 from pyrocryo.identify.verdict import report, rotation_gap
@@ -20,6 +21,7 @@ __all__ = [
     "increments",
     "inferred",
     "jacobian",
+    "plain",
     "posterior_sd",
     "power",
     "report",

@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pyrocryo import quaternions
 from pyrocryo.diagnose.common import models
 from pyrocryo.errors import InputError
 from pyrocryo.identify.collisions import Collisions, collisions
-from pyrocryo.identify.slopes import Latents, evenly, latents_of, slopes, whitened
+from pyrocryo.identify.slopes import STEP, Latents, evenly, latents_of, slopes, whitened
 from pyrocryo.identify.supports import Supports, supports
 from pyrocryo.pair import Pair
 from pyrocryo.particles import Particles
+from pyrocryo.poses import turned
 from pyrocryo.svi import Fit
 
 __all__ = ["Jacobian", "ima_contrast", "jacobian"]
@@ -31,6 +34,8 @@ NUMBERS = 2e9  # held in turn, over all images made
 DIM = 10  # latents; every one costs two images a particle
 DEAD = 0.01  # nats that an image can tell of a latent at most: the rate of a collapsed one
 ALIKE = 0.95  # |cosine| of two latents' changes above which they are named as the same motion
+FAINT = 1.0  # sd of the noise for an sd of z: an image tells a third of a nat
+TURNING = 0.5
 TANGLED = 0.1  # nats of IMA contrast: two latents at 65° rather than 90°
 CLIPPED = 1e-12  # smallest determinant
 
@@ -54,6 +59,8 @@ class Jacobian:
             and only if they change the image at right angles (:func:`ima_contrast`).
         isometry: `(S,)` :math:`E |J^T J - c 1|_F / (c \sqrt K)`, `c` the mean of the diagonal: 0
             if one standard deviation, of any direction of z and anywhere, changes images equally.
+        turning: `(S, K)` share of the square of each latent's change that turning the particle
+            makes as well (median): a latent that is a pose. NaN where poses are known.
         collisions: For each seed, :class:`~pyrocryo.identify.collisions.Collisions`.
         supports: For each seed, :class:`~pyrocryo.identify.supports.Supports`.
         seeds: Their names.
@@ -71,6 +78,7 @@ class Jacobian:
     cosine: np.ndarray
     ima: np.ndarray
     isometry: np.ndarray
+    turning: np.ndarray
     collisions: tuple[Collisions, ...]
     supports: tuple[Supports, ...]
     seeds: tuple[int, ...]
@@ -87,9 +95,11 @@ def jacobian(
     with one volume), how far its motions are from orthogonal (IMA; Gresele et al. 2021) and from
     an isometry (Horan et al. 2021), and whether they are sparse enough to identify the axes
     (:mod:`pyrocryo.identify.supports`). Unknown poses are held at their posterior means: a latent
-    that turns the molecule counts as one that changes the image. A rotation of z leaves rank,
-    singular values of equally scaled latents and collisions as they are; strengths, IMA and
-    supports belong to the axes as reported.
+    that turns the molecule counts as one that changes the image, and is named. Where the frame
+    is free, maps turn as they move, and supports are wide: fix it first
+    (:func:`pyrocryo.frames.reference_body`). A rotation of z leaves rank, singular values of
+    equally scaled latents and collisions as they are; strengths, IMA and supports belong to the
+    axes as reported.
 
         >>> print(pc.identify.jacobian(fit, particles.test).reading)  # doctest: +SKIP
 
@@ -147,7 +157,7 @@ def _of(
     pair: Pair, particles: Particles, seed: int
 ) -> tuple[dict[str, np.ndarray], Collisions, Supports]:
     latents = latents_of(pair, particles, seed)
-    gram = _grams(pair, latents)
+    gram, turning = _grams(pair, latents)
     strength = gram.diagonal(dim1=-2, dim2=-1).sqrt()
     values = torch.linalg.eigvalsh(gram).clamp_min(0).flip(-1).sqrt()
     told = _told(strength).mean(dim=0)
@@ -173,6 +183,9 @@ def _of(
         "cosine": cosine,
         "ima": contrast,
         "isometry": off.mean(),
+        "turning": (
+            torch.full((pair.dim,), torch.nan) if turning is None else turning.median(dim=0).values
+        ),
     }
     arrays = {name: value.cpu().numpy() for name, value in numbers.items()}
     renders = int(np.clip(NUMBERS / pair.volume.numbers_an_image, 500, 50_000))
@@ -180,19 +193,47 @@ def _of(
     return arrays, folds, supports(pair, latents)
 
 
-def _grams(pair: Pair, latents: Latents) -> Tensor:
-    """:math:`J^T J` `(n, K, K)` of every image in its own pose."""
-    found = []
+def _grams(pair: Pair, latents: Latents) -> tuple[Tensor, Tensor | None]:
+    """:math:`J^T J` `(n, K, K)` of every image in its own pose; shares `(n, K)` that are turns.
+
+    The latter None where poses are known.
+    """
+    grams, turning = [], []
     with torch.no_grad():
         for batch, z, direction in latents.parts:
 
-            def seen(z: Tensor, batch=batch, direction=direction) -> Tensor:  # noqa: ANN001
+            def seen(z: Tensor, direction: Tensor | None, batch: Any = batch) -> Tensor:
                 return whitened(pair, pair.seen(z, batch, direction))
 
-            slope = slopes(seen, z, latents.scale).flatten(-2).double()
-            slope = slope.flatten(1, -2)  # (K, images, pixels)
-            found.append(torch.einsum("kbp,lbp->bkl", slope, slope))
-    return torch.cat(found)
+            slope = _rows(slopes(lambda z, d=direction: seen(z, d), z, latents.scale))
+            grams.append(torch.einsum("kbp,lbp->bkl", slope, slope))
+            if direction is None:
+                continue
+            turns = _turns(direction)
+            off = _rows(torch.stack([(seen(z, d) - seen(z, e)) / (2 * STEP) for d, e in turns]))
+            own = torch.einsum("kbp,lbp->bkl", off, off)
+            cross = torch.einsum("kbp,lbp->bkl", off, slope)
+            own = own + CLIPPED * own.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None] * (
+                torch.eye(len(off)).to(own)
+            )
+            made = (cross * torch.linalg.solve(own, cross)).sum(1)
+            turning.append(made / grams[-1].diagonal(dim1=-2, dim2=-1).clamp_min(1e-12))
+    return torch.cat(grams), torch.cat(turning) if turning else None
+
+
+def _rows(slope: Tensor) -> Tensor:
+    """`(K, images, pixels)` of slopes `(K, B, [T,] D, D)`."""
+    return slope.flatten(-2).flatten(1, -2).double()
+
+
+def _turns(direction: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Poses turned by a little one way and the other, about the beam or each of three axes."""
+    step = torch.tensor(STEP).to(direction)
+    if direction.shape[-1] == 2:
+        return [(turned(direction, step), turned(direction, -step))]
+    axes = torch.eye(3).to(direction) * step
+    ways = [(quaternions.exponential(v), quaternions.exponential(-v)) for v in axes]
+    return [tuple(quaternions.product(q, direction) for q in way) for way in ways]
 
 
 def _told(snr: Tensor) -> Tensor:
@@ -209,6 +250,13 @@ def _clauses(numbers: dict[str, np.ndarray], folds: Collisions, parts: Supports)
         said["dead"] = f"{_named(np.flatnonzero(dead))} changes no image"
     if not len(live):
         return said
+    faint = live[numbers["strength"][live] < FAINT]
+    if len(faint):
+        told = ", ".join(f"{s:.2g}" for s in numbers["strength"][faint])
+        said["faint"] = f"one image hardly tells {_named(faint)} ({told} sd of the noise)"
+    posed = live[numbers["turning"][live] > TURNING]
+    if len(posed):
+        said["turning"] = f"{_named(posed)} mostly turns the molecule, as its pose does"
     if numbers["redundant"]:
         close = np.triu(numbers["cosine"] > ALIKE, 1) & ~dead & ~dead[:, None]
         same = [f"z{i + 1} and z{j + 1}" for i, j in np.argwhere(close)]
@@ -226,7 +274,7 @@ def _clauses(numbers: dict[str, np.ndarray], folds: Collisions, parts: Supports)
             f"{100 * folds.share:.0f} % of particles have a double, another z with the same "
             f"volume{example}: the decoder cannot be inverted there"
         )
-    if not said:
+    if not said.keys() & {"dead", "redundant", "collisions"}:
         said["invertible"] = (
             "every latent changes the images in its own way, and no two conformations give the "
             "same volume: the decoder can be inverted where the particles are"

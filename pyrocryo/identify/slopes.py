@@ -14,7 +14,7 @@ from pyrocryo.diagnose.common import batches
 from pyrocryo.pair import Pair
 from pyrocryo.particles import Particles
 
-__all__ = ["Latents", "evenly", "latents_of", "slopes", "whitened"]
+__all__ = ["STEP", "Latents", "evenly", "latents_of", "slopes", "whitened"]
 
 STEP = 0.02  # standard deviations of z, on either side
 
