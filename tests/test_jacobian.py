@@ -269,7 +269,7 @@ def test_a_latent_that_is_a_pose_is_named(pose):
         return
     assert found.turning[0, 0] < 0.3
     assert found.turning[0, 1] > 0.99
-    assert "z2 mostly turns the molecule" in found.reading
+    assert "z2 mostly turns the molecule, as poses do" in found.reading
 
 
 def test_turns_in_space_are_three(rng):
@@ -403,6 +403,34 @@ def test_coloured_noise_and_ctf_are_in_the_unit(rng):
     )
     strength = jacobian(pair, particles).strength[0]
     assert strength[1] / strength[0] == pytest.approx(10, rel=0.1)
+
+
+def test_poses_and_shifts_in_space():
+    told = {"box": 16, "pixel_size": 6.0}
+    particles = pc.simulate.poses(pc.molecules.AdenylateKinase(), n=24, seed=0, **told)
+    pair = pc.Pair(
+        pc.priors.IsotropicNormal(2),
+        pc.volumes.Grid(3, side=12),
+        16,
+        pose=pc.poses.SO3(around=5.0, shift_sd=3.0),
+    )
+    found = jacobian(pair.eval(), particles)
+    assert np.isfinite(found.strength).all()
+    assert ((found.turning >= 0) & (found.turning <= 1)).all()
+
+
+def test_through_a_microscope():
+    """Frames of different CTF and contrast; the CTF takes some of the signal."""
+    told = {"box": 16, "pixel_size": 6.0, "ctf": True}
+    particles = pc.simulate.time_resolved(pc.molecules.TwoArms(), n=24, seed=0, **told)
+    kind = {"volume": pc.volumes.Grid(), "box": 16, "pose": pc.poses.InPlane(), "noise": 1.0}
+    prior = pc.priors.LaplaceTransition(2, 2.0)
+    optics = {"optics": pc.optics.CTF(), "likelihood": pc.noise.Gaussian(contrast=0.1)}
+    pair, clear = pc.Pair(prior, **kind, **optics).eval(), pc.Pair(prior, **kind).eval()
+    clear.load_state_dict(pair.state_dict(), strict=False)
+    seen, known = jacobian(pair, particles), jacobian(clear, particles)
+    assert np.isfinite(seen.ima).all()
+    assert (seen.strength < known.strength).all()
 
 
 def test_seeds_are_told_apart(pairs_in_time):

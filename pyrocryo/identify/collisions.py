@@ -1,8 +1,10 @@
 r"""Distinct conformations with the same volume: is the decoder invertible on the posterior?
 
-Two particles collide where the posterior of each rules the other's `z` out and yet their images,
-in any of several poses, could not be told apart. In a pair whose guide inverts its model that
-cannot happen: an image that two conformations explain has both in its posterior.
+No two points of the latent space should lead to the same volume if a trained model is to be taken
+for a simulator (Klindt et al. 2024, section 4.1). Two particles collide where the posterior of
+each rules the other's `z` out and yet their images, in any of several poses, could not be told
+apart. In a pair whose guide inverts its model that cannot happen: an image that two conformations
+explain has both in its posterior.
 """
 
 from __future__ import annotations

@@ -127,7 +127,7 @@ def jacobian(
     folds, parts = tuple(f[1] for f in found), tuple(f[2] for f in found)
     clauses = [_clauses(*f) for f in found]
     readings = tuple("; ".join(c.values()) for c in clauses)
-    reading = readings[0] if len(pairs) == 1 else _together(clauses)
+    reading = readings[0] if len(pairs) == 1 else _together(clauses, tuple(pairs))
     return Jacobian(
         **numbers,
         collisions=folds,
@@ -247,7 +247,7 @@ def _clauses(numbers: dict[str, np.ndarray], folds: Collisions, parts: Supports)
     dead = numbers["dead"]
     live = np.flatnonzero(~dead)
     if dead.any():
-        said["dead"] = f"{_named(np.flatnonzero(dead))} changes no image"
+        said["dead"] = f"{_named(np.flatnonzero(dead), 'changes', 'change')} no image"
     if not len(live):
         return said
     faint = live[numbers["strength"][live] < FAINT]
@@ -256,7 +256,9 @@ def _clauses(numbers: dict[str, np.ndarray], folds: Collisions, parts: Supports)
         said["faint"] = f"one image hardly tells {_named(faint)} ({told} sd of the noise)"
     posed = live[numbers["turning"][live] > TURNING]
     if len(posed):
-        said["turning"] = f"{_named(posed)} mostly turns the molecule, as its pose does"
+        said["turning"] = (
+            f"{_named(posed, 'mostly turns', 'mostly turn')} the molecule, as poses do"
+        )
     if numbers["redundant"]:
         close = np.triu(numbers["cosine"] > ALIKE, 1) & ~dead & ~dead[:, None]
         same = [f"z{i + 1} and z{j + 1}" for i, j in np.argwhere(close)]
@@ -295,23 +297,27 @@ def _clauses(numbers: dict[str, np.ndarray], folds: Collisions, parts: Supports)
                 "to tell axes apart, if this is the sparsest decoder"
             )
         else:
+            dense = _named(live[~parts.anchored[live]], "moves", "move")
             said["dense"] = (
-                f"{_named(live[~parts.anchored[live]])} moves little that another does not move "
-                "too: sparsity does not tell axes apart"
+                f"{dense} little that another does not move too: sparsity does not tell axes apart"
             )
     return said
 
 
-def _named(latents: np.ndarray) -> str:
-    return ", ".join(f"z{k + 1}" for k in latents)
+def _named(latents: np.ndarray, one: str = "", many: str = "") -> str:
+    """Latents by name, with the verb that goes with so many."""
+    *names, last = (f"z{k + 1}" for k in latents)
+    told = f"{', '.join(names)} and {last}" if names else last
+    return f"{told} {many if names else one}".rstrip()
 
 
-def _together(clauses: list[dict[str, str]]) -> str:
+def _together(clauses: list[dict[str, str]], seeds: tuple[int, ...]) -> str:
     """What several seeds have in common first, and of each kind the first seed's words."""
     shared, some, count = [], [], len(clauses)
     for kind in dict.fromkeys(kind for c in clauses for kind in c):
-        told = [c[kind] for c in clauses if kind in c]
-        words = told[0] if len(set(told)) == 1 else f"{told[0]} (in one of them)"
+        told = {seed: c[kind] for seed, c in zip(seeds, clauses, strict=True) if kind in c}
+        first, words = next(iter(told.items()))
+        words += "" if len(set(told.values())) == 1 else f" [seed {first}]"
         if len(told) == count:
             shared.append(words)
         else:
