@@ -80,8 +80,8 @@ def frame(fit: Fit, particles: Particles) -> PoseFrame:
 
     Nothing in the likelihood fixes α(z), so numbers for it describe one training run; seeds may
     well differ. For rotations in space there is no tool yet that finds α(z): only pose errors
-    (against true poses) and the symmetry of the map are given. Pose errors are not reduced by the
-    point group: with C_n symmetry correct poses may differ by 360°/n.
+    (against true poses) and the symmetry of the map are given. With C_n symmetry, angles in the
+    plane are compared modulo 360°/n; rotations in space are not reduced by the point group.
 
         >>> print(pc.identify.frame(fit, particles.test).reading)  # doctest: +SKIP
 
@@ -106,7 +106,8 @@ def frame(fit: Fit, particles: Particles) -> PoseFrame:
         numbers = [_turns(a, of) for a, of in zip(alpha, z, strict=True)]
         turns = [np.stack(column) for column in zip(*numbers, strict=True)]
     scores = np.stack([_symmetry(pair, of) for pair, of in zip(fit.pairs, z, strict=True)])
-    errors = _errors(fit, particles, z) if first.pose.latent else None
+    symmetry = np.array([highest(row) for row in scores])
+    errors = _errors(fit, particles, z, symmetry) if first.pose.latent else None
     found = PoseFrame(
         poses=_kind(first),
         fixed=fixed,
@@ -114,7 +115,7 @@ def frame(fit: Fit, particles: Particles) -> PoseFrame:
         alpha_range_deg=None if turns is None else turns[1],
         alpha_by_latent_deg=None if turns is None else turns[2],
         alpha_residual_deg=None if turns is None else turns[3],
-        symmetry=np.array([highest(row) for row in scores]),
+        symmetry=symmetry,
         symmetry_correlation=scores,
         error_deg=None if errors is None else errors[0],
         error_frame_deg=None if errors is None else errors[1],
@@ -177,9 +178,12 @@ def _symmetry(pair: Pair, z: Tensor) -> np.ndarray:
 
 
 def _errors(
-    fit: Fit, particles: Particles, z: list[Tensor]
+    fit: Fit, particles: Particles, z: list[Tensor], symmetry: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray | None] | None:
-    """Median errors of poses after a global gauge, and with α(z) fitted as well."""
+    """Median errors of poses after a global gauge, and with α(z) fitted as well.
+
+    In the plane, of angles modulo the turn that the point group leaves free.
+    """
     name = "true_rotation" if "true_rotation" in particles.fields else "rotation"
     if name not in particles.fields:
         return None
@@ -197,8 +201,9 @@ def _errors(
         factors = of.double().cpu().numpy() if given is None else given.reshape(len(true), -1)
         with_alpha = factors if len(true) >= 20 * cubic(factors[:1]).shape[1] else None
         if flat:
-            args = angle, in_plane_angle(found)
-            errors = [pose_errors(*args, f, frames=frames) for f in (None, with_alpha)]
+            n = max(1, int(symmetry[chain]))
+            args = n * angle, n * in_plane_angle(found)
+            errors = [pose_errors(*args, f, frames=frames) / n for f in (None, with_alpha)]
         else:
             errors = [rotation_errors(true, found, f, frames=frames) for f in (None, with_alpha)]
         plain.append(np.median(errors[0]))

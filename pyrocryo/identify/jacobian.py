@@ -30,7 +30,7 @@ __all__ = ["Jacobian", "ima_contrast", "jacobian"]
 
 FEWEST = 8  # particles
 MOST = 512  # images looked at
-NUMBERS = 2e9  # held in turn, over all images made
+NUMBERS = 1e9  # held in turn, over all images made
 DIM = 10  # latents; every one costs two images a particle
 DEAD = 0.01  # nats that an image can tell of a latent at most: the rate of a collapsed one
 ALIKE = 0.95  # |cosine| of two latents' changes above which they are named as the same motion
