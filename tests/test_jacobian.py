@@ -167,7 +167,7 @@ def test_a_dead_latent_is_named(columns):
     assert found.rank[0] == 2
     assert found.redundant[0] == 0
     assert found.ima[0] == pytest.approx(0, abs=1e-3)
-    assert "z2 changes no image" in found.reading
+    assert "z2 is dead (one sd changes an image by 0.00" in found.reading
 
 
 def test_two_latents_for_one_motion_are_named(columns):

@@ -32,7 +32,7 @@ FEWEST = 8  # particles
 MOST = 512  # images looked at
 NUMBERS = 1e9  # held in turn, over all images made
 DIM = 10  # latents; every one costs two images a particle
-DEAD = 0.01  # nats that an image can tell of a latent at most: the rate of a collapsed one
+DEAD = 0.05  # nats an image can tell of a direction at most: .32 sd of the noise for one sd
 ALIKE = 0.95  # |cosine| of two latents' changes above which they are named as the same motion
 FAINT = 1.0  # sd of the noise for an sd of z: an image tells a third of a nat
 TURNING = 0.5
@@ -49,10 +49,10 @@ class Jacobian:
             of it, in standard deviations of the noise (median over particles).
         singular_values: `(S, K)` of J, descending (medians).
         condition: `(S, 2)` ratio of the largest to the least, median and worst 5 %.
-        rank: `(S,)` directions of z that an image tells more than .01 nats of: :math:`\tfrac12
+        rank: `(S,)` directions of z that an image tells more than .05 nats of: :math:`\tfrac12
             \ln (1 + \sigma^2)`, σ a singular value (median over particles).
         global_rank: `(S,)` the same of :math:`E[J^T J]`: directions that move any particle.
-        dead: `(S, K)` latents that images tell less than .01 nats of, on average.
+        dead: `(S, K)` latents that images tell less than .05 nats of, on average.
         redundant: `(S,)` live latents less the rank.
         cosine: `(S, K, K)` median |cosine| between the changes with two latents.
         ima: `(S,)` contrast of independent mechanism analysis of the live latents, in nats: 0 if
@@ -247,13 +247,17 @@ def _clauses(numbers: dict[str, np.ndarray], folds: Collisions, parts: Supports)
     dead = numbers["dead"]
     live = np.flatnonzero(~dead)
     if dead.any():
-        said["dead"] = f"{_named(np.flatnonzero(dead), 'changes', 'change')} no image"
+        told = ", ".join(f"{s:.2g}" for s in numbers["strength"][dead])
+        dim = _named(np.flatnonzero(dead), "is", "are")
+        said["dead"] = f"{dim} dead (one sd changes an image by {told} sd of the noise)"
     if not len(live):
         return said
     faint = live[numbers["strength"][live] < FAINT]
     if len(faint):
         told = ", ".join(f"{s:.2g}" for s in numbers["strength"][faint])
         said["faint"] = f"one image hardly tells {_named(faint)} ({told} sd of the noise)"
+    elif (least := numbers["singular_values"][numbers["rank"] - 1]) < FAINT:
+        said["faint"] = f"one image hardly tells some direction of z ({least:.2g} sd of the noise)"
     posed = live[numbers["turning"][live] > TURNING]
     if len(posed):
         said["turning"] = (
