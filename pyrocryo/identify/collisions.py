@@ -40,7 +40,7 @@ class Collisions:
     Attributes:
         share: Share of the particles looked at for which another, distinct `z` gives the same
             image, whether that of a particle or found by going on from one.
-        pair: Positions of two particles that collide, of those looked at, or None.
+        pair: ``particles.index`` of two particles that collide, or None.
         apart: Their distance in standard deviations of `z` (NaN without a pair).
         differ: Their images' distance in standard deviations of the noise.
     """
@@ -78,7 +78,8 @@ def collisions(
         meets = distinct & (square < SAME**2)
         double = meets.any(dim=1)
         best = torch.where(distinct, square, torch.inf)
-        example = _example(latents, best) if double.any() else (None, np.nan, np.nan)
+        names = particles.index.repeat(particles.frames or 1)
+        example = _example(latents, best, names) if double.any() else (None, np.nan, np.nan)
         tried = torch.ones_like(double)
         open_ = (~double & distinct.any(dim=1)).nonzero().squeeze(1)
         a_particle = STARTS * STEPS * (2 * z.shape[1] + 1) * seen.count
@@ -165,9 +166,12 @@ def _refined(seen: _Views, latents: Latents, target: Tensor, start: Tensor) -> T
     return z
 
 
-def _example(latents: Latents, best: Tensor) -> tuple[tuple[int, int], float, float]:
+def _example(
+    latents: Latents, best: Tensor, names: np.ndarray
+) -> tuple[tuple[int, int], float, float]:
     """Of those that cannot be told apart, the two that are farthest apart."""
     far = ((latents.mean[:, None] - latents.mean) / latents.scale).norm(dim=-1)
     far = torch.where(best < SAME**2, far, -1.0)
     i, j = divmod(int(far.argmax()), len(far))
-    return (i, j), float(far[i, j]), float(best[i, j].sqrt())
+    pair = int(names[i]), int(names[j])
+    return pair, float(far[i, j]), float(best[i, j].sqrt())

@@ -273,8 +273,8 @@ def _clauses(numbers: dict[str, np.ndarray], folds: Collisions, parts: Supports)
         example = ""
         if folds.pair is not None:
             example = (
-                f" (two are {folds.apart:.1f} sd of z apart, and their images "
-                f"{folds.differ:.2g} of the noise)"
+                f" (particles {folds.pair[0]} and {folds.pair[1]} are {folds.apart:.1f} sd of z "
+                f"apart, and their images {folds.differ:.2g} sd of the noise)"
             )
         said["collisions"] = (
             f"{100 * folds.share:.0f} % of particles have a double, another z with the same "
