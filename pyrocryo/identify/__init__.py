@@ -2,7 +2,10 @@
 
 from pyrocryo.identify.check_prior import check_prior
 from pyrocryo.identify.consistency import Consistency, consistency
+from pyrocryo.identify.frame import PoseFrame, frame
 from pyrocryo.identify.increments import Increments, increments, inferred
+from pyrocryo.identify.jacobian import Jacobian, ima_contrast, jacobian
+from pyrocryo.identify.plain import plain
 from pyrocryo.identify.power import Power, power
 from pyrocryo.identify.prior_check import PriorCheck
 from pyrocryo.identify.sharpness import posterior_sd
@@ -11,12 +14,18 @@ from pyrocryo.identify.verdict import report, rotation_gap
 __all__ = [
     "Consistency",
     "Increments",
+    "Jacobian",
+    "PoseFrame",
     "Power",
     "PriorCheck",
     "check_prior",
     "consistency",
+    "frame",
+    "ima_contrast",
     "increments",
     "inferred",
+    "jacobian",
+    "plain",
     "posterior_sd",
     "power",
     "report",

@@ -1,0 +1,93 @@
+"""How images and maps change with the conformation, in units of the noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyrocryo.diagnose.common import batches
+from pyrocryo.pair import Pair
+from pyrocryo.particles import Particles
+
+__all__ = ["STEP", "Latents", "evenly", "latents_of", "slopes", "whitened"]
+
+STEP = 0.02  # standard deviations of z, on either side
+
+
+@dataclass(frozen=True)
+class Latents:
+    """What a guide says of some images, frames of a molecule one after the other.
+
+    Attributes:
+        mean: `(n, K)` posterior means.
+        variance: `(n, K)` their marginal variances.
+        draw: `(n, K)` one draw each.
+        scale: `(K,)` standard deviation of the draws over all images, at least 1e-6: one unit of
+            a latent, whatever units it was learned in.
+        parts: Batches, with a draw `(B, [T,] K)` and the pose (or None) of each.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    draw: Tensor
+    scale: Tensor
+    parts: list[tuple[Any, Tensor, Tensor | None]]
+
+
+def latents_of(pair: Pair, particles: Particles, seed: int) -> Latents:
+    """Posterior means, variances and a draw of `z`, poses at their posterior means."""
+    parts, found = [], []
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed)
+        for batch in batches(pair, particles):
+            direction = pair.pose_of(batch).mean if pair.pose.latent else None
+            law = pair.posterior_of(batch, direction)
+            z = law.sample()
+            parts.append((batch, z, direction))
+            found.append([x.reshape(-1, pair.dim) for x in (law.mean, law.variance, z)])
+    mean, variance, draw = (torch.cat(values) for values in zip(*found, strict=True))
+    return Latents(mean, variance, draw, draw.std(dim=0).clamp_min(1e-6), parts)
+
+
+def whitened(pair: Pair, images: Tensor) -> Tensor:
+    r""":math:`\Sigma^{-1/2} x` of images `(..., D, D)`, in standard deviations of the noise.
+
+    A contrast of each particle's own has no part in it.
+    """
+    images = images / pair.noise
+    root = getattr(pair.likelihood, "root", None)
+    if root is None:
+        return images
+    spectrum = torch.fft.rfft2(images) / root
+    return torch.fft.irfft2(spectrum, s=images.shape[-2:])
+
+
+def slopes(f: Callable[[Tensor], Tensor], z: Tensor, scale: Tensor) -> Tensor:
+    r"""Central differences :math:`s_k \, \partial f / \partial z_k`, stacked in front: `(K, ...)`.
+
+    Good to about 1e-4 for maps that bend on the scale of a standard deviation, for any volume
+    (PyTorch's sampling of grids has no forward derivative).
+
+    Args:
+        f: Of conformations `(..., K)`, each of which moves its own part of the result only.
+        z: `(..., K)`.
+        scale: `(K,)` the unit of each latent.
+    """
+    found = []
+    for k in range(z.shape[-1]):
+        step = torch.zeros_like(z)
+        step[..., k] = STEP * scale[k]
+        found.append((f(z + step) - f(z - step)) / (2 * STEP))
+    return torch.stack(found)
+
+
+def evenly(particles: Particles, most: int) -> Particles:
+    """At most ``most`` of the particles, spread evenly over them."""
+    if len(particles) <= most:
+        return particles
+    return particles.take(np.linspace(0, len(particles) - 1, most).round().astype(int))
