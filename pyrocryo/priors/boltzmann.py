@@ -46,7 +46,10 @@ class Boltzmann(nn.Module):
         - \ln Q_k(\tau, u).
 
     Entropies add no rank; heat capacities one, however many components have them; each field that
-    tilts a component of its own, one.
+    tilts a component of its own, one. A tilt that is not even in z also fixes its sign, which the
+    rotation layer cannot change: seeds that start mirrored stay so, at a higher loss (three of
+    four with two forces on harmonic wells, known poses; none of four with two tilts by
+    :math:`-z^2`, all of which aligned). Take the best of several.
 
     A learned table has a free row for each temperature and knows nothing of any other. A smooth
     law of many temperatures, with an anchor at their mean in place of the warmest row, is
