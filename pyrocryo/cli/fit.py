@@ -78,6 +78,7 @@ class Fit:
     def run(self) -> None:
         """Trains the model, and writes and reports what came of it."""
         from pyrocryo import draws, frames, io, metrics, report, svi
+        from pyrocryo.io.model_file import SIMULATED, keep_model
 
         model, config = self._model_and_config()
         shown = {"draws": 50, "held_out": 800} | getattr(model, "posterior", {})
@@ -130,13 +131,15 @@ class Fit:
             "name": self.model.stem,
             "model": str(self.model),
             "options": dataclasses.asdict(config),
-            "source": str(self.data) if self.data else "simulated by the model file",
+            "source": str(self.data) if self.data else SIMULATED,
             "poses": str(self.poses) if self.poses else None,
+            "pixel_size": self.pixel_size,
             "body": None if self.body is None else str(self.body),
             "body_residual_deg": [p.frame.residual_deg for p in fit.pairs if p.frame],
             "device": self.device,
             "scored": {"particles": len(scored), "held_out": particles.has_test, **shown},
         }
+        keep_model(self.model, out)
         verdict = io.export(fit, post, out, particles=particles, config=about)
         if hasattr(model, "scores"):
             extra = model.scores(config, fit, scored, out)

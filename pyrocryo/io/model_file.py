@@ -10,8 +10,12 @@ from pathlib import Path
 from types import ModuleType
 
 from pyrocryo.errors import InputError
+from pyrocryo.files import replacing
 
-__all__ = ["load_model"]
+__all__ = ["KEPT", "SIMULATED", "keep_model", "load_model"]
+
+KEPT = "model.py"  # the copy in a run folder
+SIMULATED = "simulated by the model file"  # the source of its particles, in config.json
 
 
 def load_model(path: Path) -> ModuleType:
@@ -37,3 +41,11 @@ def load_model(path: Path) -> ModuleType:
                 "function pair(config, particles)"
             )
     return module
+
+
+def keep_model(path: Path, folder: Path) -> None:
+    """Copies a model file into a run folder, which can then be opened when the file changes."""
+    if path.resolve() == (folder / KEPT).resolve():
+        return
+    with replacing(folder / KEPT) as temporary:
+        temporary.write_bytes(path.read_bytes())
