@@ -9,8 +9,10 @@ from collections.abc import Sequence
 
 from pyrocryo.cli.bench import Bench
 from pyrocryo.cli.fit import Fit, command
+from pyrocryo.cli.identify import Identify
 from pyrocryo.cli.parse import parsed
 from pyrocryo.cli.read import Compare, Report
+from pyrocryo.cli.rehearse import Rehearse
 from pyrocryo.cli.simulate import Simulate
 from pyrocryo.errors import InputError
 
@@ -22,6 +24,8 @@ COMMANDS = {
     "simulate": Simulate,
     "report": Report,
     "compare": Compare,
+    "identify": Identify,
+    "rehearse": Rehearse,
     "bench": Bench,
 }
 ABOUT = f"The command line: ``pyrocryo {' | '.join(COMMANDS)}``."

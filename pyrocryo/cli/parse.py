@@ -12,7 +12,7 @@ import tyro
 
 from pyrocryo.errors import InputError
 
-__all__ = ["parsed"]
+__all__ = ["options", "parsed"]
 
 
 def parsed(commands: Mapping[str, type], argv: Sequence[str], description: str) -> Any:
@@ -25,10 +25,15 @@ def parsed(commands: Mapping[str, type], argv: Sequence[str], description: str) 
     for n, (name, command) in enumerate(commands.items()):
         member = Annotated[command, tyro.conf.subcommand(name, prefix_name=False)]
         union = member if n == 0 else union | member
+    return options(union, argv, description)
+
+
+def options(kind: Any, argv: Sequence[str], description: str) -> Any:
+    """A ``kind`` as ``argv`` gives its options; else as for :func:`parsed`."""
     said = StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(union, prog="pyrocryo", description=description, args=list(argv))
+            return tyro.cli(kind, prog="pyrocryo", description=description, args=list(argv))
     except SystemExit as stop:
         if not stop.code:
             raise
