@@ -113,6 +113,10 @@ def test_particles_must_say_how_cold_they_are(particles):
         pair.check(particles.without("temperature"))
 
 
+def test_it_passes_the_checks_of_pairs(particles):
+    pc.testing.check_pair(_pair(particles), particles)
+
+
 def test_it_aligns_without_a_rotation_layer(particles):
     fit = pc.fit(_pair(particles), particles, seeds=2, steps=700, batch_size=32, progress=False)
     hot = particles.test.take(np.flatnonzero(particles.test.temperature == 300.0))

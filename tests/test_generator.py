@@ -137,6 +137,10 @@ def test_bad_input(learned, trained, particles):
         learned.render(torch.zeros(4, 2), *where, box=32, pixel_size=3.0)
     with pytest.raises(pc.InputError, match="z: expected 2 numbers"):
         learned.render(torch.zeros(4, 3), *where, **SIZE)
+    with pytest.raises(pc.InputError, match="expected at least 1, got 0 and 100"):
+        invertibility(learned, particles, starts=0)
+    with pytest.raises(pc.InputError, match="expected at least 8, got 5"):
+        invertibility(learned, particles.take(range(5)))
     with pytest.raises(pc.InputError, match="the fit has seeds 0, not 4"):
         Generator(trained, particles, seed=4)
     blind = pc.Pair(pc.priors.IsotropicNormal(3), pc.volumes.Grid(), 20, pose=pc.poses.Absent())

@@ -84,6 +84,13 @@ def test_candidates_are_fitted_on_what_the_learned_model_shows(run, rehearsal):
     assert json.loads((rehearsal / "compare.json").read_text())["seeds"] == [0, 1]
 
 
+def test_a_run_on_files_can_be_opened_too(rehearsal):
+    fit, particles = pc.io.load_fit(rehearsal / "vae-2")
+    assert fit.seeds == (0, 1)
+    assert type(fit.pairs[0].volume) is pc.volumes.Atoms
+    assert particles.frames == 2
+
+
 def test_a_model_that_is_not_invertible_is_told(run, tmp_path, capsys):
     dead = shutil.copytree(run, tmp_path / "dead")
     content = torch.load(dead / "checkpoint.pt", weights_only=True)

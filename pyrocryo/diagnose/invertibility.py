@@ -41,7 +41,7 @@ class Invertibility:
             lower where `z` was not independent, and so is decoded where no particle was.
         mcc: Mean correlation coefficient of `z` with what the guide finds in noisy images.
         collisions: Share of conformations for which the search ends more than one standard
-            deviation away along some component at an image as good (within 1 nat).
+            deviation away along some component, at a place as probable (within 1 nat).
         passed: Whether ``inverted`` is at least .9 for every component, and at most 5 % collide.
         sentence: The same in words.
     """
@@ -70,7 +70,8 @@ def invertibility(
     Section 4.1 of Klindt et al. (2024): before a trained model serves as the ground truth of
     others, check "that no two distinct points in conformation latent space z1 ≠ z2 would lead to
     the same volume representation". Conformations are draws of the posterior of particles (the
-    aggregate posterior), and independent normal ones with its mean and spread.
+    aggregate posterior), and independent normal ones with its mean and spread. Each is looked for
+    in one pose; in space, other views may show what that one hides.
 
     Args:
         learned: The trained pair.
@@ -81,11 +82,13 @@ def invertibility(
         seed: Of all draws.
 
     Raises:
-        InputError: If there are fewer than 8 particles.
+        InputError: If there are fewer than 8 particles, or nothing to search with.
     """
     learned.pair.check(particles)
     if len(particles) < FEWEST:
         raise InputError(f"particles: expected at least {FEWEST}, got {len(particles)}")
+    if starts < 1 or steps < 1:
+        raise InputError(f"starts and steps: expected at least 1, got {starts} and {steps}")
     world, found = Learned(learned.pair), []
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
