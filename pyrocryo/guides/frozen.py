@@ -32,6 +32,25 @@ class Frozen(nn.Module):
     Components are those of `u`, which the decoder sees; they are those of `z` where the pair has
     no rotation layer, or one that stays at the identity, as under such a prior it does.
 
+    Two arms, 300 and 180 K, the second arm's spread at 180 K as given (SNR 2.56, box 20, poses
+    known, 1500 steps of 32; scored at 300 K; mean ± sd of 8 seeds, 24 at .1; ELBO in nats a
+    particle), against a prior that is told the spread, with a rotation layer:
+
+    ======  =====================  =====================  ====================
+    spread  R², seeds within 10°   told, with a layer     ELBO against it
+    ======  =====================  =====================  ====================
+    .01     .975 ± .003, 8 of 8    .720 ± .109, 8 of 8    +10 (components die)
+    .1      .972 ± .005, 24 of 24  .926 ± .128, 23 of 24  0
+    .3      .973 ± .006, 8 of 8    .921 ± .065, 6 of 8    -1
+    .6      .898 ± .215, 7 of 8    .952 ± .070, 8 of 8    -12
+    1       .939 ± .078, 8 of 8    .975 ± .009, 3 of 8    -24
+    ======  =====================  =====================  ====================
+
+    No component dies where the assumption holds. A prior of spread .01 alone, without the guide,
+    gets .66 ± .23. The last row is a warning: nothing stands still there, and the axes are aligned
+    all the same, since the guide forces them to be; what tells is the ELBO beside that of a plain
+    guide and a prior of the spread that was seen.
+
     Example::
 
         prior = pc.priors.Boltzmann(table={300.0: (1.0, 1.0), 180.0: (1.0, 1e-2)})
