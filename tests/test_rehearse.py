@@ -55,7 +55,7 @@ def rehearsal(run, tmp_path_factory):
     out = tmp_path_factory.mktemp("rehearsed") / "all"
     short = "--draws 4 --batch-size 16"
     line = ["rehearse", str(run), "--models", f"{VAE} {short}", f"{VAE} --volume atoms {short}"]
-    line += ["--n", "80", "--steps", "4", "--seeds", "2", "--snr", "2", "--out", str(out)]
+    line += ["--n", "160", "--steps", "30", "--seeds", "2", "--snr", "2", "--out", str(out)]
     assert main(line) == 0
     return out
 
@@ -67,17 +67,18 @@ def test_candidates_are_fitted_on_what_the_learned_model_shows(run, rehearsal):
     fit, particles = pc.io.load_fit(run)
     learned = pc.diagnose.Generator(fit, particles.train)
     np.testing.assert_allclose(told["z_sd"], learned.sd, rtol=1e-5)
-    expected = pc.simulate.time_resolved(learned, 80, 0, **told["imaging"])
+    expected = pc.simulate.time_resolved(learned, 160, 0, **told["imaging"])
     loaded = pc.io.load(rehearsal / "particles.star")
     np.testing.assert_allclose(loaded.truth, expected.truth, atol=1e-5)
-    np.testing.assert_array_equal(loaded.raw(np.arange(80)), expected.images)
+    np.testing.assert_array_equal(loaded.raw(np.arange(160)), expected.images)
     assert list(told["candidates"]) == ["vae", "vae-2"]
     for name in told["candidates"]:
         metrics = json.loads((rehearsal / name / "metrics.json").read_text())
         assert len(metrics["mcc_pearson"]["per_seed"]) == 2
+        assert len(metrics["betavae"]["per_seed"]) == 2  # interventions in the learned molecule
         config = json.loads((rehearsal / name / "config.json").read_text())
         assert config["source"] == str(rehearsal / "particles.star")
-        assert config["settings"]["steps"] == 4
+        assert config["settings"]["steps"] == 30
         assert (rehearsal / name / "report.html").exists()
     config = json.loads((rehearsal / "vae-2" / "config.json").read_text())
     assert config["options"]["volume"] == "atoms"
@@ -152,7 +153,7 @@ def test_identify_compares_runs_and_arrays(rehearsal, tmp_path, capsys):
     vae, other = rehearsal / "vae", rehearsal / "vae-2"
     z = np.asarray(from_netcdf(vae / "posterior.nc")["posterior"]["z"]).mean(axis=1)
     rows = np.asarray(from_netcdf(vae / "posterior.nc")["posterior"]["z"]["particle"])
-    every = np.random.default_rng(0).normal(size=(80, 2, 2)).astype(np.float32)
+    every = np.random.default_rng(0).normal(size=(160, 2, 2)).astype(np.float32)
     every[rows] = -z[0][..., ::-1]
     np.save(tmp_path / "z.npy", every.reshape(-1, 2))
     (tmp_path / "z.1.pkl").write_bytes(pickle.dumps(every.reshape(-1, 2)))
@@ -173,7 +174,7 @@ def test_identify_compares_runs_and_arrays(rehearsal, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda p: np.save(p / "a.npy", np.zeros((7, 2))), "expected 160 rows, one an image"),
+        (lambda p: np.save(p / "a.npy", np.zeros((7, 2))), "expected 320 rows, one an image"),
         (lambda p: np.save(p / "a.npy", np.zeros(7)), "expected latents (N, K), got (7,)"),
         (lambda p: (p / "a.npy").write_text("no"), "cannot be read as an array"),
         (lambda p: None, "a.npy"),

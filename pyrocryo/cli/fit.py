@@ -141,14 +141,17 @@ class Fit:
         }
         keep_model(self.model, out)
         verdict = io.export(fit, post, out, particles=particles, config=about)
-        if hasattr(model, "scores"):
-            extra = model.scores(config, fit, scored, out)
+        if extra := self.further(model, config, fit, scored, out):
             verdict["metrics"] |= {name: metrics.row(values) for name, values in extra.items()}
             io.write_metrics(out, verdict["metrics"])
         page = report.write(out)
         print(report.compare([out]))
         print(verdict["identify"]["sentence"])
         print(f"report: {page}")
+
+    def further(self, model: Any, config: Any, fit: Any, scored: Any, out: Path) -> dict[str, Any]:
+        """What a model file scores beyond the metrics that all fits have."""
+        return model.scores(config, fit, scored, out) if hasattr(model, "scores") else {}
 
     def _model_and_config(self) -> tuple[ModuleType, Any]:
         """What the parser loaded for the options' sake; it loads only files that end in .py."""
