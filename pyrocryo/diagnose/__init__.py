@@ -1,15 +1,17 @@
 """What a fit did with the images: read them, memorised them, or took the pose for a motion."""
 
 from pyrocryo.diagnose.amortisation import Gap, amortisation_gap
+from pyrocryo.diagnose.generator import Generator
 from pyrocryo.diagnose.indices import Indices, indices
 from pyrocryo.diagnose.invariance import Invariance, pose_invariance
+from pyrocryo.diagnose.invertibility import Invertibility, invertibility
 from pyrocryo.diagnose.separation import separation
 from pyrocryo.diagnose.simulator import simulator
 from pyrocryo.diagnose.turning import turned_batch, turned_images
 from pyrocryo.diagnose.twin import Twins, evil_twin
 
 __all__ = [
-    "Gap", "Indices", "Invariance", "Twins",
-    "amortisation_gap", "evil_twin", "indices", "pose_invariance", "separation",
+    "Gap", "Generator", "Indices", "Invariance", "Invertibility", "Twins",
+    "amortisation_gap", "evil_twin", "indices", "invertibility", "pose_invariance", "separation",
     "simulator", "turned_batch", "turned_images",
 ]  # fmt: skip

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from pyrocryo.errors import InputError
 from pyrocryo.pair import Pair
-from pyrocryo.particles import Particles
+from pyrocryo.particles import PER_IMAGE, Particles
 from pyrocryo.svi import Fit
 from pyrocryo.svi.loss import elbo
 
-__all__ = ["batches", "drawn", "first", "models", "recast"]
+__all__ = ["batches", "drawn", "first", "models", "one_frame", "recast"]
 
 AT_ONCE = 256  # particles
 MOST_NUMBERS = 20_000_000  # held at once while decoding (80 MB)
@@ -73,3 +73,11 @@ def recast(pair: Pair, kind: type[Kind]) -> Kind:
 def first(particles: Particles, most: int) -> Particles:
     """At most ``most`` of the particles."""
     return particles.take(np.arange(min(most, len(particles))))
+
+
+def one_frame(batch: Any) -> Any:
+    """A batch of molecules as a batch of images: the first frame of each."""
+    if batch.images.dim() == 3:
+        return batch
+    held = [name for name in ("images", *PER_IMAGE) if name in batch._fields]
+    return batch._replace(**{name: getattr(batch, name)[:, 0] for name in held})

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from pyrocryo.diagnose.common import AT_ONCE, batches, models
+from pyrocryo.diagnose.common import AT_ONCE, batches, models, one_frame
 from pyrocryo.diagnose.worlds import Learned, Truth
 from pyrocryo.errors import InputError
 from pyrocryo.metrics.interventions import Encode, Sampler
 from pyrocryo.pair import Pair
-from pyrocryo.particles import PER_IMAGE, Particles
+from pyrocryo.particles import Particles
 from pyrocryo.simulate.images import reflected
 from pyrocryo.svi import Fit
 
@@ -55,7 +55,7 @@ def simulator(
         raise InputError("fit: in space, only pairs that know the poses can be intervened in")
     with torch.random.fork_rng(), torch.no_grad():
         world = Truth(pairs[0], molecule, particles)
-        _check(world, _one_frame(next(batches(pairs[0], particles))))
+        _check(world, one_frame(next(batches(pairs[0], particles))))
 
     def sampler(n: int, fixed: Mapping[int, np.ndarray], rng: np.random.Generator) -> np.ndarray:
         z = reflected(rng.standard_normal((n, molecule.dim)))
@@ -72,7 +72,7 @@ def simulator(
             for start in range(0, len(z), AT_ONCE):
                 part = torch.as_tensor(z[start : start + AT_ONCE], dtype=torch.float32)
                 rows = rng.integers(len(particles), size=len(part))
-                batch = pairs[0].moved(_one_frame(particles.batch(rows)))
+                batch = pairs[0].moved(one_frame(particles.batch(rows)))
                 part, phi = part.to(batch.images), world.latents(batch)[1]
                 images = pairs[0].replicated(world.render(part, phi, batch))
                 known = None if pairs[0].pose.latent else phi
@@ -97,11 +97,3 @@ def _check(world: Truth, batch: Any) -> None:
             f"molecule: {type(world.molecule).__name__} shows the conformations of these "
             "particles no better than those of others: they are of another molecule"
         )
-
-
-def _one_frame(batch: Any) -> Any:
-    """A batch of molecules as a batch of images: the first frame of each."""
-    if batch.images.dim() == 3:
-        return batch
-    held = [name for name in ("images", *PER_IMAGE) if name in batch._fields]
-    return batch._replace(**{name: getattr(batch, name)[:, 0] for name in held})

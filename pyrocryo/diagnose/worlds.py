@@ -20,7 +20,7 @@ from pyrocryo.particles import Particles
 from pyrocryo.poses import shift_of, turn, turned
 from pyrocryo.simulate.images import MARGIN
 
-__all__ = ["Learned", "Truth", "moved_by", "oracle"]
+__all__ = ["Learned", "Truth", "misfit", "moved_by", "oracle"]
 
 RATE = 0.1  # of the oracle's Adam
 
@@ -175,7 +175,7 @@ def oracle(
 
     def cost() -> Tensor:
         where = moved_by(first_phi, angle) if latent else phi
-        fit = _misfit(world.pair, images, world.render(z, where, batch))
+        fit = misfit(world.pair, images, world.render(z, where, batch))
         fit = fit if images.dim() == 3 else fit.sum(-1)
         return fit - world.log_prior(z, batch)
 
@@ -192,7 +192,7 @@ def oracle(
         return z[best, rows].detach(), found
 
 
-def _misfit(pair: Pair, images: Tensor, clean: Tensor) -> Tensor:
+def misfit(pair: Pair, images: Tensor, clean: Tensor) -> Tensor:
     """-ln p(x | clean) `(..., B, [T])` but for a constant, under the noise that the pair has."""
     sd = pair.noise.detach()
     if pair.likelihood is not None:

@@ -1,6 +1,7 @@
 """Guides q(pose | x) and q(z | x, pose): networks that read the posterior off an image."""
 
 from pyrocryo.guides.amortised import Amortised
+from pyrocryo.guides.frozen import Frozen
 from pyrocryo.guides.gauss_newton import GaussNewton
 from pyrocryo.guides.lookup import LookupTable
 from pyrocryo.guides.plain import PlainPose
@@ -8,4 +9,13 @@ from pyrocryo.guides.polar import Polar
 from pyrocryo.guides.refine import Refine
 from pyrocryo.guides.search import Search
 
-__all__ = ["Amortised", "GaussNewton", "LookupTable", "PlainPose", "Polar", "Refine", "Search"]
+__all__ = [
+    "Amortised",
+    "Frozen",
+    "GaussNewton",
+    "LookupTable",
+    "PlainPose",
+    "Polar",
+    "Refine",
+    "Search",
+]

@@ -11,7 +11,7 @@ from pyrocryo.io.mrc import read_map, write_map
 from pyrocryo.io.save import save
 from pyrocryo.particles import Particles
 
-__all__ = ["export", "load", "new_folder", "read_map", "save", "write_map"]
+__all__ = ["export", "load", "load_fit", "new_folder", "read_map", "save", "write_map"]
 
 
 def load(path: str | Path, **options: Any) -> Particles:
@@ -35,4 +35,8 @@ def __getattr__(name: str) -> Any:
         from pyrocryo.io import run_folder
 
         return getattr(run_folder, name)
+    if name == "load_fit":
+        from pyrocryo.io.reopened import load_fit
+
+        return load_fit
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pyrocryo.svi.step import Step
     from pyrocryo.svi.train import Fit
 
-__all__ = ["State", "write"]
+__all__ = ["State", "agree", "put", "read", "write"]
 
 log = logging.getLogger("pyrocryo")
 
@@ -48,20 +48,8 @@ class State:
         self.content: dict[str, Any] = {"format": FORMAT, "key": key, "done": {}, "current": None}
         if not resume:
             return
-        if path is None or not path.exists():
-            raise InputError(f"resume: there is no checkpoint at {path}")
-        try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-            found, version = content["key"], content["format"]
-        except Exception as error:
-            raise InputError(f"resume: {path} is not a checkpoint of pyrocryo ({error})") from None
-        if version != FORMAT:
-            raise InputError(f"resume: {path} was written by another version of pyrocryo")
-        for name, value in key.items():
-            if found.get(name) != value:
-                raise InputError(
-                    f"resume: {path} was made with other {name} ({found.get(name)}, now {value})"
-                )
+        content = read(path)
+        agree(content, key, path)
         self.content = content
 
     @property
@@ -72,7 +60,7 @@ class State:
     def trained(self, seed: int, pair: Pair) -> np.ndarray:
         """Puts the parameters of a seed that is done in place; returns its history."""
         saved = self.content["done"][seed]
-        self._load(pair, saved["pair"])
+        put(pair, saved["pair"], self.path)
         return saved["history"].numpy()
 
     @property
@@ -87,7 +75,7 @@ class State:
         if current is None:
             return 0
         for pair, saved in zip(step.stack.pairs, current["pairs"], strict=True):
-            self._load(pair, saved)
+            put(pair, saved, self.path)
         step.set_moments(current["moments"])
         if current["device"] != step.device.type:
             log.info("random numbers start afresh: the checkpoint is from another kind of device")
@@ -123,12 +111,39 @@ class State:
             }
         _write(self.content, self.path)
 
-    def _load(self, pair: Pair, saved: dict[str, Any]) -> None:
-        try:
-            pair.load_state_dict(saved)
-        except RuntimeError as error:
-            first = str(error).splitlines()[0]
-            raise InputError(f"resume: {self.path} holds another model ({first})") from None
+
+def read(path: Path | None) -> dict[str, Any]:
+    """What a checkpoint holds: ``key``, seeds that are ``done``, and the ``current`` ones.
+
+    Raises:
+        InputError: If there is none, or it is of another kind.
+    """
+    if path is None or not path.exists():
+        raise InputError(f"resume: there is no checkpoint at {path}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        _, version = content["key"], content["format"]
+    except Exception as error:
+        raise InputError(f"resume: {path} is not a checkpoint of pyrocryo ({error})") from None
+    if version != FORMAT:
+        raise InputError(f"resume: {path} was written by another version of pyrocryo")
+    return content
+
+
+def agree(content: dict[str, Any], key: dict[str, Any], path: Path) -> None:
+    """Raises InputError where a checkpoint was made with other settings, seeds, data or model."""
+    for name, value in key.items():
+        if (found := content["key"].get(name)) != value:
+            raise InputError(f"resume: {path} was made with other {name} ({found}, now {value})")
+
+
+def put(pair: Pair, saved: dict[str, Any], path: Path | None) -> None:
+    """Puts saved parameters in place; InputError where they are another model's."""
+    try:
+        pair.load_state_dict(saved)
+    except RuntimeError as error:
+        first = str(error).splitlines()[0]
+        raise InputError(f"resume: {path} holds another model ({first})") from None
 
 
 def write(fit: Fit, path: Path) -> None:

@@ -1,0 +1,58 @@
+"""All commands, and how they end."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Sequence
+
+from pyrocryo.cli.bench import Bench
+from pyrocryo.cli.fit import Fit, command
+from pyrocryo.cli.identify import Identify
+from pyrocryo.cli.parse import parsed
+from pyrocryo.cli.read import Compare, Report
+from pyrocryo.cli.rehearse import Rehearse
+from pyrocryo.cli.simulate import Simulate
+from pyrocryo.errors import InputError
+
+__all__ = ["main"]
+
+log = logging.getLogger("pyrocryo")
+COMMANDS = {
+    "fit": Fit,
+    "simulate": Simulate,
+    "report": Report,
+    "compare": Compare,
+    "identify": Identify,
+    "rehearse": Rehearse,
+    "bench": Bench,
+}
+ABOUT = f"The command line: ``pyrocryo {' | '.join(COMMANDS)}``."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Returns:
+        0; 2 for bad input, said in one line; 1 where training broke down.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    log.setLevel(logging.INFO)
+    # ArviZ 0.23 announces 1.0 at each import
+    warnings.filterwarnings("ignore", message="\\s*ArviZ is undergoing", category=FutureWarning)
+    try:
+        # a model file's own options become options of the command
+        fit = {"fit": command(argv[1:])} if argv[:1] == ["fit"] else {}
+        parsed(COMMANDS | fit, argv, ABOUT).run()
+    except (InputError, OSError) as error:
+        print(f"pyrocryo: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except FloatingPointError as error:
+        print(f"pyrocryo: training stopped: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("pyrocryo: interrupted", file=sys.stderr)
+        return 130
+    return 0

@@ -1,0 +1,89 @@
+"""A run folder opened again: its fit, and the particles that were fitted."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pyrocryo import frames
+from pyrocryo.errors import InputError
+from pyrocryo.io import load, read_map
+from pyrocryo.io.model_file import KEPT, SIMULATED, load_model
+from pyrocryo.particles import Particles
+from pyrocryo.svi import Fit, reopen
+
+__all__ = ["load_fit"]
+
+
+def load_fit(
+    folder: str | Path, *, model: str | Path | None = None, particles: Particles | None = None
+) -> tuple[Fit, Particles]:
+    """The fit in a run folder of ``pyrocryo fit``, and its particles.
+
+    Runs the model file: the copy in the folder, or the one named. Open folders of
+    people whose code you would run.
+
+    Args:
+        folder: The run folder.
+        model: Another copy of the model file.
+        particles: The particles that were fitted; by default they are read or simulated again, as
+            ``config.json`` says. Either way they must be the same to the last digit.
+
+    Raises:
+        InputError: If the folder is not that of a finished run, or model or particles are others.
+    """
+    folder = Path(folder)
+    config = _config(folder / "config.json")
+    module = load_model(_model(folder, model, config))
+    options = _options(module.Config, config.get("options") or {})
+    if particles is None:
+        particles = _particles(module, options, config)
+    fit = reopen(module.pair(options, particles), particles, folder / "checkpoint.pt")
+    fit.seconds = float(config["seconds"])
+    if config.get("body") is not None:
+        own = config["body"] != "auto"
+        body = read_map(config["body"])[0] if own else None
+        fit = frames.reference_body(fit, particles.train, body)
+    return fit, particles
+
+
+def _config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path.parent} is not a run folder: it has no {path.name}") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as JSON ({error})") from None
+    missing = [name for name in ("source", "model", "seconds") if name not in config]
+    if missing:
+        raise InputError(
+            f"{path}: not from pyrocryo fit, it has no {missing[0]!r}; "
+            "pyrocryo.svi.reopen opens a checkpoint with a pair of your own"
+        )
+    return config
+
+
+def _model(folder: Path, model: str | Path | None, config: Mapping[str, Any]) -> Path:
+    if model is not None:
+        return Path(model)
+    kept = folder / KEPT
+    return kept if kept.is_file() else Path(config["model"])  # of folders without a copy
+
+
+def _options(kind: type, saved: Mapping[str, Any]) -> Any:
+    """The options of a model file, as JSON kept them."""
+    names = {field.name for field in dataclasses.fields(kind)}
+    if unknown := sorted(set(saved) - names):
+        raise InputError(f"model: the run had an option {unknown[0]}, which this model has not")
+    return kind(**{n: tuple(v) if isinstance(v, list) else v for n, v in saved.items()})
+
+
+def _particles(module: Any, options: Any, config: Mapping[str, Any]) -> Particles:
+    if config["source"] == SIMULATED:
+        return module.particles(options)
+    poses = config.get("poses")
+    read = load(config["source"], poses=poses, pixel_size=config.get("pixel_size"))
+    return read.standardised()
