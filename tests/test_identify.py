@@ -138,3 +138,36 @@ def test_report_says_what_the_numbers_say(pairs_in_time, seeds):
         assert (verdict["seeds"] is None) == (seeds == 1)
         assert verdict["prior"]["name"] == type(prior).__name__
         assert verdict["prior"]["sees_rotations"] == ("Laplace" in type(prior).__name__)
+
+
+def _wells(learned=False):
+    energy = pc.priors.LearnedEnergy if learned else lambda: pc.priors.DoubleWell(2.0)
+    return pc.priors.Boltzmann(energies=(energy(), pc.priors.Harmonic(1.0)), reference=300.0)
+
+
+@pytest.mark.parametrize(
+    ("prior", "aligned", "said", "helps"),
+    [
+        (_wells(), True, "Aligned, but not by the data alone", "More values of temperature never"),
+        (_wells(), False, "Not identified by this fit", "More values of temperature never"),
+        (pc.priors.Boltzmann(table=pc.simulate.default_scales(2)), True, "Consistent with", None),
+        (pc.priors.Boltzmann(table=pc.simulate.default_scales(2)), False, "Not identified", None),
+        (pc.priors.IsotropicNormal(2), True, "Not identified: the prior", "A condition that"),
+    ],
+    ids=["wells", "wells scattered", "table", "table scattered", "isotropic"],
+)
+def test_the_sentence_joins_prior_and_seeds(at_temperatures, rng, prior, aligned, said, helps):
+    pair = pc.Pair(prior, pc.volumes.Grid(), at_temperatures.box)
+    fit = pc.fit(pair, at_temperatures, steps=2, batch_size=8, seeds=3)
+    z = rng.standard_normal((600, 2))
+    turns = [np.eye(2)] * 3 if aligned else ortho_group.rvs(2, size=3, random_state=1)
+    seen = np.stack([_noisy(rng, z @ q) for q in turns])[:, None]
+    verdict = pc.identify.report(fit, {"posterior": {"z": seen}}, at_temperatures)
+    assert verdict["sentence"].startswith(said)
+    assert verdict["prior"]["check"]["conditions"] == (1 if helps and "A cond" in helps else 3)
+    assert ("What would help" in verdict["sentence"]) == bool(helps)
+    if helps:
+        assert f"help: {helps[0].lower()}{helps[1:]}" in verdict["sentence"]
+    assert len(verdict["decoder"]["readings"]) == 3
+    assert verdict["frame"] is None  # poses were known
+    assert (verdict["seeds"]["rhat"] is None) == (seen.shape[1] < 10)

@@ -86,7 +86,7 @@ def test_report_is_one_file_with_everything_in_it(run):
     page = (run[0] / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 10
     assert "http" not in page
-    for text in ("a run", "mcc_pearson", "Agreement between seeds", "Not identified"):
+    for text in ("a run", "mcc_pearson", "Can axes mean anything?", "Not identified"):
         assert text in page
 
 

@@ -4,23 +4,37 @@ from __future__ import annotations
 
 import copy
 import itertools
+import logging
 import math
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 import torch
 
+from pyrocryo.context import wanted
 from pyrocryo.errors import InputError
+from pyrocryo.identify.check_prior import check_prior
 from pyrocryo.identify.consistency import FEWEST, consistency
+from pyrocryo.identify.frame import frame
 from pyrocryo.identify.increments import SPARSE, Increments, increments, inferred
+from pyrocryo.identify.jacobian import jacobian
+from pyrocryo.identify.plain import plain
 from pyrocryo.identify.power import BLIND, turn_of
+from pyrocryo.identify.prior_check import PriorCheck
+from pyrocryo.identify.sentence import objection, sentence
 from pyrocryo.pair import Pair
+from pyrocryo.particles import PER_IMAGE, Particles
 from pyrocryo.svi import Fit
 
 __all__ = ["report", "rotation_gap"]
 
+log = logging.getLogger("pyrocryo")
+
 DRAWS = 20_000
+SEEN = 3  # seeds whose decoders are looked at
+SOLID = 64  # images looked at where each is a projection of a map
 MOVES = 4_000  # molecules drawn from a prior, to see whether its steps are sparse
 BLUNTER = 0.25  # α by which inferred steps may differ from the prior's
 
@@ -52,42 +66,79 @@ def rotation_gap(pair: Pair, batch: Any, *, draws: int = DRAWS, seed: int = 0) -
     return min(gaps, default=math.inf)
 
 
-def report(fit: Fit, post: Any) -> dict[str, Any]:
-    """Verdicts on prior and seeds, the numbers behind them, and one sentence.
+def report(fit: Fit, post: Any, particles: Particles | None = None) -> dict[str, Any]:
+    """Verdicts on prior, decoder and seeds, the numbers behind them, and one sentence.
 
     Args:
         fit: A fit.
         post: Its posterior over some particles.
+        particles: What to look at the decoder with; without them it is not looked at.
 
     Returns:
-        ``prior`` (name, ``rotation_gap_nats``, ``sees_rotations``), ``seeds`` (the numbers of
-        :class:`Consistency`, or None for one seed or too few particles), ``increments`` and
-        ``sentence``. ``increments`` is None but for particles with frames, and else has, for the
+        ``prior`` (name, ``rotation_gap_nats``, ``sees_rotations``, and ``check``:
+        :meth:`PriorCheck.as_dict` in the contexts of ``fit.example``, None where the prior cannot
+        be asked), ``decoder`` (:class:`Jacobian` of the first seeds) and ``frame``
+        (:class:`PoseFrame`), both None without particles, or with too few, and ``frame`` where
+        poses are known; ``seeds`` (the numbers of :class:`Consistency`, or None for one seed or
+        too few particles), ``increments`` and ``sentence``.
+        ``increments`` is None but for particles with frames, and else has, for the
         steps from frame to frame, ``kurtosis``, ``kurtosis_se``, ``shape`` and ``shape_se`` (a row
         a seed, a number a latent; None where nothing moves), ``readings`` (one a seed),
         ``prior_kurtosis`` and ``prior_shape`` (by latent), ``less_sparse`` (the prior's steps are
         sparse, and in most seeds the inferred ones less so) and ``contradicts_prior`` (they are
         even Gaussian within error; neither where nobody can tell).
     """
-    z = np.asarray(post["posterior"]["z"]).mean(axis=1)
-    frames = z.shape[2] if z.ndim == 4 else 1
-    z = z.reshape(len(z), -1, z.shape[-1])
+    draws = np.asarray(post["posterior"]["z"])
+    frames = draws.shape[3] if draws.ndim == 5 else 1
+    draws = draws.reshape(*draws.shape[:2], -1, draws.shape[-1])
     pair = fit.pairs[0]
-    gap = rotation_gap(pair, fit.example)
-    enough = len(z) > 1 and z.shape[1] >= FEWEST
-    seeds = asdict(consistency(list(z), frames=frames)) if enough else None
+    gap, check = rotation_gap(pair, fit.example), _checked(fit)
+    enough = len(draws) > 1 and draws.shape[2] >= FEWEST
+    seeds = asdict(consistency(list(draws), frames=frames)) if enough else None
     name = pair.prior_name
     moves = _moves(fit, post) if frames > 1 else None
+    some = replace(fit, pairs=fit.pairs[:SEEN], seeds=fit.seeds[:SEEN])
     return {
         "prior": {
             "name": name,
             "rotation_gap_nats": gap if math.isfinite(gap) else None,
             "sees_rotations": gap > BLIND,
+            "check": None if check is None else check.as_dict(),
         },
+        "decoder": _seen(jacobian, some, particles, most=SOLID if pair.volume.dim == 3 else None),
+        "frame": _seen(frame, some, particles) if pair.pose.latent else None,
         "seeds": seeds,
         "increments": moves,
-        "sentence": _sentence(name, gap, seeds, len(z)) + _objection(name, moves),
+        "sentence": sentence(name, gap, check, seeds, len(draws)) + objection(name, moves),
     }
+
+
+def _checked(fit: Fit) -> PriorCheck | None:
+    """The prior at the conditions of some particles; None where it cannot be asked."""
+    pair, batch = fit.pairs[0], fit.example
+    values = {name: getattr(batch, name).cpu() for name in wanted(pair.prior)}
+    ways = [values]
+    if batch.images.dim() == 4:  # a law for each frame has conditions of its own
+        flat = {n: v.flatten(0, 1) if n in PER_IMAGE else v for n, v in values.items()}
+        if values.keys() <= set(PER_IMAGE):
+            ways.append(flat)
+    for conditions in ways:
+        try:
+            return check_prior(pair.prior, conditions or None, dim=pair.dim)
+        except InputError as error:
+            log.info("the prior is not checked: %s", error)
+    return None
+
+
+def _seen(look: Callable[..., Any], fit: Fit, particles: Particles | None, **options: Any) -> Any:
+    """What a look at the decoder finds, as JSON has it; None where there is too little to see."""
+    if particles is None:
+        return None
+    try:
+        return plain(look(fit, particles, **options))
+    except InputError as error:
+        log.info("%s: %s", look.__name__, error)
+        return None
 
 
 def _moves(fit: Fit, post: Any) -> dict[str, Any] | None:
@@ -140,41 +191,3 @@ def _less_sparse(seen: Increments, own: Increments) -> bool:
 def _listed(values: np.ndarray) -> list[float | None]:
     """Numbers as JSON has them."""
     return [float(v) if math.isfinite(v) else None for v in values]
-
-
-def _objection(name: str, moves: dict[str, Any] | None) -> str:
-    if moves is None or not moves["less_sparse"]:
-        return ""
-    if moves["contradicts_prior"]:
-        return (
-            f" The steps inferred are Gaussian within error, not sparse as {name} would have "
-            "them: if axes are aligned, sparse steps did not do it."
-        )
-    known = [v for row in moves["shape"] for v in row if v is not None]
-    return (
-        f" The steps inferred are less sparse than {name} would have them (α = "
-        f"{np.mean(known):.2f} against {np.mean(moves['prior_shape']):.2f}; Gaussian: 2): if axes "
-        "are aligned, it may not be sparse steps that did it."
-    )
-
-
-def _sentence(name: str, gap: float, seeds: dict[str, Any] | None, n: int) -> str:
-    if not math.isfinite(gap):
-        tail = "" if seeds is None else f"; in {n} seeds {seeds['reading']}"
-        return f"There is one latent, so no rotation of axes to worry about{tail}."
-    if gap <= BLIND:
-        tail = "" if seeds is None else f" ({n} seeds: {seeds['reading']})"
-        return (
-            f"Not identified: the prior {name} cannot see rotations of z (or of whitened z), so "
-            f"no axis has a meaning of its own, however well z describes the particles{tail}."
-        )
-    costs = f"the prior {name} charges {gap:.2g} nats a particle for a turn by 45°"
-    if seeds is None:
-        few = "one seed" if n == 1 else "so few particles"
-        return f"Undecided: {costs}, but with {few} nobody can tell whether training used it."
-    if seeds["agree"]:
-        return (
-            f"Consistent with identified axes: {costs}, and in {n} seeds {seeds['reading']}. Each "
-            "axis can be read as one motion; agreement is necessary, not a proof."
-        )
-    return f"Not identified by this fit: {costs}, but in {n} seeds {seeds['reading']}."

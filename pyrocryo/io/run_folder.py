@@ -81,7 +81,7 @@ def export(
     out = Path(out)
     for folder in (out, out / "volumes", out / "figures"):
         folder.mkdir(parents=True, exist_ok=True)
-    table, verdict = metrics.report(post), identify.report(fit, post)
+    table, verdict = metrics.report(post), identify.report(fit, post, particles)
     write_json(out / "config.json", _config(fit, particles) | dict(config or {}))
     if particles is not None and fit.pairs[0].pose.latent:
         for chain, seed in enumerate(fit.seeds):

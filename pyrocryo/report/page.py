@@ -11,6 +11,7 @@ from typing import Any
 
 from pyrocryo.errors import InputError
 from pyrocryo.files import replacing
+from pyrocryo.report import verdicts
 
 __all__ = ["read_run", "write"]
 
@@ -111,7 +112,7 @@ def write(folder: str | Path) -> Path:
         f"<p class=verdict>{html.escape(run['identify']['sentence'])}</p>",
         "<h2>Metrics</h2>",
         _table(run["metrics"]),
-        _agreement(run["identify"]),
+        *verdicts.parts(run["identify"]),
         *_figures(folder / "figures"),
         "<h2>Settings</h2>",
         f"<pre class=small>{html.escape(json.dumps(config, indent=1, ensure_ascii=False))}</pre>",
@@ -143,21 +144,6 @@ def _number(value: float | None) -> str:
     if value is None:
         return "–"
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}"
-
-
-def _agreement(verdict: Mapping[str, Any]) -> str:
-    seeds = verdict["seeds"]
-    if seeds is None:
-        return ""
-    return (
-        "<h2>Agreement between seeds</h2>"
-        f"<p>Matched axes correlate {seeds['permutation']:.3f}; a linear map explains "
-        f"{seeds['affine']:.3f} of the variance and nearest neighbours {seeds['nonlinear']:.3f} "
-        f"({seeds['axiswise']:.3f} from the matched axis alone), "
-        "each fitted on one half of the particles and scored on the other. The axes of two seeds "
-        f"are turned by at most {seeds['worst_turn_deg']:.0f}°: "
-        f"{html.escape(seeds['reading'])}.</p>"
-    )
 
 
 def _figures(folder: Path) -> list[str]:

@@ -1,0 +1,126 @@
+"""What a run says of its axes: prior, decoder, frame and seeds, for reading."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+__all__ = ["parts"]
+
+DECODERS = {
+    "free": "any smooth one",
+    "linear": "linear in z",
+    "orthogonal": "with orthogonal motions",
+    "modes": "with given motions",
+}
+KINDS = {
+    "identified": "identified",
+    "permutation": "up to order (and a map of each axis on its own)",
+    "linear": "up to a linear map of all axes",
+    "rotation": "up to rotations",
+    "twist": "up to curved maps",
+    "not": "not at all",
+    "unknown": "no theorem says",
+}
+
+
+def parts(verdict: Mapping[str, Any]) -> list[str]:
+    """HTML of ``identify.json``, a section for each verdict that it holds."""
+    made = [
+        *_prior(verdict["prior"]),
+        *_decoder(verdict.get("decoder")),
+        *_frame(verdict.get("frame")),
+        *_seeds(verdict["seeds"]),
+    ]
+    return ["<h2>Can axes mean anything?</h2>", *made] if made else []
+
+
+def _prior(prior: Mapping[str, Any]) -> list[str]:
+    check = prior.get("check")
+    if check is None:
+        return []
+    used = "learned" if check["trainable"] else "known"
+    at = f", at {check['conditions']} conditions of {' and '.join(check['fields'])}"
+    rows = "".join(
+        f"<tr><td>{told}<td>{KINDS[check['verdict']['known'][name]['kind']]}"
+        f"<td>{KINDS[check['verdict']['learned'][name]['kind']]}</tr>"
+        for name, told in DECODERS.items()
+    )
+    ranks = "" if check["temporal"] else f" {_ranks(check)}"
+    return [
+        f"<p><b>The prior</b> {_told(prior['name'])}{at if check['fields'] else ''} leaves: "
+        f"{_told(check['symmetry'])}. {_told(check['verdict'][used]['free']['sentence'])}{ranks}"
+        "</p>",
+        "<table><tr><th>axes, for a decoder<th>if the prior is the true law"
+        f"<th>if it is learned</tr>{rows}</table>",
+        _list(check["advice"], "What would help:"),
+    ]
+
+
+def _ranks(check: Mapping[str, Any]) -> str:
+    found = (check["rank_j"], check["rank_f"], check["rank_w"])
+    if check["conditions"] < 2 or None in found:
+        return ""
+    dim, each = check["dim"], check["sum_f"]
+    return (
+        f"Ranks over conditions: J {found[0]} (of {dim}), F {found[1]} (of {each}), W {found[2]} "
+        f"(of {2 * dim})."
+    )
+
+
+def _decoder(seen: Mapping[str, Any] | None) -> list[str]:
+    if seen is None:
+        return []
+    readings = [
+        f"seed {n}: {text}" for n, text in zip(seen["seeds"], seen["readings"], strict=True)
+    ]
+    strengths = "; ".join(
+        f"seed {n}: {', '.join(f'{v:.2g}' for v in row)}"
+        for n, row in zip(seen["seeds"], seen["strength"], strict=True)
+    )
+    return [
+        f"<p><b>The decoder.</b> {_told(seen['reading'])}</p>",
+        _list(readings if len(readings) > 1 else (), ""),
+        "<p class=small>Change of the image for one standard deviation of each latent, in "
+        f"standard deviations of the noise: {strengths}.</p>",
+    ]
+
+
+def _frame(seen: Mapping[str, Any] | None) -> list[str]:
+    return (
+        [] if seen is None else [f"<p><b>The frame of the poses.</b> {_told(seen['reading'])}</p>"]
+    )
+
+
+def _seeds(seeds: Mapping[str, Any] | None) -> list[str]:
+    if seeds is None:
+        return [
+            "<p><b>Seeds.</b> One, or too few particles: nobody can tell whether they agree.</p>"
+        ]
+    rhat = ""
+    if seeds.get("rhat") is not None:
+        rhat = (
+            f" R-hat of the posteriors of the same particle, axes aligned: {seeds['rhat']:.2f} in "
+            f"the median ({100 * seeds['rhat_share']:.0f} % above 1.05); after an affine map "
+            f"{seeds['rhat_affine']:.2f}."
+        )
+    return [
+        f"<p><b>Seeds.</b> {_told(seeds['reading'])[:1].upper()}{_told(seeds['reading'])[1:]}. "
+        f"Matched axes correlate {seeds['permutation']:.3f}; a linear map explains "
+        f"{seeds['affine']:.3f} of the variance and nearest neighbours {seeds['nonlinear']:.3f} "
+        f"({seeds['axiswise']:.3f} from the matched axis alone), "
+        "each fitted on one half of the particles and scored on the other. The axes of two seeds "
+        f"are turned by at most {seeds['worst_turn_deg']:.0f}°.{rhat}</p>"
+    ]
+
+
+def _list(items: Sequence[str], head: str) -> str:
+    if not items:
+        return ""
+    told = "".join(f"<li>{_told(item)}</li>" for item in items)
+    return f"{f'<p>{head}</p>' if head else ''}<ul>{told}</ul>"
+
+
+def _told(text: str) -> str:
+    return html.escape(str(text))
