@@ -115,10 +115,12 @@ class Rehearse:
 
     def _candidate(self, words: str, out: Path) -> Any:
         """The ``fit`` of a candidate."""
-        line = [*shlex.split(words), "--data", str(self.out / "particles.star"), "--out", str(out)]
-        line += ["--seeds", str(self.seeds)]
+        first, *own = shlex.split(words) or [""]
+        told = ["--seeds", str(self.seeds)]
         if self.steps is not None:
-            line += ["--steps", str(self.steps)]
+            told += ["--steps", str(self.steps)]
+        files = ["--data", str(self.out / "particles.star"), "--out", str(out)]
+        line = [first, *told, *own, *files]  # the last word on an option counts
         return options(command(line), line, f"The candidate {words}.")
 
 
