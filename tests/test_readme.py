@@ -38,7 +38,7 @@ def test_shell_commands_run(tmp_path, monkeypatch):
         for line in "\n".join(_blocks("sh")).splitlines()
         if line.startswith("pyrocryo ")
     ]
-    commands = ["simulate", "fit", "compare", *["fit"] * 6, "bench"]
+    commands = ["simulate", "fit", "compare", "identify", "rehearse", *["fit"] * 6, "bench"]
     assert [words[0] for words in lines] == commands
     for part in (step, splat, feed, cryodrgn):  # two minutes, else
         rows = [timing.row("it", [1.0], [2.0])]
@@ -49,7 +49,9 @@ def test_shell_commands_run(tmp_path, monkeypatch):
             assert main(words) == 2  # the reader's own files, which are not here
             continue
         if words[0] == "simulate":
-            words += ["--n", "60"]
+            words += ["--n", "100"]
+        if words[0] == "rehearse":
+            words += ["--steps", "3", "--n", "60", "--seeds", "1", "--anyway"]
         if words[0] == "fit":
             words += ["--steps", "3", "--draws", "20"]
             words += ["--rigid-steps", "1"] if "in-plane" in words else []
