@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ from pyrocryo.identify.power import BLIND
 from pyrocryo.identify.prior_check import PriorCheck
 
 __all__ = ["objection", "sentence"]
+
+NEVER = "never help"  # of advice that says what is in vain
 
 
 def objection(name: str, moves: dict[str, Any] | None) -> str:
@@ -46,7 +49,7 @@ def sentence(
         tail = "" if seeds is None else f"; in {n} seeds {seeds['reading']}"
         return f"There is one latent, so no rotation of axes to worry about{tail}."
     open_ = check is not None and not _answer(check).axes
-    helps = f" What would help: {_lower(check.advice[0])}" if open_ and check.advice else ""
+    helps = _helps(check.advice) if open_ else ""
     if gap <= BLIND:
         tail = "" if seeds is None else f" ({n} seeds: {seeds['reading']})"
         return (
@@ -81,6 +84,17 @@ def sentence(
     )
 
 
+def _helps(advice: Sequence[str]) -> str:
+    """The first thing that would help, after what would not."""
+    told = []
+    for text in advice:
+        if NEVER not in text:
+            told.append(f"What would help: {text[:1].lower()}{text[1:]}")
+            break
+        told.append(text)
+    return "".join(f" {text}" for text in told)
+
+
 def _answer(check: PriorCheck) -> Any:
     """The verdict for a free decoder, as the prior is used."""
     return (check.verdict.learned if check.trainable else check.verdict.known).free
@@ -93,7 +107,3 @@ def _left(check: PriorCheck) -> str:
     if kind == "linear":
         return "a linear map of all latents"
     return check.symmetry if check.symmetry else "maps that change no likelihood"
-
-
-def _lower(text: str) -> str:
-    return text[:1].lower() + text[1:]

@@ -80,7 +80,7 @@ def _decoder(seen: Mapping[str, Any] | None) -> list[str]:
         for n, row in zip(seen["seeds"], seen["strength"], strict=True)
     )
     return [
-        f"<p><b>The decoder.</b> {_told(seen['reading'])}</p>",
+        f"<p><b>The decoder.</b> {_begun(seen['reading'])}</p>",
         _list(readings if len(readings) > 1 else (), ""),
         "<p class=small>Change of the image for one standard deviation of each latent, in "
         f"standard deviations of the noise: {strengths}.</p>",
@@ -89,7 +89,9 @@ def _decoder(seen: Mapping[str, Any] | None) -> list[str]:
 
 def _frame(seen: Mapping[str, Any] | None) -> list[str]:
     return (
-        [] if seen is None else [f"<p><b>The frame of the poses.</b> {_told(seen['reading'])}</p>"]
+        []
+        if seen is None
+        else [f"<p><b>The frame of the poses.</b> {_begun(seen['reading'])}</p>"]
     )
 
 
@@ -106,7 +108,7 @@ def _seeds(seeds: Mapping[str, Any] | None) -> list[str]:
             f"{seeds['rhat_affine']:.2f}."
         )
     return [
-        f"<p><b>Seeds.</b> {_told(seeds['reading'])[:1].upper()}{_told(seeds['reading'])[1:]}. "
+        f"<p><b>Seeds.</b> {_begun(seeds['reading'])} "
         f"Matched axes correlate {seeds['permutation']:.3f}; a linear map explains "
         f"{seeds['affine']:.3f} of the variance and nearest neighbours {seeds['nonlinear']:.3f} "
         f"({seeds['axiswise']:.3f} from the matched axis alone), "
@@ -120,6 +122,11 @@ def _list(items: Sequence[str], head: str) -> str:
         return ""
     told = "".join(f"<li>{_told(item)}</li>" for item in items)
     return f"{f'<p>{head}</p>' if head else ''}<ul>{told}</ul>"
+
+
+def _begun(text: str) -> str:
+    """As a sentence."""
+    return f"{_told(text[:1].upper() + text[1:]).rstrip('.')}."
 
 
 def _told(text: str) -> str:
