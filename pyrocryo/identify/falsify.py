@@ -25,7 +25,7 @@ __all__ = ["Falsified", "falsify"]
 MOST = 600  # particles that likelihoods are compared on
 MANY = 10  # values of the context from which on a few stand for all
 FEW = 5
-DRAWS = 4  # of the latents of each particle
+DRAWS = 2  # of the latents of each particle
 FEWEST = 10  # particles that an MCC is read from
 
 

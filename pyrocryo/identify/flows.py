@@ -22,7 +22,7 @@ Scalar = Callable[[Tensor], Tensor]
 
 CUBE = 2 ** (1 / 3)
 YOSHIDA = (1 / (2 - CUBE), -CUBE / (2 - CUBE), 1 / (2 - CUBE))
-COARSEST, FINEST = 8, 256  # steps of a twist, a radian
+COARSEST, FINEST = 4, 256  # steps of a twist, a radian
 LONGEST = 40  # radians after which it counts as lost
 NEWTON = 6
 STEP = 1e-5  # of numerical derivatives: errors of 1e-10 in double precision
@@ -177,7 +177,7 @@ class Twist:
         *,
         scale: Tensor | None = None,
         pace: float = 1.0,
-        tolerance: float = 1e-5,
+        tolerance: float = 1e-4,
     ) -> None:
         if len(components) < 2:
             raise InputError(f"components: expected at least 2, got {components}")
