@@ -189,7 +189,9 @@ class _Search(Candidates):
         laws = self.laws.only(rows) if rank else self.laws.only([self.warmest])
         slope, hamiltonian = self._levels(laws, components, rank)
         if hamiltonian:
-            energy = _alone(lambda x: -laws.log_prob(x)[..., 0], components, self.centre)
+            energy = _alone(
+                lambda x: -laws.log_prob(x, inside=True)[..., 0], components, self.centre
+            )
             if apart:
 
                 def shears(time: float, steps: int) -> Map:
@@ -205,7 +207,7 @@ class _Search(Candidates):
         else:
 
             def contrasts(z: Tensor) -> tuple[Tensor, Tensor]:
-                value = laws.log_prob(z)
+                value = laws.log_prob(z, inside=True)
                 contrast = value[..., 1:] - value[..., :1]
                 return value[..., 0] - contrast @ slope, contrast
 
@@ -299,11 +301,12 @@ class _Search(Candidates):
 
     def _accurate(self, h: Map, z: Tensor) -> bool:
         """Whether the steps are short enough."""
-        worst = self.change(h, z).abs().max()
+        moved = h(z)
+        worst = self.change(h, z, moved).abs().max()
         if torch.isinf(worst):  # shorter steps do not bring it back
             return True
         return bool(worst < TOLERANCE / 4) and bool(
-            ((h.inverse(h(z)) - z).abs() / self.scale).max() < SLACK
+            ((h.inverse(moved) - z).abs() / self.scale).max() < SLACK
         )
 
     def _radian(self, make: Callable[[float, int], Map], kept: list[int]) -> float:

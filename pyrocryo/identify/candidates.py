@@ -90,11 +90,11 @@ class Candidates:
         self.null = NULL if laws.exact else BLURRED
         self.tried: list[str] = []
 
-    def change(self, h: Map, z: Tensor) -> Tensor:
+    def change(self, h: Map, z: Tensor, moved: Tensor) -> Tensor:
         """Nats by which h changes ln p `(n, L)` at the points' own conditions."""
-        frames = self.laws.frames is not None
-        volume = h.log_det(z).sum(-1) if frames else h.log_det(z)
-        change = self.laws.own(h(z)) + volume - self.laws.own(z)
+        volume = h.log_det(z, moved)
+        volume = volume if self.laws.frames is None else volume.sum(-1)
+        change = self.laws.own(moved) + volume - self.laws.own(z)
         return change.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
 
     def mcc(self, z: Tensor, moved: Tensor, kept: list[int]) -> np.ndarray:
@@ -112,14 +112,15 @@ class Candidates:
         """The map, if all is well."""
         name = named(components)
         z = self.z if len(components) == 2 or kind == "rotation" else self.few  # dear beyond
-        change = self.change(h, z).abs()
+        moved = h(z)
+        change = self.change(h, z, moved).abs()
         worst = float(change.max())
         if not worst <= TOLERANCE:
             open_ended = not np.isfinite(worst)
             reason = why(False) if open_ended else f"the {kind} changes ln p by up to {worst:.2g}"
             self.tried.append(f"{name}: {reason}")
             return
-        mcc = self.mcc(z, h(z), list(components))
+        mcc = self.mcc(z, moved, list(components))
         if not mcc[self.warmest] < TRIVIAL:
             self.tried.append(f"{name}: {why(True)}")
             return

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -69,7 +68,7 @@ class Rotation:
         """`z` again, from `h(z)`."""
         return self._by(torch.linalg.inv(self.matrix), z)
 
-    def log_det(self, z: Tensor) -> Tensor:
+    def log_det(self, z: Tensor, moved: Tensor | None = None) -> Tensor:
         """0, but for rounding, `(...)`."""
         return torch.linalg.slogdet(self.matrix).logabsdet.to(z).expand(z.shape[:-1])
 
@@ -118,7 +117,7 @@ class HamiltonianFlow:
         """`z` again, from `h(z)`."""
         return self._run(z, -self.time)
 
-    def log_det(self, z: Tensor) -> Tensor:
+    def log_det(self, z: Tensor, moved: Tensor | None = None) -> Tensor:
         """0 `(...)`: each shear has determinant 1; numerical, where the speed varies."""
         if self.speed is None:
             return z.new_zeros(z.shape[:-1])
@@ -187,27 +186,21 @@ class Twist:
 
     def __call__(self, z: Tensor) -> Tensor:
         """`h(z)`."""
-        return self._run(z, self.time)[0]
+        return self._run(z, self.time)
 
     def inverse(self, z: Tensor) -> Tensor:
         """`z` again, from `h(z)`."""
-        return self._run(z, -self.time)[0]
+        return self._run(z, -self.time)
 
-    def log_det(self, z: Tensor) -> Tensor:
-        r""":math:`\ln |\det Dh|` `(...)` of the map as integrated, by central differences."""
-        x = z.double().reshape(-1, z.shape[-1])
-        with torch.no_grad():
-            steps = self._run(x, self.time)[1]
-        value = x.new_full((len(x),), torch.nan)
-        for count in steps.unique().tolist():
-            rows = (steps == count).nonzero().squeeze(-1)
-            step = partial(self._marched, fine=count)
-            part = _log_det(step, x[rows], self.components, self.scale)
-            value = value.index_copy(0, rows, part)
-        return value.reshape(z.shape[:-1]).to(z.dtype)
+    def log_det(self, z: Tensor, moved: Tensor | None = None) -> Tensor:
+        r""":math:`\ln |\det Dh| = b(z) - b(h(z))` `(...)`: the flow keeps :math:`e^b`.
 
-    def _marched(self, z: Tensor, fine: int) -> Tensor:
-        return self._march(z.flatten(0, -2), self.time, fine).reshape(z.shape)
+        Args:
+            z: Where.
+            moved: `h(z)`, if it is known.
+        """
+        moved = self(z) if moved is None else moved
+        return (self.field(z.double())[0] - self.field(moved.double())[0]).to(z.dtype)
 
     def direction(self, z: Tensor) -> tuple[Tensor, Tensor]:
         r""":math:`*(\nabla S_1 \wedge \dots)` `(..., m)` and :math:`b` `(...)`."""
@@ -222,11 +215,10 @@ class Twist:
             ahead = _wedge(torch.stack(slopes, dim=-2)[..., self.components])
         return (ahead, base) if keep else (ahead.detach(), base.detach())
 
-    def _run(self, z: Tensor, time: float) -> tuple[Tensor, Tensor]:
-        """Where points end up, and after how many steps a radian `(N,)`."""
+    def _run(self, z: Tensor, time: float) -> Tensor:
+        """Where points end up, with steps short enough for each."""
         start = z.double().reshape(-1, z.shape[-1])
         end, left = torch.full_like(start, torch.nan), torch.arange(len(start))
-        taken = torch.full_like(left, COARSEST)
         fine, before = COARSEST, self._march(start, time, COARSEST)
         while fine < FINEST:
             there = torch.isfinite(before).all(-1)
@@ -237,9 +229,8 @@ class Twist:
             now = self._march(start[left], time, fine)
             good = ((now - before).abs() / self._size(start)).amax(-1) < self.tolerance
             end = end.index_copy(0, left[good], now[good])
-            taken[left] = fine
             left, before = left[~good], now[~good]
-        return end.reshape(z.shape).to(z.dtype), taken
+        return end.reshape(z.shape).to(z.dtype)
 
     def _size(self, like: Tensor) -> Tensor:
         return like.new_ones(like.shape[-1]) if self.scale is None else self.scale
@@ -307,20 +298,14 @@ def _wedge(slopes: Tensor) -> Tensor:
     return torch.stack(minors, dim=-1)
 
 
-def _log_det(
-    h: Callable[[Tensor], Tensor],
-    z: Tensor,
-    components: Sequence[int],
-    scale: Tensor | None = None,
-) -> Tensor:
+def _log_det(h: Callable[[Tensor], Tensor], z: Tensor, components: Sequence[int]) -> Tensor:
     r""":math:`\ln |\det Dh|` of a map that moves some components, by central differences."""
     kept = list(components)
     x = z.double()
-    size = x.new_ones(x.shape[-1]) if scale is None else scale.to(x)
     columns = []
     for k in kept:
-        aside = torch.zeros_like(size)
-        aside[k] = STEP * size[k]
+        aside = x.new_zeros(x.shape[-1])
+        aside[k] = STEP
         change = h(torch.stack([x + aside, x - aside]))[..., kept]
-        columns.append((change[0] - change[1]) / (2 * aside[k]))
+        columns.append((change[0] - change[1]) / (2 * STEP))
     return torch.linalg.slogdet(torch.stack(columns, dim=-1)).logabsdet.to(z.dtype)

@@ -46,7 +46,7 @@ class Pushed(dist.TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         """By the change of variables."""
         z = self.h.inverse(value)
-        volume = self.h.log_det(z)
+        volume = self.h.log_det(z, value)
         if len(self.event_shape) == 2:
             volume = volume.sum(-1)
         return self.law.log_prob(z) - volume
