@@ -44,7 +44,7 @@ def flow(name, time, **options):
     return HamiltonianFlow(lambda z: first(z[..., 0]) + second(z[..., 1]), (0, 1), time, **options)
 
 
-def information(x, y, bins=12):
+def information(x, y, bins=10):
     """Mutual information of equally filled bins in nats, less its bias."""
     count = np.histogram2d(stats.rankdata(x), stats.rankdata(y), bins)[0]
     p = count / count.sum()
@@ -59,7 +59,7 @@ def information(x, y, bins=12):
 def test_flows_leave_the_law_as_it_is(name, time):
     """The reference of three flows for each of four energies: densities, marginals, dependence."""
     laws = Laws(wells(name), TAU)
-    z, fresh = laws.sample(5_000, 0), laws.sample(5_000, 1)
+    z, fresh = laws.sample(3_000, 0), laws.sample(3_000, 1)
     h = flow(name, time, steps=round(250 * time))
     moved = h(z)
     assert (laws.own(moved) - laws.own(z)).abs().max() < 1e-3
@@ -67,14 +67,14 @@ def test_flows_leave_the_law_as_it_is(name, time):
     for row in range(len(TAU)):
         a, b = moved[:, row].numpy().T
         assert abs(np.corrcoef(a, b)[0, 1]) < 4 / np.sqrt(len(a))
-        assert abs(information(a, b)) < 6e-3
+        assert abs(information(a, b)) < 1e-2
         for k, values in enumerate((a, b)):
             assert stats.ks_2samp(values, fresh[:, row, k].numpy()).pvalue > 1e-3
 
 
 def test_information_sees_what_independence_is_not():
-    x, y = np.random.default_rng(0).standard_normal((2, 20_000))
-    assert abs(information(x, y)) < 1e-3
+    x, y = np.random.default_rng(0).standard_normal((2, 3_000))
+    assert abs(information(x, y)) < 1e-2
     assert information(x, 0.3 * x + y) > 0.02
 
 
@@ -195,7 +195,7 @@ def test_priors_of_a_user():
 
 def test_laws_at_an_edge_or_with_a_kink_have_no_smooth_rival():
     edge = dist.Exponential(torch.ones(2)).to_event(1)
-    assert "run out to infinity" in falsify(edge).changed
+    assert "over an edge" in falsify(edge).changed
     kink = dist.Laplace(torch.zeros(2), torch.ones(2)).to_event(1)
     assert "ln p has a kink" in falsify(kink).changed
 
@@ -277,7 +277,7 @@ def test_rotation_keeps_its_gaussian():
     torch.testing.assert_close(law.log_prob(MAPS["rotation"](z)), law.log_prob(z))
 
 
-def trained(prior, n=900):
+def trained(prior, n=600):
     """A pair that reads its latents out of the image, on data of its own prior, fitted."""
     kelvin = np.tile([200.0, 300.0, 400.0], n // 3)
     torch.manual_seed(3)
@@ -324,6 +324,26 @@ def test_through_a_trained_pair(kind):
     torch.testing.assert_close(
         found.rival.seen(other, batch), pair.eval().seen(z, batch), atol=1e-4, rtol=0
     )
+
+
+@pytest.mark.parametrize(
+    ("prior", "pose"),
+    [
+        (pc.priors.GaussianTransition(2, 0.5), pc.poses.Known()),
+        (pc.priors.IsotropicNormal(2), pc.poses.InPlane()),
+    ],
+    ids=["of frames", "of each frame, poses inferred"],
+)
+def test_pairs_with_frames(pairs_in_time, prior, pose):
+    pair = pc.Pair(prior, volume=pc.volumes.Grid(), box=pairs_in_time.box, pose=pose)
+    found = falsify(pair, pairs_in_time)
+    assert found.kind == "rotation"
+    assert found.conditions == ("",)
+    assert found.elbo_rival == pytest.approx(found.elbo, abs=0.01)
+    assert found.mcc_rival < 0.9
+    z = np.random.default_rng(0).standard_normal((3, 2)).astype(np.float32)
+    maps = found.rival.density(found.map(torch.tensor(z)))
+    torch.testing.assert_close(maps, pair.density(torch.tensor(z)), atol=1e-4, rtol=1e-4)
 
 
 def test_a_wrong_map_is_caught_by_the_elbo():

@@ -36,7 +36,7 @@ __all__ = ["Automorphism", "automorphism"]
 ANGLE = np.pi / 4  # where a rotation mixes two components most
 TIMES = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0)  # of a flow, in typical radians
 MIXED = 0.75  # MCC at which it has gone on for long enough
-COARSE, MOST = 16, 1024  # steps of a flow: a radian while exploring; at most in all
+COARSE, MOST = 32, 1024  # steps of a flow: a radian while exploring; at most in all
 LARGEST = 5  # components that a flow moves together
 SLACK = 1e-4  # standard deviations by which h's inverse may miss
 
@@ -270,27 +270,29 @@ class _Search(Candidates):
         self, make: Callable[[float, int], Map], kind: str, components: tuple[int, ...]
     ) -> Iterator[Automorphism]:
         """A flow for the shortest time that mixes well, with as many steps as it takes."""
-        name, kept, z = named(components), list(components), self.few
+        name, kept = named(components), list(components)
+        z = self.few if len(kept) == 2 else self.few[::3]
         unit, fine = self._radian(make, kept), COARSE
-        while fine < 16 * COARSE:
-            moved = make(TIMES[0] * unit, fine)(z)
-            if moved.isnan().any() or torch.isfinite(moved).all():
+        best, at, moved, before, whole = TRIVIAL, None, z, 0.0, False
+        for time in TIMES:
+            start = moved
+            while True:
+                more = time - before
+                h = make(more * unit, round(more * fine))
+                moved = h.roughly(start) if isinstance(h, Twist) else h(start)
+                whole = bool(torch.isfinite(self.laws.own(moved)).all())
+                if whole or isinstance(h, Twist) or fine >= 16 * COARSE:
+                    break
+                fine *= 2
+            if not whole:
                 break
-            fine *= 2
-        best, at = TRIVIAL, None
-        for n, time in enumerate(TIMES):
-            if n:
-                more = time - TIMES[n - 1]
-                moved = make(more * unit, max(1, round(more * fine)))(moved)
-            if not torch.isfinite(moved).all():
-                break
-            mixing = float(self.mcc(z, moved, kept)[self.warmest])
+            mixing, before = float(self.mcc(z, moved, kept)[self.warmest]), time
             if mixing < best:
                 best, at = mixing, time
             if mixing < MIXED:
                 break
         if at is None:
-            self.tried.append(f"{name}: {why(bool(torch.isfinite(moved).all()))}")
+            self.tried.append(f"{name}: {why(whole)}")
             return
         steps = round(at * fine)
         h = make(at * unit, steps)

@@ -145,5 +145,8 @@ def named(components: tuple[int, ...]) -> str:
 def why(closed: bool) -> str:
     """Why a flow does not do."""
     if closed:
-        return "no map mixes them"
-    return "the level curves are open, and flows along them run out to infinity"
+        return "no flow mixes them"
+    return (
+        "level curves are open (or too long to follow), and flows run out to infinity or over an "
+        "edge"
+    )

@@ -105,7 +105,8 @@ class Falsified:
         """What `h` changes, and what not, in a sentence."""
         one = self.automorphism
         if not one.found:
-            return f"No map found that leaves {self.prior} as it is; tried {'; '.join(one.tried)}."
+            tried = _grouped(one.tried)
+            return f"No map found that leaves {self.prior} as it is; tried {tried}."
         what = {
             "rotation": "a rotation of whitened z",
             "flow": "the flow of the energy",
@@ -150,6 +151,18 @@ class Falsified:
                 f"  MCC with the truth: {self.mcc_truth:.3f}, rival {self.mcc_truth_rival:.3f}"
             )
         return "\n".join(lines)
+
+
+def _grouped(tried: tuple[str, ...]) -> str:
+    """The attempts, those that failed alike together."""
+    reasons: dict[str, list[str]] = {}
+    for one in tried:
+        what, _, why = one.partition(": ")
+        reasons.setdefault(why, []).append(what)
+    return "; ".join(
+        f"{what[0]}{' and others' if len(what) > 1 else ''}{': ' if why else ''}{why}"
+        for why, what in reasons.items()
+    )
 
 
 def falsify(
