@@ -132,11 +132,12 @@ class _Search(Candidates):
             self.tried.append("flows: not looked for in laws of several frames")
             return
         lacking: list[tuple[int, ...]] = []
+        every = self._slopes(self.few)
         for size in range(2, min(self.laws.dim, LARGEST) + 1):
             for components in itertools.combinations(range(self.laws.dim), size):
                 if any(set(smaller) <= set(components) for smaller in lacking):
                     continue
-                slopes = self._slopes(self.few)[..., components]
+                slopes = every[..., components]
                 rank = self._rank(slopes)
                 if rank == size:
                     self.tried.append(
@@ -323,18 +324,19 @@ class _Search(Candidates):
         column = self.z[..., k].flatten()
         low, high = column.min(), column.max()
 
-        def steepest(low: Tensor, high: Tensor) -> tuple[float, Tensor, Tensor]:
+        def jump(low: Tensor, high: Tensor) -> tuple[float, float, Tensor, Tensor]:
+            """The largest jump of the slope, the largest slope, and where it jumps."""
             grid = torch.linspace(float(low), float(high), 1001, dtype=column.dtype)
             z = self.centre.repeat(len(grid), 1)
             z[:, k] = grid
             slopes = gradient(lambda x: self.laws.log_prob(x).sum(-1), z)[:, k]
             jumps = slopes.diff().abs()
             at = int(jumps.argmax())
-            return float(jumps[at]), grid[at], grid[at + 1]
+            return float(jumps[at]), float(slopes.abs().max()), grid[at], grid[at + 1]
 
-        first, low, high = steepest(low, high)
-        second, *_ = steepest(low, high)
-        return second > 0.5 * first > 0
+        coarse, slope, left, right = jump(low, high)
+        fine, *_ = jump(left, right)  # a thousand times finer: of smooth laws a thousandth
+        return fine > 0.3 * coarse > 1e-6 * slope
 
 
 def _alone(
