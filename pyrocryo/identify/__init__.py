@@ -1,7 +1,10 @@
 """Which latents mean something, and up to which symmetry."""
 
+from pyrocryo.identify.automorphisms import Automorphism, automorphism
 from pyrocryo.identify.check_prior import check_prior
 from pyrocryo.identify.consistency import Consistency, consistency
+from pyrocryo.identify.falsify import Falsified, falsify
+from pyrocryo.identify.flows import HamiltonianFlow, Rotation, Twist
 from pyrocryo.identify.frame import PoseFrame, frame
 from pyrocryo.identify.increments import Increments, increments, inferred
 from pyrocryo.identify.jacobian import Jacobian, ima_contrast, jacobian
@@ -12,14 +15,21 @@ from pyrocryo.identify.sharpness import posterior_sd
 from pyrocryo.identify.verdict import report, rotation_gap
 
 __all__ = [
+    "Automorphism",
     "Consistency",
+    "Falsified",
+    "HamiltonianFlow",
     "Increments",
     "Jacobian",
     "PoseFrame",
     "Power",
     "PriorCheck",
+    "Rotation",
+    "Twist",
+    "automorphism",
     "check_prior",
     "consistency",
+    "falsify",
     "frame",
     "ima_contrast",
     "increments",
