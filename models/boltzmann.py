@@ -17,9 +17,19 @@ Takes about half a minute a seed on one core.
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
 
 import pyrocryo as pc
+
+WARM, COLD = 300.0, 180.0  # K
+STILL = 0.1  # spread of a frozen arm
+KNOB = {"temperature": [300.0, 300.0, 150.0, 150.0], "ligand": [0.0, 1.0, 0.0, 1.0]}
+
+Law = Literal["three", "two", "mild", "frozen", "graded", "proportional", "equal", "wells", "knob"]
 
 
 @dataclass
@@ -30,40 +40,42 @@ class Config:
     """Arms of the simulated molecule."""
     n: int = 8000
     """Particles to simulate."""
+    law: Law = "three"
+    """How temperature changes the components, see above."""
     equal: bool = False
-    """Equal spreads at each temperature (1, .7, .4): the negative control."""
+    """Short for --law equal: the negative control."""
     wells: bool = False
-    """Double wells (barrier 2 k_B T at 300 K) and harmonic wells in turn, in place of spreads."""
+    """Short for --law wells: double wells (barrier 2 k_B T at 300 K) and harmonic ones in turn."""
+    temperatures: tuple[float, ...] = (300.0, 240.0, 180.0)
+    """Of wells: where they are measured, in K."""
+    label_error: float = 0.0
+    """Of wells: standard deviation in K of the true temperatures about their labels."""
+    told_error: float | None = None
+    """What the prior is told of that; the truth by default."""
+    ligand: float = 3.0
+    """Of the knob: how much its ligand stiffens the first component (of 1); 0 is no knob."""
     learned: bool = False
     """Learn the spreads at the lower temperatures, or the energies."""
+    isotropic: bool = False
+    """Control: an isotropic prior that knows of no temperature."""
+    encode: Literal["all", "moving"] = "all"
+    """The paper's own procedure: encode cold particles by the arms that are not frozen."""
+    rotate: bool = True
+    """The rotation layer between posterior and prior."""
+    linear: Literal["no", "images", "all"] = "no"
+    """Simulate images that are linear in z; all: and decode them by a linear map."""
     volume: pc.volumes.Kind = "grid"
     """Voxels, a coordinate network, or Gaussian atoms."""
     pose: Literal["known", "in-plane"] = "known"
     """Take in-plane poses from the particles, or infer them."""
+    small: bool = False
+    """Smaller encoders, for many seeds on a CPU."""
     snr: float = 1.0
     """Signal-to-noise ratio of the simulated images."""
+    box: int = 32
+    """Pixels along an edge of the simulated images, 96 Å wide."""
     data_seed: int = 0
     """Seed of the simulated data."""
-
-    @property
-    def prior(self) -> pc.priors.Boltzmann:
-        """The prior; where nothing is learned it is the law that the data are drawn from."""
-        if not self.wells:
-            return pc.priors.Boltzmann(table=self.scales, learned=self.learned)
-        shapes = (pc.priors.DoubleWell(2.0), pc.priors.Harmonic(1.0))
-        energies = [
-            pc.priors.LearnedEnergy() if self.learned else shapes[k % 2] for k in range(self.arms)
-        ]
-        return pc.priors.Boltzmann(energies=energies, reference=300.0)
-
-    @property
-    def scales(self) -> dict[float, tuple[float, ...]]:
-        """Standard deviations of the components by temperature (K)."""
-        if self.equal:
-            return {
-                tau: (sd,) * self.arms for tau, sd in ((300.0, 1.0), (240.0, 0.7), (180.0, 0.4))
-            }
-        return pc.simulate.default_scales(self.arms)
 
 
 def training(config: Config) -> dict[str, float]:
@@ -75,20 +87,119 @@ def training(config: Config) -> dict[str, float]:
 
 def particles(config: Config) -> pc.Particles:
     """The particles that are simulated where no --data is given."""
-    known = replace(config, learned=False)
-    law = {"prior": known.prior} if config.wells else {"scales": config.scales}
-    return pc.simulate.temperature(
-        pc.molecules.Arms(config.arms), n=config.n, seed=config.data_seed, snr=config.snr, **law
-    )
+    law = _law(config)
+    molecule = Linear(config.arms) if config.linear != "no" else pc.molecules.Arms(config.arms)
+    imaging = {"snr": config.snr, "box": config.box, "pixel_size": 96 / config.box}
+    true = replace(config, learned=False, told_error=None)
+    common = {"n": config.n, "seed": config.data_seed, **imaging}
+    if law == "knob":
+        return pc.simulate.conditions(molecule, prior=_wells(true), conditions=KNOB, **common)
+    if law == "wells":
+        kelvin = config.temperatures
+        return pc.simulate.temperature(molecule, prior=_wells(true), temperatures=kelvin, **common)
+    return pc.simulate.temperature(molecule, scales=_scales(law, config.arms), **common)
 
 
 def pair(config: Config, particles: pc.Particles) -> pc.Pair:
     """Model and guide."""
+    law = _law(config)
+    moving = config.encode == "moving"
+    if moving and (law != "frozen" or config.isotropic or config.learned):
+        raise pc.InputError("encode: moving arms are told apart with --law frozen, spreads given")
+    if config.linear == "all" and config.volume != "grid":
+        raise pc.InputError(f"linear: a grid can be a linear map, {config.volume} cannot")
+    unknown = config.pose == "in-plane"
+    guide = pc.guides.Amortised((128, 64)) if config.small else None
+    if moving:
+        guide = pc.guides.Frozen(guide, below=(WARM + COLD) / 2, components=[config.arms - 1])
+    linear = pc.volumes.Grid(hidden=())
+    return pc.Pair(
+        prior=_prior(config, law),
+        pose=pc.poses.InPlane() if unknown else pc.poses.Known(),
+        volume=linear if config.linear == "all" else pc.volumes.of_kind(config.volume, particles),
+        box=particles.box,
+        guide=guide,
+        pose_guide=pc.guides.Polar(8, angles=32) if unknown and config.small else None,
+        rotate=config.rotate and not moving,
+    )
+
+
+def _law(config: Config) -> Law:
+    """The law, with the short forms of old spelt out."""
     if config.wells and config.equal:
         raise pc.InputError("equal: spreads are not those of wells; give --equal or --wells")
-    return pc.Pair(
-        prior=config.prior,
-        pose=pc.poses.InPlane() if config.pose == "in-plane" else pc.poses.Known(),
-        volume=pc.volumes.of_kind(config.volume, particles),
-        box=particles.box,
+    short = "wells" if config.wells else "equal" if config.equal else config.law
+    if config.law not in ("three", short):
+        raise pc.InputError(f"law: {config.law} and --{short} are two laws; give one")
+    if short != "wells" and (config.label_error or config.told_error):
+        raise pc.InputError("label_error and told_error: only of wells")
+    return short
+
+
+def _prior(config: Config, law: Law) -> Any:
+    """The prior; where nothing is learned it is the law that the data are drawn from."""
+    if config.isotropic:
+        return pc.priors.IsotropicNormal(config.arms)
+    if law in ("wells", "knob"):
+        return _wells(config)
+    table = _scales(law, config.arms)
+    if config.encode == "moving":
+        table[COLD] = (*table[COLD][:-1], 1e-2)  # the spread that the guide leaves it
+    return pc.priors.Boltzmann(table=table, learned=config.learned)
+
+
+def _wells(config: Config) -> pc.priors.Boltzmann:
+    """Energies that do not depend on temperature, in k_B T at 300 K."""
+    knob = _law(config) == "knob"
+    shapes = (
+        pc.priors.Harmonic(1.0) if knob else pc.priors.DoubleWell(2.0),
+        pc.priors.Harmonic(1.0),
     )
+    energies = [
+        pc.priors.LearnedEnergy() if config.learned else shapes[k % 2] for k in range(config.arms)
+    ]
+    error = config.label_error if config.told_error is None else config.told_error
+    more: dict[str, Any] = {"temperature_error": error} if error else {}
+    if knob:
+        more["tilts"] = {"ligand": {0: lambda z: -0.5 * config.ligand * z * z}}
+    return pc.priors.Boltzmann(energies=energies, reference=WARM, **more)
+
+
+def _scales(law: Law, arms: int) -> dict[float, tuple[float, ...]]:
+    """Standard deviations of the components by temperature (K)."""
+    if law == "three":
+        return pc.simulate.default_scales(arms)
+    if law in ("equal", "proportional"):
+        row = np.geomspace(1, 1 if law == "equal" else 0.5, arms)
+        return {
+            tau: tuple((row * sd).tolist()) for tau, sd in ((WARM, 1.0), (240.0, 0.7), (COLD, 0.4))
+        }
+    if law == "graded" and arms > 4:
+        raise pc.InputError(f"law: graded is of up to four arms, not {arms}")
+    cold = {
+        "two": np.geomspace(0.8, 0.35, arms).tolist(),
+        "mild": np.geomspace(0.6, 0.2, arms).tolist(),
+        "frozen": [1.0] * (arms - 1) + [STILL],
+        "graded": [1.0, 0.5, 0.25][: arms - 1] + [STILL],
+    }
+    return {WARM: (1.0,) * arms, COLD: tuple(cold[law])}
+
+
+class Linear(pc.molecules.Arms):
+    """Arms whose images are linear in `z`: the tangent at the middle of every motion."""
+
+    def render(
+        self, z: Tensor, rotation: Tensor, shift: Tensor, *, box: int, pixel_size: float
+    ) -> Tensor:
+        """Images `(..., box, box)` of conformations `z` `(..., K)`."""
+
+        def at(u: Tensor) -> Tensor:
+            image = super(Linear, self).render
+            return image(u.expand(z.shape), rotation, shift, box=box, pixel_size=pixel_size)
+
+        step = 0.3
+        axes = step * torch.eye(self.dim).to(z)
+        image = at(torch.zeros_like(axes[0]))
+        for k, axis in enumerate(axes):
+            image = image + z[..., k, None, None] * (at(axis) - at(-axis)) / (2 * step)
+        return image
