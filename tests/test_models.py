@@ -171,6 +171,57 @@ def test_wells_of_any_shape(learned, tmp_path):
     assert json.loads((out / "config.json").read_text())["exact_kl"]
 
 
+@pytest.mark.parametrize(
+    ("options", "prior", "sees"),
+    [
+        ("--law two --linear all", "Boltzmann", True),
+        ("--law mild --linear images --isotropic", "IsotropicNormal", False),
+        ("--law graded --arms 3 --learned --no-rotate", "Boltzmann", True),
+        ("--law frozen --encode moving", "Boltzmann", True),
+        ("--law proportional", "Boltzmann", False),  # turns of whitened z
+        ("--law knob", "Boltzmann", True),
+        ("--law knob --ligand 0", "Boltzmann", False),
+        ("--law wells --temperatures 330 300 --no-rotate", "Boltzmann", True),
+    ],
+    ids=lambda o: o if isinstance(o, str) and o[0] == "-" else "",
+)
+def test_laws_of_temperature(options, prior, sees, tmp_path):
+    model = next(p for p in MODELS if p.stem == "boltzmann")
+    out = tmp_path / "run"
+    options = [*options.split(), "--n", "120", "--small", "--box", "16", "--out", str(out)]
+    assert main(["fit", str(model), *options, *SHORT]) == 0
+    verdict = json.loads((out / "identify.json").read_text())["prior"]
+    assert (verdict["name"], verdict["sees_rotations"]) == (prior, sees)
+
+
+def test_labels_in_error_are_told_to_the_prior_or_not(tmp_path):
+    model = next(p for p in MODELS if p.stem == "boltzmann")
+    for told in ([], ["--told-error", "0"]):
+        out = tmp_path / f"run{len(told)}"
+        options = ["--law", "wells", "--label-error", "20", "--n", "60", *told, *SHORT]
+        assert main(["fit", str(model), "--out", str(out), *options]) == 0
+        exact = json.loads((out / "config.json").read_text())["exact_kl"]
+        assert exact == bool(told)  # a mixture over temperatures has no KL in closed form
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ("--equal --wells", "give --equal or --wells"),
+        ("--law two --equal", "two and --equal are two laws"),
+        ("--law frozen --label-error 20", "only of wells"),
+        ("--encode moving", "with --law frozen"),
+        ("--linear all --volume atoms", "atoms cannot"),
+    ],
+)
+def test_laws_that_exclude_each_other(options, why, tmp_path, capsys):
+    model = next(p for p in MODELS if p.stem == "boltzmann")
+    options = ["--n", "60", *options.split(), "--out", str(tmp_path / "run")]
+    assert main(["fit", str(model), *options]) == 2
+    assert why in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.fixture
 def rigid(tmp_path):
     """A star file of 400 projections of a rigid molecule in all poses, and its map."""

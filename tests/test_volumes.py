@@ -23,6 +23,7 @@ def _smooth(volume):
 
 VOLUMES = {
     "grid": lambda dim: pc.volumes.Grid(dim),
+    "linear grid": lambda dim: pc.volumes.Grid(dim, hidden=()),
     "implicit": lambda dim: pc.volumes.Implicit(dim, side=40 if dim == 3 else None),
     "atoms": lambda dim: pc.volumes.Atoms(pixel_size=2.0, dim=dim),
     "linear modes": lambda dim: pc.volumes.Atoms(
@@ -72,6 +73,25 @@ def test_images_are_projections_of_the_map(case, rng):
         assert np.corrcoef(a[core], b[core])[0, 1] > 0.93
         if not isinstance(volume, pc.volumes.Implicit):
             assert float(a[core].std() / b[core].std()) == pytest.approx(1, abs=0.2)
+
+
+def test_a_linear_grid_is_linear_and_learns_bright_images(rng):
+    """Voxels far from 0 are within reach of an ordinary learning rate."""
+    torch.manual_seed(0)
+    volume = pc.volumes.Grid(hidden=()).build(2, 16)
+    z = torch.randn(64, 2)
+    first, second, middle = volume.density(torch.cat([torch.eye(2), torch.zeros(1, 2)]))
+    expected = middle + z[:, 0, None, None] * (first - middle)
+    expected = expected + z[:, 1, None, None] * (second - middle)
+    torch.testing.assert_close(volume.density(z), expected, atol=1e-4, rtol=1e-4)
+    images = 12 * torch.randn(16, 16) + 3 * torch.einsum("nk,kyx->nyx", z, torch.randn(2, 16, 16))
+    optimiser = torch.optim.Adam(volume.parameters(), lr=4e-3)
+    for _ in range(1000):
+        optimiser.zero_grad()
+        error = (volume.density(z) - images).square().mean()
+        error.backward()
+        optimiser.step()
+    assert error < 0.01 * images.var()
 
 
 def test_fewer_pixels_are_the_same_pixels(rng):

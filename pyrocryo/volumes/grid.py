@@ -15,6 +15,8 @@ from pyrocryo.perceptron import perceptron
 __all__ = ["Grid"]
 
 MOST_VOXELS_A_SIDE = {2: 128, 3: 48}
+SPEED = 10.0  # of a map without hidden units, about what 64 of them make of a learning rate
+START = 0.01  # size of its first weights
 
 
 class Grid(nn.Module):
@@ -27,7 +29,7 @@ class Grid(nn.Module):
     Args:
         dim: 2 for flat molecules whose rotations are in the plane, 3 for maps.
         side: Voxels along an edge; by default the box, but at most 128 (2-D) or 48 (3-D).
-        hidden: Widths of the hidden layers of `h`.
+        hidden: Widths of the hidden layers of `h`; none for a map that is linear in `z`.
         projector: In three dimensions: sums along the beam ("real"), or central slices of the
             padded map's transform ("fourier", :func:`pyrocryo.imaging.slice_projection`), which
             find narrow density with a tenth of the error (Gaussians of one pixel, known poses:
@@ -61,7 +63,11 @@ class Grid(nn.Module):
         """Makes the network for `z` of ``latent`` numbers and images of ``box`` pixels."""
         self.box = box
         self.side = self.side or min(box, MOST_VOXELS_A_SIDE[self.dim])
-        self.network = perceptron(latent, self.hidden, self.side**self.dim)
+        voxels = self.side**self.dim
+        if self.hidden:
+            self.network = perceptron(latent, self.hidden, voxels)
+        else:
+            self.network = nn.Sequential(Affine(latent, voxels))
         return self
 
     def extra_repr(self) -> str:
@@ -107,6 +113,23 @@ class Grid(nn.Module):
         """Raises InputError if a 2-D grid is given rotations out of the plane."""
         if self.dim == 2:
             refuse_tilted(particles, "a 2-D grid", "Grid(dim=3)")
+
+
+class Affine(nn.Linear):
+    """A linear map that starts near 0 and moves ``SPEED`` times as fast as its parameters.
+
+    Adam moves a parameter by at most the learning rate a step. Voxels are many times that from
+    where they start, and there are no hidden units here that would add up to it.
+    """
+
+    def reset_parameters(self) -> None:
+        """Weights near 0, no consensus map."""
+        nn.init.normal_(self.weight, std=START)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """`(..., voxels)` of `z` `(..., K)`."""
+        return SPEED * super().forward(z)
 
 
 def refuse_tilted(particles: Particles, what: str, instead: str) -> None:
