@@ -3,6 +3,7 @@
 from pyrocryo.identify.check_prior import check_prior
 from pyrocryo.identify.consistency import Consistency, consistency
 from pyrocryo.identify.frame import PoseFrame, frame
+from pyrocryo.identify.ica import LinearICA, linear_ica
 from pyrocryo.identify.increments import Increments, increments, inferred
 from pyrocryo.identify.jacobian import Jacobian, ima_contrast, jacobian
 from pyrocryo.identify.plain import plain
@@ -15,6 +16,7 @@ __all__ = [
     "Consistency",
     "Increments",
     "Jacobian",
+    "LinearICA",
     "PoseFrame",
     "Power",
     "PriorCheck",
@@ -25,6 +27,7 @@ __all__ = [
     "increments",
     "inferred",
     "jacobian",
+    "linear_ica",
     "plain",
     "posterior_sd",
     "power",
