@@ -55,8 +55,8 @@ class LinearICA:
     """That a component is Gaussian, `(k,)`: fitted on one half of the particles and tested on the
     other, both ways, twice the smaller one."""
     stability: np.ndarray
-    """|Correlation| of each component's matches in two halves of the particles, `(k,)`, a mean over
-    four pairs of halves. Of two components that are turned at random it is .90 on average."""
+    """|Correlation| of each component's matches in two halves of the particles, `(k,)`, a mean
+    over four pairs of halves. Of two components turned at random it is .90 on average."""
     dependence: np.ndarray
     """Rank correlation of squares, `(k, k)`."""
     subspaces: tuple[tuple[int, ...], ...]
