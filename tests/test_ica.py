@@ -65,6 +65,16 @@ def test_hinges_come_out_of_rigid_body_parameters(laws):
         assert ica.negentropy.sum() > turned.negentropy.sum()
 
 
+def test_noise_comes_out_last():
+    angles = _angles(("uniform", "laplace"), 2000, 0)
+    ica = pc.identify.linear_ica(_rigid_bodies(angles, 0))
+    assert ica.sources.shape == (2000, 12)
+    assert pc.metrics.mcc(angles, ica.sources[:, :2]).value >= 0.98
+    assert ica.separated == (True, True) + (False,) * 10
+    assert ica.gaussian == tuple(range(2, 12))
+    assert pc.identify.linear_ica(_rigid_bodies(angles, 0), components=0.5).sources.shape[1] == 1
+
+
 def test_it_says_that_gaussian_hinges_cannot_be_told_apart():
     for seed in SEEDS:
         angles = _angles(("gaussian", "gaussian"), 4000, seed)
@@ -132,7 +142,7 @@ def test_two_rings_are_two_subspaces():
         radius = 1 + 0.1 * rng.standard_normal((4000, 2))
         rings = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
         z = rings @ rng.standard_normal((4, 6))
-        for asked in (None, 2):
+        for asked in (None, 2)[: 1 + (seed == 0)]:
             ica = pc.identify.linear_ica(z, components=4, subspaces=asked, seed=seed)
             assert sorted(map(len, ica.subspaces)) == [2, 2]
             assert not any(ica.separated)
@@ -301,7 +311,8 @@ def training(config):
     return {"steps": 3, "batch_size": 32}
 
 def particles(config):
-    return pc.simulate.poses(pc.molecules.TwoArms(), 1500, 0, snr=2.5, box=16, pixel_size=6.0)
+    seen = pc.simulate.poses(pc.molecules.TwoArms(), 2400, 0, snr=2.5, box=16, pixel_size=6.0)
+    return seen.without("truth")
 
 def pair(config, particles):
     return pc.Pair(

@@ -30,7 +30,7 @@ class Ica:
     latents: tyro.conf.Positional[Path]
     """Run folder, .npy array, or .pkl file."""
     components: int | float | None = None
-    """Principal components to keep, or, below 1, the share of variance; by default .99."""
+    """Principal components to keep, or, below 1, the share of variance; by default all."""
     method: str = "fastica"
     """fastica, or pca to leave the principal components unturned."""
     subspaces: int | None = None
