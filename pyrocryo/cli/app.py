@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from pyrocryo.cli.bench import Bench
 from pyrocryo.cli.fit import Fit, command
+from pyrocryo.cli.ica import Ica
 from pyrocryo.cli.identify import Identify
 from pyrocryo.cli.parse import parsed
 from pyrocryo.cli.read import Compare, Report
@@ -25,6 +26,7 @@ COMMANDS = {
     "report": Report,
     "compare": Compare,
     "identify": Identify,
+    "ica": Ica,
     "rehearse": Rehearse,
     "bench": Bench,
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import tyro
 
+from pyrocryo.cli.latents import array, flat, posterior
 from pyrocryo.errors import InputError
 
 __all__ = ["Identify"]
@@ -49,7 +50,7 @@ class Identify:
         for path, run in found.items():
             print(f"{path}: {run['identify']['sentence']}")
             told = {k: v for k, v in run["identify"].items() if k != "sentence"}
-            print("\n".join(f"  {line}" for line in aligned(list(_flat(told)))), end="\n\n")
+            print("\n".join(f"  {line}" for line in aligned(list(flat(told)))), end="\n\n")
         if not latents:
             if not folders:
                 raise InputError(
@@ -60,7 +61,7 @@ class Identify:
         together = dataclasses.asdict(identify.consistency(list(latents.values()), frames=frames))
         print(f"{', '.join(latents)}: {together['reading']}")
         told = {k: v for k, v in together.items() if k != "reading"}
-        print("\n".join(f"  {line}" for line in aligned(list(_flat(told)))))
+        print("\n".join(f"  {line}" for line in aligned(list(flat(told)))))
         if self.out is not None:
             io.write_json(self.out, {"latents": list(latents)} | together)
 
@@ -71,24 +72,13 @@ class _Scored:
     def __init__(self, folder: Path, run: Mapping[str, Any]) -> None:
         self.folder = folder
         self.data = run["config"].get("data", {})
-        self.rows, z = _posterior(folder)
+        self.rows, z = posterior(folder)
         self.frames = z.shape[2] if z.ndim == 4 else 1
-
-
-def _posterior(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Particles `(N,)` and posterior means `(seeds, N, [T,] K)`."""
-    from pyrocryo.to_arviz import from_netcdf
-
-    path = folder / "posterior.nc"
-    if not path.is_file():
-        raise InputError(f"{folder} is not a finished run folder: it has no {path.name}")
-    z = from_netcdf(path)["posterior"]["z"]
-    return np.asarray(z["particle"]), np.asarray(z).mean(axis=1)
 
 
 def _of_run(folder: Path, run: Mapping[str, Any], first: _Scored) -> dict[str, np.ndarray]:
     """Latents `(N T, K)` of each seed."""
-    rows, z = _posterior(folder)
+    rows, z = posterior(folder)
     digests = [data.get("sha256") for data in (first.data, run["config"].get("data", {}))]
     if None not in digests and digests[0] != digests[1] or not np.array_equal(rows, first.rows):
         raise InputError(f"{folder}: of other particles than {first.folder}")
@@ -99,20 +89,7 @@ def _of_run(folder: Path, run: Mapping[str, Any], first: _Scored) -> dict[str, n
 
 def _array(path: Path, first: _Scored | None) -> dict[str, np.ndarray]:
     """Latents of a file, those of the particles that the first run reports."""
-    if path.suffix == ".npy":
-        try:
-            z = np.load(path, allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path}: cannot be read as an array ({error})") from None
-    elif path.suffix == ".pkl":
-        from pyrocryo.io.cryodrgn import read_pickle
-
-        z = read_pickle(path)
-    else:
-        raise InputError(f"{path}: expected a run folder, a .npy array or a .pkl of cryoDRGN's")
-    if not isinstance(z, np.ndarray) or z.ndim != 2 or z.dtype.kind not in "iuf":
-        shape = getattr(z, "shape", type(z).__name__)
-        raise InputError(f"{path}: expected latents (N, K), got {shape}")
+    z = array(path)
     if first is None or len(z) == len(first.rows) * first.frames:
         return {"": z}
     total = first.data.get("particles", 0) * first.frames
@@ -122,14 +99,3 @@ def _array(path: Path, first: _Scored | None) -> dict[str, np.ndarray]:
             f"{len(first.rows) * first.frames} of those it reports, got {len(z)}"
         )
     return {"": z.reshape(-1, first.frames, z.shape[1])[first.rows].reshape(-1, z.shape[1])}
-
-
-def _flat(told: Mapping[str, Any], above: str = "") -> Iterator[list[str]]:
-    """Numbers and words by their names; lists are left to the file."""
-    for name, value in told.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{above}{name}.")
-        elif isinstance(value, float):
-            yield [f"{above}{name}", f"{value:.4g}"]
-        elif isinstance(value, (str, int)):
-            yield [f"{above}{name}", str(value)]

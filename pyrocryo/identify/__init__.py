@@ -6,6 +6,7 @@ from pyrocryo.identify.consistency import Consistency, consistency
 from pyrocryo.identify.falsify import Falsified, falsify
 from pyrocryo.identify.flows import HamiltonianFlow, Rotation, Twist
 from pyrocryo.identify.frame import PoseFrame, frame
+from pyrocryo.identify.ica import LinearICA, linear_ica
 from pyrocryo.identify.increments import Increments, increments, inferred
 from pyrocryo.identify.jacobian import Jacobian, ima_contrast, jacobian
 from pyrocryo.identify.plain import plain
@@ -21,6 +22,7 @@ __all__ = [
     "HamiltonianFlow",
     "Increments",
     "Jacobian",
+    "LinearICA",
     "PoseFrame",
     "Power",
     "PriorCheck",
@@ -35,6 +37,7 @@ __all__ = [
     "increments",
     "inferred",
     "jacobian",
+    "linear_ica",
     "plain",
     "posterior_sd",
     "power",

@@ -11,7 +11,16 @@ from pyrocryo.io.mrc import read_map, write_map
 from pyrocryo.io.save import save
 from pyrocryo.particles import Particles
 
-__all__ = ["export", "load", "load_fit", "new_folder", "read_map", "save", "write_map"]
+__all__ = [
+    "export",
+    "load",
+    "load_fit",
+    "new_folder",
+    "read_map",
+    "save",
+    "write_components",
+    "write_map",
+]
 
 
 def load(path: str | Path, **options: Any) -> Particles:
@@ -39,4 +48,8 @@ def __getattr__(name: str) -> Any:
         from pyrocryo.io.reopened import load_fit
 
         return load_fit
+    if name == "write_components":
+        from pyrocryo.io.components import write_components
+
+        return write_components
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

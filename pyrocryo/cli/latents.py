@@ -1,0 +1,54 @@
+"""Latents as commands are given them: of run folders, arrays and cryoDRGN's pickles."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pyrocryo.errors import InputError
+
+__all__ = ["array", "flat", "posterior"]
+
+
+def posterior(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Particles `(N,)` and posterior means `(seeds, N, [T,] K)` of a run folder."""
+    from pyrocryo.to_arviz import from_netcdf
+
+    path = folder / "posterior.nc"
+    if not path.is_file():
+        raise InputError(f"{folder} is not a finished run folder: it has no {path.name}")
+    z = from_netcdf(path)["posterior"]["z"]
+    return np.asarray(z["particle"]), np.asarray(z).mean(axis=1)
+
+
+def array(path: Path) -> np.ndarray:
+    """Latents `(N, K)` of a .npy file, or of a .pkl of cryoDRGN's."""
+    if path.suffix == ".npy":
+        try:
+            z = np.load(path, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path}: cannot be read as an array ({error})") from None
+    elif path.suffix == ".pkl":
+        from pyrocryo.io.cryodrgn import read_pickle
+
+        z = read_pickle(path)
+    else:
+        raise InputError(f"{path}: expected a run folder, a .npy array or a .pkl of cryoDRGN's")
+    if not isinstance(z, np.ndarray) or z.ndim != 2 or z.dtype.kind not in "iuf":
+        shape = getattr(z, "shape", type(z).__name__)
+        raise InputError(f"{path}: expected latents (N, K), got {shape}")
+    return z
+
+
+def flat(told: Mapping[str, Any], above: str = "") -> Iterator[list[str]]:
+    """Numbers and words by their names; lists are left to the file."""
+    for name, value in told.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{above}{name}.")
+        elif isinstance(value, float):
+            yield [f"{above}{name}", f"{value:.4g}"]
+        elif isinstance(value, (str, int)):
+            yield [f"{above}{name}", str(value)]
