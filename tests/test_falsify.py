@@ -6,8 +6,8 @@ from scipy import stats
 from toys import Reading, Written
 
 import pyrocryo as pc
-from pyrocryo.identify.densities import Laws
 from pyrocryo.identify.flows import HamiltonianFlow, Rotation, Twist
+from pyrocryo.identify.laws import Laws, made_double, values_of
 from pyrocryo.metrics.mcc import matched
 
 Boltzmann, DoubleWell, Harmonic = pc.priors.Boltzmann, pc.priors.DoubleWell, pc.priors.Harmonic
@@ -27,6 +27,10 @@ ENERGIES = {
     "double well, double well": (DoubleWell(2.0), DoubleWell(1.5)),
 }
 CURVED = ("double well, quartic", "double well, double well")
+
+
+def laws_of(prior, conditions):
+    return Laws(made_double(prior), values_of(prior, conditions))
 
 
 def wells(name):
@@ -58,7 +62,7 @@ def information(x, y, bins=10):
 @pytest.mark.parametrize("time", [0.3, 0.8, 1.6])
 def test_flows_leave_the_law_as_it_is(name, time):
     """The reference of three flows for each of four energies: densities, marginals, dependence."""
-    laws = Laws(wells(name), TAU)
+    laws = laws_of(wells(name), TAU)
     z, fresh = laws.sample(3_000, 0), laws.sample(3_000, 1)
     h = flow(name, time, steps=round(250 * time))
     moved = h(z)
@@ -107,14 +111,14 @@ def test_two_gaussian_temperatures_have_a_twist():
     assert found.kind == "twist"
     assert found.max_change.max() < 1e-3
     assert found.mcc[1] < 0.85  # .81 in the notes, after a flow for another time
-    laws = Laws(told["fit"], told["conditions"])
+    laws = laws_of(told["fit"], told["conditions"])
     z, fresh = laws.sample(2_000, 5), laws.sample(2_000, 6)
     moved = found.map(z)
     for row in range(2):
         assert abs(np.corrcoef(moved[:, row].numpy().T)[0, 1]) < 4 / np.sqrt(len(z))
         for k in range(2):
             assert stats.ks_2samp(moved[:, row, k], fresh[:, row, k]).pvalue > 1e-3
-    third = Laws(Boltzmann(table={1.0: (2.0, 1.5**0.5)}), [1.0])
+    third = laws_of(Boltzmann(table={1.0: (2.0, 1.5**0.5)}), [1.0])
     there = third.sample(500, 0)
     assert (third.own(found.map(there)) - third.own(there)).abs().max() > 1  # it would be seen
 

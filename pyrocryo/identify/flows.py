@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from pyrocryo.errors import InputError
-from pyrocryo.identify.densities import gradient
 
 __all__ = ["HamiltonianFlow", "Rotation", "Twist"]
 
@@ -131,7 +130,7 @@ class HamiltonianFlow:
             step = step * self.speed(self.energy(z.double()))
 
         def move(k: int, other: int, by: float | Tensor) -> None:
-            slope = gradient(self.energy, torch.stack(columns, dim=-1))
+            slope = _gradient(self.energy, torch.stack(columns, dim=-1))
             columns[k] = columns[k] + by * slope[..., other]
 
         # half a step of i, a step of j, half of i, with neighbouring halves as one
@@ -289,6 +288,15 @@ class Twist:
             late = (spent - due) / rate(there, rest)[1]
             part = (part - math.copysign(1.0, step) * late).clamp(min(step, 0), max(step, 0))
         return end.index_copy(0, rows, at(stepped(x, rest, part)[0], rest))
+
+
+def _gradient(function: Scalar, z: Tensor) -> Tensor:
+    """Gradients `(..., K)` at `z`, with a graph where `z` has one."""
+    keep = z.requires_grad and torch.is_grad_enabled()
+    with torch.enable_grad():
+        x = z if keep else z.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(function(x).sum(), x, create_graph=keep)
+    return slope
 
 
 def _wedge(slopes: Tensor) -> Tensor:
