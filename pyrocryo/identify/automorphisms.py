@@ -41,6 +41,7 @@ TIMES = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0)  # of a flow, in typical radians
 MIXED = 0.75  # MCC at which it has gone on for long enough
 COARSE, MOST = 32, 1024  # steps of a flow: a radian while exploring; at most in all
 LARGEST = 5  # components that a flow moves together
+PROBE = 4  # points at each condition that show whether curves are open, before others follow them
 SLACK = 1e-4  # standard deviations by which h's inverse may miss
 
 
@@ -247,8 +248,10 @@ class _Search(Candidates):
             while True:
                 more = time - before
                 h = make(more * unit, round(more * fine))
-                moved = h.roughly(start) if isinstance(h, Twist) else h(start)
-                whole = bool(torch.isfinite(self.laws.own(moved)).all())
+                whole = not isinstance(h, Twist) or self._whole(h.roughly(start[:PROBE]))
+                if whole:
+                    moved = h.roughly(start) if isinstance(h, Twist) else h(start)
+                    whole = self._whole(moved)
                 if whole or isinstance(h, Twist) or fine >= 16 * COARSE:
                     break
                 fine *= 2
@@ -269,6 +272,10 @@ class _Search(Candidates):
             h = make(at * unit, steps)
         yield from self.checked(h, kind, components)
 
+    def _whole(self, moved: Tensor) -> bool:
+        """Whether no point got lost."""
+        return bool(torch.isfinite(self.laws.own(moved)).all())
+
     def _accurate(self, h: Map, z: Tensor) -> bool:
         """Whether the steps are short enough."""
         moved = h(z)
@@ -282,7 +289,12 @@ class _Search(Candidates):
     def _radian(self, make: Callable[[float, int], Map], kept: list[int]) -> float:
         """The time in which a flow typically turns points by as much as they are off-centre."""
         z, short = self.few, 1e-6
-        speed = (make(short, 1)(z) - z)[..., kept] / short / self.scale[kept]
+        h = make(short, 1)
+        if isinstance(h, Twist):
+            ahead, base = h.direction(z)
+            speed = ahead / base.exp().unsqueeze(-1) / self.scale[kept]
+        else:
+            speed = (h(z) - z)[..., kept] / short / self.scale[kept]
         radius = ((z - self.centre) / self.scale)[..., kept].norm(dim=-1).clamp_min(0.1)
         return float(1 / (speed.norm(dim=-1) / radius).median())
 

@@ -304,11 +304,9 @@ def _wedge(slopes: Tensor) -> Tensor:
     size = slopes.shape[-1]
     if size == 2:
         return torch.stack([slopes[..., 0, 1], -slopes[..., 0, 0]], dim=-1)
-    minors = [
-        (-1) ** k * torch.linalg.det(slopes[..., [c for c in range(size) if c != k]])
-        for k in range(size)
-    ]
-    return torch.stack(minors, dim=-1)
+    others = [[c for c in range(size) if c != k] for k in range(size)]
+    minors = torch.linalg.det(slopes[..., others].movedim(-2, -3))
+    return minors * minors.new_tensor([(-1) ** k for k in range(size)])
 
 
 def _log_det(h: Callable[[Tensor], Tensor], z: Tensor, components: Sequence[int]) -> Tensor:
