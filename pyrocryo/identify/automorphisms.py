@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -28,8 +29,10 @@ from pyrocryo.identify.candidates import (
     named,
     why,
 )
-from pyrocryo.identify.densities import Laws, gradient
 from pyrocryo.identify.flows import HamiltonianFlow, Rotation, Twist
+from pyrocryo.identify.laws import Laws, in_double, made_double, values_of
+from pyrocryo.identify.ranks import ROUNDED, corners, dependent, rank_of
+from pyrocryo.identify.symmetry import Flow, group
 
 __all__ = ["Automorphism", "automorphism"]
 
@@ -38,6 +41,7 @@ TIMES = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0)  # of a flow, in typical radians
 MIXED = 0.75  # MCC at which it has gone on for long enough
 COARSE, MOST = 32, 1024  # steps of a flow: a radian while exploring; at most in all
 LARGEST = 5  # components that a flow moves together
+PROBE = 4  # points at each condition that show whether curves are open, before others follow them
 SLACK = 1e-4  # standard deviations by which h's inverse may miss
 
 
@@ -51,13 +55,15 @@ def automorphism(prior: Any, conditions: Any = None, *, seed: int = 0) -> Automo
 
     Args:
         prior: What :class:`pyrocryo.Pair` takes.
-        conditions: As of :class:`pyrocryo.identify.densities.Laws`.
+        conditions: As of :func:`pyrocryo.identify.check_prior`.
         seed: Of the points.
 
     Raises:
         InputError: If ``prior`` is no prior, or ``conditions`` are not what it asks for.
     """
-    return _Search(Laws(prior, conditions), seed).run()
+    values = values_of(prior, conditions)
+    with in_double(seed):
+        return _Search(Laws(made_double(prior), values)).run()
 
 
 class _Search(Candidates):
@@ -65,96 +71,87 @@ class _Search(Candidates):
 
     def run(self) -> Automorphism:
         """The first that is found."""
+        self.laws.checked(self.few.flatten(0, 1))
         if self.laws.dim == 1:
             self.tried.append("there is one component, and nothing to mix it with")
         for found in itertools.chain(self.rotations(), self.flows()):
             return replace(found, tried=tuple(self.tried))
         none = np.full(self.laws.count, np.nan)
-        names = tuple(self.laws.names)
-        tried = tuple(self.tried)
-        return Automorphism(None, None, (), names, self.warmest, none, none, none, tried)
+        return Automorphism(
+            None, None, (), self.laws.names, self.warmest, none, none, none, tuple(self.tried)
+        )
 
     # rotations
 
     def rotations(self) -> Iterator[Automorphism]:
-        r"""Affine maps: generators `A`, `b` with :math:`\nabla \ln p_l (A z + b) + tr A = 0`."""
-        dim = self.laws.dim
-        z = self.few
-        slope = gradient(lambda x: self.laws.own(x).sum(-1), z)
-        z, slope = (z - self.centre) / self.scale, slope * self.scale
-        if self.laws.frames is None:
-            z, slope = z.unsqueeze(-2), slope.unsqueeze(-2)
-        trace = torch.eye(dim, dtype=z.dtype) * z.shape[-2]
-        linear = torch.einsum("...ti,...tj->...ij", slope, z) + trace
-        rows = torch.cat([linear.flatten(-2), slope.sum(-2)], dim=-1).flatten(0, -2)
-        rows = rows[torch.isfinite(rows).all(-1)]
-        least = np.inf
-        for plane in itertools.combinations(range(dim), 2):
-            kept = [i * dim + j for i in plane for j in plane] + [dim * dim + i for i in plane]
-            null, smallest = self._null(rows[:, kept])
-            least = min(least, smallest)
-            for vector in null:
-                whole = rows.new_zeros(dim * dim + dim)
-                whole[kept] = vector
-                yield from self._rotation(whole, plane)
-        if dim > 2:
-            null, smallest = self._null(rows)
-            least = min(least, smallest)
-            for vector in null:
-                yield from self._rotation(vector, tuple(range(dim)))
-        if dim > 1:
-            share = f" (the gentlest changes ln p by {least:.2g} of what the harshest does)"
-            self.tried.append(f"rotations: none{share if least > self.null else ''}")
+        """Along linear flows, of two components first."""
+        found = group(self.laws, self.z.flatten(0, 1), self.scale)
+        for flow in found.flows:
+            yield from self._rotation(flow)
+        if self.laws.dim > 1:
+            share = f" (the gentlest changes ln p by {found.least:.2g} of what the harshest does)"
+            self.tried.append(f"rotations: none{share if found.least > ROUNDED else ''}")
 
-    def _null(self, rows: Tensor) -> tuple[Tensor, float]:
-        """Directions that change nothing, and the least change over the largest."""
-        _, values, directions = torch.linalg.svd(rows, full_matrices=False)
-        return directions[values < self.null * values[0]], float(values[-1] / values[0])
-
-    def _rotation(self, generator: Tensor, components: tuple[int, ...]) -> Iterator[Automorphism]:
-        dim = self.laws.dim
-        a, b = generator[: dim * dim].reshape(dim, dim), generator[dim * dim :]
-        rate = torch.linalg.eigvals(a).imag.abs().max()
-        if rate < 1e-6 * a.norm():
+    def _rotation(self, flow: Flow) -> Iterator[Automorphism]:
+        white = flow.matrix * self.scale / self.scale.unsqueeze(-1)
+        rate = torch.linalg.eigvals(white).imag.abs().max()
+        if rate < 1e-6 * white.norm():
             return
-        fixed = -torch.linalg.lstsq(a, b.unsqueeze(-1), driver="gelsd").solution.squeeze(-1)
-        matrix = torch.linalg.matrix_exp(ANGLE / rate * a)
-        h = Rotation(
-            matrix * self.scale.unsqueeze(-1) / self.scale, self.centre + self.scale * fixed
-        )
-        yield from self.checked(h, "rotation", components)
+        large = white.abs() > 1e-6 * white.abs().max()
+        moved = torch.where(large.any(0) | large.any(1))[0].tolist()
+        h = Rotation(torch.linalg.matrix_exp(ANGLE / rate * flow.matrix), flow.centre)
+        yield from self.checked(h, "rotation", tuple(moved))
 
     # flows
 
     def flows(self) -> Iterator[Automorphism]:
         """Curved maps, in subsets of components of least size."""
-        if self.laws.frames is not None:
+        if len(self.laws.event) == 2:
             self.tried.append("flows: not looked for in laws of several frames")
             return
         lacking: list[tuple[int, ...]] = []
-        every = self._slopes(self.few)
         for size in range(2, min(self.laws.dim, LARGEST) + 1):
             for components in itertools.combinations(range(self.laws.dim), size):
                 if any(set(smaller) <= set(components) for smaller in lacking):
                     continue
-                slopes = every[..., components]
-                rank = self._rank(slopes)
+                rank = rank_of(self.slopes, components)
                 if rank == size:
                     self.tried.append(
                         f"{named(components)}: {rank} independent contrasts pin down every point"
                     )
                     continue
+                if self._tied(components):
+                    self.tried.append(
+                        f"{named(components)}: not independent of the others, so not moved alone"
+                    )
+                    continue
                 lacking.append(components)
-                yield from self._flow(components, slopes, rank)
+                yield from self._flow(components, rank)
 
-    def _slopes(self, z: Tensor) -> Tensor:
-        """Gradients `(N, L, K)` at all points of ln p at the warmest condition, then contrasts."""
-        z = z.flatten(0, -2)
-        slopes = [
-            gradient(lambda x, row=row: self.laws.log_prob(x)[..., row], z) for row in self.order
-        ]
-        stacked = torch.stack(slopes, dim=1) * self.scale
-        return torch.cat([stacked[:, :1], stacked[:, 1:] - stacked[:, :1]], dim=1)
+    @cached_property
+    def derivatives(self) -> tuple[Tensor, Tensor]:
+        """Gradients `(N, L, K)` and Hessians at all points and conditions."""
+        return self.laws.derivatives(self.few.flatten(0, 1))
+
+    @cached_property
+    def slopes(self) -> Tensor:
+        """Gradients `(N, L, K)` in whitened `z`, the warmest condition first."""
+        return self.derivatives[0][:, self.order] * self.scale
+
+    @cached_property
+    def ties(self) -> Tensor:
+        """Pairs of components that depend on one another, `(K, K)`."""
+        return dependent(self.derivatives[1], self.scale)
+
+    @cached_property
+    def corners(self) -> list[float | None]:
+        """Where ln p has a corner in each component."""
+        return corners(self.laws, self.z.flatten(0, 1))
+
+    def _tied(self, components: tuple[int, ...]) -> bool:
+        """Whether some components depend on the others."""
+        others = [k for k in range(self.laws.dim) if k not in components]
+        return bool(self.ties[list(components)][:, others].any())
 
     @property
     def order(self) -> list[int]:
@@ -162,38 +159,23 @@ class _Search(Candidates):
         rest = [row for row in range(self.laws.count) if row != self.warmest]
         return [self.warmest, *rest]
 
-    def _rank(self, slopes: Tensor) -> int:
-        """Of the contrasts' gradients `(N, L - 1, m)`, generically."""
-        if slopes.shape[1] == 1:
-            return 0
-        values = torch.linalg.svdvals(slopes[:, 1:])
-        typical = values.median(dim=0).values
-        return int((typical > self.null * slopes.square().mean().sqrt()).sum())
-
-    def _flow(
-        self, components: tuple[int, ...], slopes: Tensor, rank: int
-    ) -> Iterator[Automorphism]:
+    def _flow(self, components: tuple[int, ...], rank: int) -> Iterator[Automorphism]:
         name = named(components)
         if rank not in (0, len(components) - 1) or (rank == 0 and len(components) > 2):
             return
-        alone, apart = self._alone(components)
-        if not alone:
-            self.tried.append(f"{name}: not independent of the others, so not moved alone")
-            return
-        if any(self._kinked(k) for k in components):
+        if any(self.corners[k] is not None for k in components):
             self.tried.append(
                 f"{name}: ln p has a kink, and so have flows along its level curves; decoders "
                 "with a derivative are not mistaken for one another"
             )
             return
-        rows = self._leading(slopes, rank)
-        laws = self.laws.only(rows) if rank else self.laws.only([self.warmest])
+        laws = self.laws
+        if laws.count > 1:
+            laws = laws.only(self._leading(components, rank))
         slope, hamiltonian = self._levels(laws, components, rank)
         if hamiltonian:
-            energy = _alone(
-                lambda x: -laws.log_prob(x, inside=True)[..., 0], components, self.centre
-            )
-            if apart:
+            energy = _alone(lambda x: -laws.log_prob(x)[..., 0], components, self.centre)
+            if not self.ties[list(components)][:, list(components)].any():
 
                 def shears(time: float, steps: int) -> Map:
                     return HamiltonianFlow(energy, components, time, steps=steps)
@@ -208,7 +190,7 @@ class _Search(Candidates):
         else:
 
             def contrasts(z: Tensor) -> tuple[Tensor, Tensor]:
-                value = laws.log_prob(z, inside=True)
+                value = laws.log_prob(z)
                 contrast = value[..., 1:] - value[..., :1]
                 return value[..., 0] - contrast @ slope, contrast
 
@@ -220,25 +202,11 @@ class _Search(Candidates):
 
         yield from self._timed(twist, "flow" if hamiltonian else "twist", components)
 
-    def _alone(self, components: tuple[int, ...]) -> tuple[bool, bool]:
-        """Whether a subset is independent of the rest, and its components of one another."""
-        z = self.few.flatten(0, -2)
-        here = self._slopes(self.few)[..., components]
-        size = here.square().mean().sqrt()
-
-        def same(kept: tuple[int, ...]) -> bool:
-            still = self.centre.expand_as(z).clone()
-            still[:, kept] = z[:, kept]
-            there = self._slopes(still.unsqueeze(1))[..., kept]
-            where = [components.index(k) for k in kept]
-            return bool((there - here[..., where]).abs().max() < 10 * self.null * size)
-
-        return same(components), all(same((k,)) for k in components)
-
-    def _leading(self, slopes: Tensor, rank: int) -> list[int]:
+    def _leading(self, components: tuple[int, ...], rank: int) -> list[int]:
         """The warmest condition, and as many whose contrasts are as different as can be."""
         order, rows = self.order, [0]
-        columns = slopes[:, 1:].transpose(1, 2).flatten(0, 1)  # (N m, L - 1)
+        contrasts = (self.slopes[:, 1:] - self.slopes[:, :1])[..., components]
+        columns = contrasts.transpose(1, 2).flatten(0, 1)  # (N m, L - 1)
         for _ in range(rank):
             best = int(columns.square().sum(0).argmax())
             rows.append(best + 1)
@@ -258,7 +226,7 @@ class _Search(Candidates):
         design = torch.cat([contrast, torch.ones_like(contrast[:, :1])], dim=1)
         solved = torch.linalg.lstsq(design, value[:, 0], driver="gelsd").solution
         left = (value[:, 0] - design @ solved).std() / value[:, 0].std()
-        return solved[:-1], rank == 1 and bool(left < 10 * self.null)
+        return solved[:-1], rank == 1 and bool(left < 10 * ROUNDED)
 
     def _pace(self, flow: Twist) -> float:
         """Typical radians by which its direction turns."""
@@ -280,8 +248,10 @@ class _Search(Candidates):
             while True:
                 more = time - before
                 h = make(more * unit, round(more * fine))
-                moved = h.roughly(start) if isinstance(h, Twist) else h(start)
-                whole = bool(torch.isfinite(self.laws.own(moved)).all())
+                whole = not isinstance(h, Twist) or self._whole(h.roughly(start[:PROBE]))
+                if whole:
+                    moved = h.roughly(start) if isinstance(h, Twist) else h(start)
+                    whole = self._whole(moved)
                 if whole or isinstance(h, Twist) or fine >= 16 * COARSE:
                     break
                 fine *= 2
@@ -302,6 +272,10 @@ class _Search(Candidates):
             h = make(at * unit, steps)
         yield from self.checked(h, kind, components)
 
+    def _whole(self, moved: Tensor) -> bool:
+        """Whether no point got lost."""
+        return bool(torch.isfinite(self.laws.own(moved)).all())
+
     def _accurate(self, h: Map, z: Tensor) -> bool:
         """Whether the steps are short enough."""
         moved = h(z)
@@ -315,28 +289,14 @@ class _Search(Candidates):
     def _radian(self, make: Callable[[float, int], Map], kept: list[int]) -> float:
         """The time in which a flow typically turns points by as much as they are off-centre."""
         z, short = self.few, 1e-6
-        speed = (make(short, 1)(z) - z)[..., kept] / short / self.scale[kept]
+        h = make(short, 1)
+        if isinstance(h, Twist):
+            ahead, base = h.direction(z)
+            speed = ahead / base.exp().unsqueeze(-1) / self.scale[kept]
+        else:
+            speed = (h(z) - z)[..., kept] / short / self.scale[kept]
         radius = ((z - self.centre) / self.scale)[..., kept].norm(dim=-1).clamp_min(0.1)
         return float(1 / (speed.norm(dim=-1) / radius).median())
-
-    def _kinked(self, k: int) -> bool:
-        """Whether the slope of ln p along a component jumps."""
-        column = self.z[..., k].flatten()
-        low, high = column.min(), column.max()
-
-        def jump(low: Tensor, high: Tensor) -> tuple[float, float, Tensor, Tensor]:
-            """The largest jump of the slope, the largest slope, and where it jumps."""
-            grid = torch.linspace(float(low), float(high), 1001, dtype=column.dtype)
-            z = self.centre.repeat(len(grid), 1)
-            z[:, k] = grid
-            slopes = gradient(lambda x: self.laws.log_prob(x).sum(-1), z)[:, k]
-            jumps = slopes.diff().abs()
-            at = int(jumps.argmax())
-            return float(jumps[at]), float(slopes.abs().max()), grid[at], grid[at + 1]
-
-        coarse, slope, left, right = jump(low, high)
-        fine, *_ = jump(left, right)  # a thousand times finer: of smooth laws a thousandth
-        return fine > 0.3 * coarse > 1e-6 * slope
 
 
 def _alone(

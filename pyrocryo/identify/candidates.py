@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyrocryo.identify.densities import Laws
 from pyrocryo.identify.flows import HamiltonianFlow, Rotation, Twist
+from pyrocryo.identify.laws import Laws
+from pyrocryo.identify.symmetry import scales
 from pyrocryo.metrics.mcc import matched
 
 __all__ = ["Automorphism", "Candidates", "Map", "named", "why"]
@@ -19,7 +20,6 @@ __all__ = ["Automorphism", "Candidates", "Map", "named", "why"]
 TOLERANCE = 1e-3  # nats by which ln p may change, at every point
 TRIVIAL = 0.95  # MCC of z and h(z) from which on h is as good as a permutation
 POINTS, FEW, FEWEST = 3000, 600, 100  # over all conditions; least at each
-NULL, BLURRED = 1e-6, 1e-3  # singular values that count as 0, in double and single precision
 
 Map = Rotation | HamiltonianFlow | Twist
 
@@ -63,37 +63,30 @@ class Candidates:
 
     Args:
         laws: The prior.
-        seed: Of the points.
 
     Attributes:
         z: Draws at each condition, `(n, L, [T,] K)`.
         few: Some of them.
         centre: Median `(K,)`.
-        scale: Interquartile range over that of N(0, 1), `(K,)`.
+        scale: Standard deviations, `(K,)`.
         warmest: The condition with the widest law.
-        null: Singular values that count as 0, of the largest.
         tried: One sentence for each attempt that failed.
     """
 
-    def __init__(self, laws: Laws, seed: int) -> None:
-        self.laws, self.seed = laws, seed
-        self.z = laws.sample(max(FEWEST, POINTS // laws.count), seed)  # (n, L, [T,] K)
+    def __init__(self, laws: Laws) -> None:
+        self.laws = laws
+        self.z = laws.sample(max(FEWEST, POINTS // laws.count))  # (n, L, [T,] K)
         self.few = self.z[: max(FEWEST, FEW // laws.count)]
-        flat = self.z.flatten(0, -2)
-        self.centre = flat.median(dim=0).values
-        quartiles = torch.quantile(
-            flat[:: max(1, len(flat) // 100_000)], torch.tensor([0.25, 0.75]).double(), dim=0
-        )
-        self.scale = (quartiles[1] - quartiles[0]) / 1.349
+        self.centre = self.z.flatten(0, -2).median(dim=0).values
+        self.scale = scales(self.z)
         # the widest law is that of the highest entropy, which is told in all units alike
         self.warmest = int(laws.own(self.z).mean(dim=0).argmin())
-        self.null = NULL if laws.exact else BLURRED
         self.tried: list[str] = []
 
     def change(self, h: Map, z: Tensor, moved: Tensor) -> Tensor:
         """Nats by which h changes ln p `(n, L)` at the points' own conditions."""
         volume = h.log_det(z, moved)
-        volume = volume if self.laws.frames is None else volume.sum(-1)
+        volume = volume if len(self.laws.event) == 1 else volume.sum(-1)
         change = self.laws.own(moved) + volume - self.laws.own(z)
         return change.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
 
@@ -128,7 +121,7 @@ class Candidates:
             h,
             kind,
             components,
-            tuple(self.laws.names),
+            self.laws.names,
             self.warmest,
             change.amax(0).numpy(),
             change.square().mean(0).sqrt().numpy(),

@@ -3,17 +3,20 @@ r"""The constructive counterexample: two models, one likelihood, different `z`."
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pyrocryo.context import wanted
 from pyrocryo.diagnose.common import batches
 from pyrocryo.errors import InputError
 from pyrocryo.identify.automorphisms import Automorphism, automorphism
 from pyrocryo.identify.flows import HamiltonianFlow, Rotation, Twist
+from pyrocryo.identify.laws import values_of
 from pyrocryo.identify.rival import Rival, rival_of, sampled_elbo
 from pyrocryo.metrics.mcc import matched
 from pyrocryo.pair import Pair
@@ -187,7 +190,7 @@ def falsify(
     Args:
         fit: A fit (its first seed), a pair, or what :class:`pyrocryo.Pair` takes as a prior.
         particles: Of a trained pair; of those held out, if any are, up to 600 are looked at.
-        conditions: As of :class:`pyrocryo.identify.densities.Laws`; by default those of the
+        conditions: As of :func:`pyrocryo.identify.check_prior`; by default those of the
             particles (where there are more than ten, five of them).
         seed: Of points and draws.
 
@@ -212,6 +215,7 @@ def falsify(
         )
     if conditions is None and wanted(pair.prior):
         conditions = _conditions(pair, particles)
+    conditions = values_of(pair.prior, conditions)
     found = automorphism(pair.prior, conditions, seed=seed)
     if particles is None or not found.found:
         return Falsified(pair.prior_name, found)
@@ -248,19 +252,17 @@ def _conditions(pair: Pair, particles: Particles) -> dict[str, np.ndarray]:
     return {name: value[rows] for name, value in context.items()}
 
 
-def _table(context: dict[str, Any]) -> np.ndarray:
+def _table(context: Mapping[str, Any]) -> np.ndarray:
     """A row of numbers for each particle or condition."""
     columns = [np.asarray(v, dtype=np.float64).reshape(len(v), -1) for v in context.values()]
     return np.concatenate(columns, axis=1)
 
 
-def _nearest(pair: Pair, particles: Particles, conditions: Any) -> np.ndarray:
+def _nearest(pair: Pair, particles: Particles, conditions: Mapping[str, Tensor]) -> np.ndarray:
     """The condition of each particle, or the one nearest to it, `(N,)`."""
     fields = wanted(pair.prior)
     if not fields:
         return np.zeros(len(particles), dtype=int)
-    if not isinstance(conditions, dict):
-        conditions = dict(conditions) if hasattr(conditions, "keys") else {fields[0]: conditions}
     table = _table({name: conditions[name] for name in fields})
     own = _table(_context(pair, particles))
     unit = np.where(own.std(axis=0) > 0, own.std(axis=0), 1.0)
@@ -269,7 +271,11 @@ def _nearest(pair: Pair, particles: Particles, conditions: Any) -> np.ndarray:
 
 
 def _through(
-    pair: Pair, particles: Particles, conditions: Any, found: Automorphism, seed: int
+    pair: Pair,
+    particles: Particles,
+    conditions: Mapping[str, Tensor],
+    found: Automorphism,
+    seed: int,
 ) -> Falsified:
     """Both pairs on the same particles."""
     rival = rival_of(pair, found.map)

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from pyrocryo.errors import InputError
-from pyrocryo.identify.densities import gradient
 
 __all__ = ["HamiltonianFlow", "Rotation", "Twist"]
 
@@ -131,7 +130,7 @@ class HamiltonianFlow:
             step = step * self.speed(self.energy(z.double()))
 
         def move(k: int, other: int, by: float | Tensor) -> None:
-            slope = gradient(self.energy, torch.stack(columns, dim=-1))
+            slope = _gradient(self.energy, torch.stack(columns, dim=-1))
             columns[k] = columns[k] + by * slope[..., other]
 
         # half a step of i, a step of j, half of i, with neighbouring halves as one
@@ -291,16 +290,23 @@ class Twist:
         return end.index_copy(0, rows, at(stepped(x, rest, part)[0], rest))
 
 
+def _gradient(function: Scalar, z: Tensor) -> Tensor:
+    """Gradients `(..., K)` at `z`, with a graph where `z` has one."""
+    keep = z.requires_grad and torch.is_grad_enabled()
+    with torch.enable_grad():
+        x = z if keep else z.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(function(x).sum(), x, create_graph=keep)
+    return slope
+
+
 def _wedge(slopes: Tensor) -> Tensor:
     """The vector `(..., m)` normal to `m - 1` vectors `(..., m - 1, m)`, by their minors."""
     size = slopes.shape[-1]
     if size == 2:
         return torch.stack([slopes[..., 0, 1], -slopes[..., 0, 0]], dim=-1)
-    minors = [
-        (-1) ** k * torch.linalg.det(slopes[..., [c for c in range(size) if c != k]])
-        for k in range(size)
-    ]
-    return torch.stack(minors, dim=-1)
+    others = [[c for c in range(size) if c != k] for k in range(size)]
+    minors = torch.linalg.det(slopes[..., others].movedim(-2, -3))
+    return minors * minors.new_tensor([(-1) ** k for k in range(size)])
 
 
 def _log_det(h: Callable[[Tensor], Tensor], z: Tensor, components: Sequence[int]) -> Tensor:

@@ -80,6 +80,7 @@ def values_of(
         raise InputError(f"conditions: the prior {name} wants {wants}, not {unknown[0]}")
     values = {}
     for field, given in conditions.items():
+        given = given.detach().cpu() if isinstance(given, Tensor) else given
         try:
             array = np.asarray(given)
             good = array.dtype.kind in "biuf" and array.ndim > 0 and np.isfinite(array).all()
@@ -111,6 +112,7 @@ class Laws:
         event: `(K,)` or `(T, K)`.
         dim: K.
         count: L.
+        names: What to call each condition.
 
     Raises:
         InputError: If the prior does not give such laws.
@@ -118,6 +120,8 @@ class Laws:
 
     def __init__(self, prior: Any, values: Mapping[str, Tensor], dim: int | None = None) -> None:
         self.name = getattr(prior, "__name__", type(prior).__name__)
+        self.prior, self.values = prior, dict(values)
+        self.names = _names(values)
         self.count = len(next(iter(values.values()))) if values else 1
         law = _called(prior, values, self.name)
         if not isinstance(law, Distribution):
@@ -138,7 +142,7 @@ class Laws:
                 f"{(self.count,) if values else ()}"
             )
         self.event, self.dim = event, event[-1]
-        self.law = mapped(law, lambda t: t.cpu().double() if t.is_floating_point() else t.cpu())
+        self.law = mapped(law, _exact)
         self._inside = _support(law)
 
     @property
@@ -146,19 +150,27 @@ class Laws:
         """Whether the support ends somewhere."""
         return self._inside is not None
 
+    def only(self, rows: Sequence[int]) -> Laws:
+        """The same prior at some of its conditions."""
+        kept = list(rows)
+        return Laws(self.prior, {field: value[kept] for field, value in self.values.items()})
+
     def log_prob(self, z: Tensor) -> Tensor:
-        """Of `z` `(N, *event)` at every condition, `(N, L)`; -inf outside of the support."""
-        return self.own(z.unsqueeze(1).expand(len(z), self.count, *self.event))
+        """Of `z` `(..., *event)` at every condition, `(..., L)`; -inf outside of the support."""
+        axis = -1 - len(self.event)
+        return self.own(z.unsqueeze(axis).expand(*z.shape[: axis + 1], self.count, *self.event))
 
     def own(self, z: Tensor) -> Tensor:
-        """Of `z` `(N, L, *event)`, each at its condition, `(N, L)`."""
-        found = self.law.log_prob(z).expand(z.shape[:2])
+        """Of `z` `(..., L, *event)`, each at its condition, `(..., L)`."""
+        found = self.law.log_prob(z).expand(z.shape[: -len(self.event)])
         return found if self._inside is None else found.masked_fill(~self._inside(z), -math.inf)
 
-    def sample(self, count: int) -> Tensor:
-        """Draws at each condition, `(count, L, *event)`."""
+    def sample(self, count: int, seed: int | None = None) -> Tensor:
+        """Draws at each condition, `(count, L, *event)`; from ``seed``, where one is given."""
         try:
-            with torch.no_grad():
+            with torch.no_grad(), torch.random.fork_rng(enabled=seed is not None):
+                if seed is not None:
+                    torch.manual_seed(seed)
                 z = self.law.sample((count,)).double()
         except (RuntimeError, ValueError, NotImplementedError) as error:
             raise InputError(f"prior: {self.name} cannot be sampled: {error}") from None
@@ -233,6 +245,21 @@ class Laws:
                 f"prior: the gradient of log_prob of {self.name} is not its slope; is a part of "
                 "it detached?"
             )
+
+
+def _exact(value: Tensor) -> Tensor:
+    value = value.detach().cpu()
+    return value.double() if value.is_floating_point() else value
+
+
+def _names(values: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """What to call each condition: "" where there is but one, without a field."""
+    told: list[list[str]] = []
+    for field, value in values.items():
+        rows = value.reshape(len(value), -1).tolist()
+        shown = [", ".join(f"{x:.4g}" for x in row[:4]) + ", ..." * (len(row) > 4) for row in rows]
+        told.append([f"{field} {x}" if value.dim() == 1 else f"{field} ({x})" for x in shown])
+    return tuple(", ".join(parts) for parts in zip(*told, strict=True)) or ("",)
 
 
 def _called(prior: Any, values: Mapping[str, Tensor], name: str) -> Any:

@@ -5,6 +5,7 @@ With :math:`S_l = \ln p(z | u_l) - \ln p(z | u_0)` and :math:`q_k` the log-densi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from pyrocryo.identify.laws import Laws
 
-__all__ = ["Ranks", "corners", "factorised", "ranks"]
+__all__ = ["Ranks", "corners", "dependent", "rank_of", "ranks"]
 
 TOLERANCE = 1e-7  # singular values below, of the largest, are 0
 ROUNDED = 1e-6  # of the scores: the numbers of priors are mostly kept in single precision
@@ -68,12 +69,20 @@ class Ranks:
         return found
 
 
-def factorised(hessian: Tensor, scale: Tensor) -> bool:
-    r"""Whether :math:`\partial_i \partial_j \ln p = 0` for i ≠ j, at every condition and point."""
+def dependent(hessian: Tensor, scale: Tensor) -> Tensor:
+    r"""Pairs `(K, K)`, i ≠ j, with :math:`\partial_i \partial_j \ln p \ne 0` anywhere."""
     white = hessian * scale * scale.unsqueeze(-1)
     diagonal = white.diagonal(dim1=-2, dim2=-1)
-    apart = white - torch.diag_embed(diagonal)
-    return bool(apart.abs().max() <= 1e-6 * (diagonal.abs().mean() + 1e-3))
+    apart = (white - torch.diag_embed(diagonal)).abs().flatten(0, -3).amax(0)
+    return ~(apart <= 1e-6 * (diagonal.abs().mean() + 1e-3))
+
+
+def rank_of(first: Tensor, components: Sequence[int]) -> int:
+    """Rank of J among some components, from whitened gradients `(N, L, K)`."""
+    if first.shape[1] == 1:
+        return 0
+    j = (first[:, 1:] - first[:, :1])[..., list(components)]
+    return _typical(j, ROUNDED * first.square().mean().sqrt().item())[0]
 
 
 def ranks(laws: Laws, z: Tensor, scale: Tensor, slope: Tensor, hessian: Tensor) -> Ranks:
@@ -88,7 +97,7 @@ def ranks(laws: Laws, z: Tensor, scale: Tensor, slope: Tensor, hessian: Tensor) 
     """
     first = slope * scale
     second = hessian.diagonal(dim1=-2, dim2=-1) * scale.square()
-    independent = factorised(hessian, scale)
+    independent = not dependent(hessian, scale).any()
     j = first[:, 1:] - first[:, :1]
     size = first.square().mean().sqrt().item()
     singular: dict[str, np.ndarray] = {}

@@ -20,7 +20,7 @@ from pyrocryo.identify.power import BLIND, turn_of
 from pyrocryo.identify.prior_check import Gap
 from pyrocryo.identify.ranks import ROUNDED
 
-__all__ = ["Group", "gaps", "group", "permutations", "scales"]
+__all__ = ["Flow", "Group", "gaps", "group", "permutations", "scales"]
 
 POINTS = 500  # of z for the linear equations
 ANGLES = (10.0, 22.5, 45.0)
@@ -29,6 +29,19 @@ WORTH = 0.3  # nats within which it is
 FEW = 1000  # draws for that
 SECTIONS = 16
 EQUAL = 1e-4  # by which two rates of turning may differ
+
+
+@dataclass(frozen=True)
+class Flow:
+    r"""A linear flow :math:`\dot z = A (z - m)` that leaves a prior as it is.
+
+    Attributes:
+        matrix: `(K, K)` A.
+        centre: `(K,)` m.
+    """
+
+    matrix: Tensor
+    centre: Tensor
 
 
 @dataclass(frozen=True)
@@ -42,6 +55,8 @@ class Group:
         loose: Pairs that a linear decoder leaves open if the prior is learned: whose turns
             preserve each condition's law up to a shift.
         loose_round: Those of them that are turns of `z` itself.
+        flows: One for each of ``planes``, then as many as ``size``, which together generate all.
+        least: How little the gentlest linear flow changes ln p, of what the harshest does.
     """
 
     size: int
@@ -49,6 +64,8 @@ class Group:
     round: tuple[tuple[int, int], ...]
     loose: tuple[tuple[int, int], ...]
     loose_round: tuple[tuple[int, int], ...]
+    flows: tuple[Flow, ...] = ()
+    least: float = 0.0
 
 
 def scales(z: Tensor) -> Tensor:
@@ -77,7 +94,17 @@ def group(laws: Laws, z: Tensor, scale: Tensor) -> Group:
     shifts = slope.sum(2)  # (N, L, K)
     trace = frames * torch.eye(n).flatten()
     every = torch.cat([products.flatten(2) + trace, shifts], dim=-1).flatten(0, 1)
-    size = len(_null(every))
+    null, least = _null(every)
+    size, flows = len(null), []
+
+    def flow(i: Sequence[int], j: Sequence[int], rates: Tensor, at: Sequence[int]) -> Flow:
+        """Of z, from entries `(i, j)` of the matrix of whitened z, and shifts of some of it."""
+        matrix, shift = torch.zeros(n, n), torch.zeros(n)
+        matrix[i, j], shift[at] = rates[: len(i)], rates[len(i) :]
+        fixed = torch.linalg.lstsq(matrix, -shift.unsqueeze(-1), driver="gelsd").solution
+        unit = scale.unsqueeze(-1)
+        return Flow(matrix * unit / scale, centre + scale * fixed.squeeze(-1))
+
     found: dict[str, list[tuple[int, int]]] = {"": [], "round": [], "loose": [], "loose round": []}
     for i, j in itertools.combinations(range(n), 2):
         pair, moves = products[..., [i, j], [j, i]], shifts[..., [i, j]]
@@ -87,28 +114,31 @@ def group(laws: Laws, z: Tensor, scale: Tensor) -> Group:
             ("", torch.cat([pair, moves], dim=-1).flatten(0, 1), None),
             ("loose", free, pair.flatten(0, 1)),
         ):
-            null = _null(rows, like)
-            turns = [v for v in null if v[:2].abs().min() > EQUAL * v.abs().max()]
+            turns = _null(rows, like)[0]
+            turns = [v for v in turns if v[:2].abs().min() > EQUAL * v.abs().max()]
             if not turns:
                 continue
             found[kind].append((i + 1, j + 1))
+            if kind == "":
+                flows.append(flow([i, j], [j, i], turns[0], [i, j]))
             # rates of turning back in units of z, b_ij s_i / s_j and b_ji s_j / s_i
             ratio = (turns[0][0] / turns[0][1]).abs().sqrt() * scale[i] / scale[j]
             if abs(ratio - 1) < EQUAL:
                 found[f"{kind} round".strip()].append((i + 1, j + 1))
     if laws.bounded:  # which flows across the ends need not keep
         size = len(found[""])
-    return Group(size, *(tuple(planes) for planes in found.values()))
+    entries = list(itertools.product(range(n), repeat=2))
+    flows += [flow(*zip(*entries, strict=True), v, range(n)) for v in null]
+    return Group(size, *(tuple(planes) for planes in found.values()), tuple(flows), least)
 
 
-def _null(rows: Tensor, like: Tensor | None = None) -> list[Tensor]:
-    """Null vectors of ``rows``, whose columns are first made of one length."""
+def _null(rows: Tensor, like: Tensor | None = None) -> tuple[list[Tensor], float]:
+    """Null vectors of ``rows``, columns first made of one length; least over largest value."""
     length = (rows if like is None else like).square().mean(0).sqrt().clamp_min(1e-300)
     triangle = torch.linalg.qr(rows / length / math.sqrt(len(rows)), mode="r").R
     _, values, right = torch.linalg.svd(triangle)
-    return [
-        v / length for v, size in zip(right, values, strict=True) if size <= ROUNDED * values[0]
-    ]
+    kept = values <= ROUNDED * values[0]
+    return [v / length for v in right[kept]], (values[-1] / values[0].clamp_min(1e-300)).item()
 
 
 def _without(rows: Tensor, moves: Tensor) -> Tensor:
