@@ -53,7 +53,7 @@ lint: $(VENV)/installed-test
 	$(VENV)/bin/ruff format --check .
 
 test: lint
-	$(VENV)/bin/pytest
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n auto --maxprocesses 8 --dist worksteal
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info
