@@ -96,7 +96,7 @@ def test_one_gaussian_hinge_is_told_from_one_that_is_not():
 
 def test_two_gaussians_among_others_are_named():
     for seed in SEEDS:
-        s = _angles(("laplace", "gaussian", "uniform", "gaussian"), 4000, seed)
+        s = _angles(("laplace", "gaussian", "uniform", "gaussian"), 2500, seed)
         z = s @ np.random.default_rng(seed).standard_normal((4, 4))
         ica = pc.identify.linear_ica(z, components=4, seed=seed)
         assert ica.gaussian == (2, 3)
@@ -139,8 +139,8 @@ def test_the_test_of_a_gaussian_has_its_level():
 def test_two_rings_are_two_subspaces():
     for seed in SEEDS:
         rng = np.random.default_rng(seed)
-        angle = rng.uniform(0, 2 * np.pi, (4000, 2))
-        radius = 1 + 0.1 * rng.standard_normal((4000, 2))
+        angle = rng.uniform(0, 2 * np.pi, (2500, 2))
+        radius = 1 + 0.1 * rng.standard_normal((2500, 2))
         rings = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
         z = rings @ rng.standard_normal((4, 6))
         for asked in (None, 2)[: 1 + (seed == 0)]:
@@ -184,7 +184,8 @@ def test_frames_of_a_molecule_count_once():
         z = np.repeat(rng.standard_normal((300, 2)), 8, axis=0)
         z += 0.2 * rng.standard_normal(z.shape)
         assert pc.identify.linear_ica(z, frames=8, seed=seed).gaussian == (0, 1)
-        fooled += pc.identify.linear_ica(z, seed=seed).gaussian != (0, 1)
+        if not fooled:
+            fooled += pc.identify.linear_ica(z, seed=seed).gaussian != (0, 1)
     assert fooled > 0  # if they are taken for particles of their own
 
 

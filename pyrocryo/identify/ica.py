@@ -22,8 +22,8 @@ STARTS = 4  # random ones, for each of the two contrasts
 HALF_STARTS = 3  # for halves: now and then one ends in a saddle point
 CONTRASTS = ("logcosh", "cube")
 SPLITS = 3  # into halves, of which each is fitted again
-MOST = 20_000  # rows that starts are tried on
-LIMIT = 200  # iterations
+MOST = 10_000  # rows that starts are tried on
+LIMIT = 100  # iterations
 
 
 @dataclass(frozen=True)
