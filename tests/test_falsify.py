@@ -433,6 +433,15 @@ def test_bad_input():
         falsify(dist.Normal(torch.zeros(2), 1.0))
     with pytest.raises(pc.InputError, match="expected a distribution or a function, got 3"):
         falsify(3)
+    single = torch.zeros(2, 2)
+
+    class Single(Ring):
+        def log_prob(self, z):
+            return super().log_prob(z) + (z @ single).sum(-1)
+
+    for ask in (falsify, pc.identify.check_prior):
+        with pytest.raises(pc.InputError, match="log_prob of Single fails in double precision"):
+            ask(Single())
     pair = pc.Pair(Boltzmann(stiffness=(1.0, 1.0)), Written(), 8, guide=Reading())
     with pytest.raises(pc.InputError, match="give conditions, or particles"):
         falsify(pair)

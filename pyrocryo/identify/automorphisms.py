@@ -73,7 +73,6 @@ class _Search(Candidates):
 
     def run(self) -> Automorphism:
         """The first that is found."""
-        self.laws.checked(self.few.flatten(0, 1))
         if self.laws.dim == 1:
             self.tried.append("there is one component, and nothing to mix it with")
         for found in itertools.chain(self.rotations(), self.flows()):
