@@ -77,6 +77,7 @@ class Candidates:
         self.laws = laws
         self.z = laws.sample(max(FEWEST, POINTS // laws.count))  # (n, L, [T,] K)
         self.few = self.z[: max(FEWEST, FEW // laws.count)]
+        laws.checked(self.few.flatten(0, 1))
         self.centre = self.z.flatten(0, -2).median(dim=0).values
         self.scale = scales(self.z)
         # the widest law is that of the highest entropy, which is told in all units alike

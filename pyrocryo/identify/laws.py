@@ -143,6 +143,9 @@ class Laws:
             )
         self.event, self.dim = event, event[-1]
         self.law = mapped(law, _exact)
+        for part, value in vars(self.law).items():  # networks that a law computes with
+            if isinstance(value, nn.Module):
+                self.law.__dict__[part] = made_double(value)
         self._inside = _support(law)
 
     @property
@@ -211,7 +214,11 @@ class Laws:
 
     def _gradients(self, z: Tensor, twice: bool = False) -> tuple[Tensor, Tensor]:
         x = z.unsqueeze(1).expand(len(z), self.count, *self.event).clone().requires_grad_()
-        total = self.law.log_prob(x)
+        try:
+            total = self.law.log_prob(x)
+        except (RuntimeError, TypeError) as error:
+            told = f"prior: log_prob of {self.name} fails in double precision: {error}"
+            raise InputError(told) from error
         if not total.isfinite().all():
             raise InputError(
                 f"prior: log_prob of {self.name} is {total[~total.isfinite()][0].item()} at one "
