@@ -271,7 +271,7 @@ MAPS = {
     "rotation": Rotation.in_plane((1.0, 4.0), (0, 1), 0.7),
     "flow": flow("double well, quartic", 0.7, steps=48),
     "flow of its own speed": flow(
-        "double well, quartic", 0.7, steps=96, speed=lambda e: 1 / (1 + e)
+        "double well, quartic", 0.7, steps=48, speed=lambda e: 1 / (1 + e)
     ),
     "twist": twist(1.5),
 }

@@ -41,7 +41,7 @@ TIMES = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0)  # of a flow, in typical radians
 MIXED = 0.75  # MCC at which it has gone on for long enough
 COARSE, MOST = 32, 1024  # steps of a flow: a radian while exploring; at most in all
 LARGEST = 5  # components that a flow moves together
-PROBE = 4  # points at each condition that show whether curves are open, before others follow them
+PROBE = 12  # points that show whether curves are open, before others follow them
 SLACK = 1e-4  # standard deviations by which h's inverse may miss
 
 
@@ -250,7 +250,7 @@ class _Search(Candidates):
                 more = time - before
                 h = make(more * unit, round(more * fine))
                 follow = h.roughly if isinstance(h, Twist) else h
-                whole = self._whole(follow(start[:PROBE]))
+                whole = self._whole(follow(start[: -(-PROBE // self.laws.count)]))
                 if whole:
                     moved = follow(start)
                     whole = self._whole(moved)

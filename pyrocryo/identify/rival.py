@@ -33,6 +33,7 @@ class Pushed(dist.TorchDistribution):
 
     def __init__(self, law: Any, h: Rotation | HamiltonianFlow | Twist) -> None:
         self.law, self.h = law, h
+        self._drawn: tuple[Tensor | None, Tensor | None] = (None, None)  # h(z), z
         super().__init__(law.batch_shape, law.event_shape, validate_args=False)
 
     def expand(self, batch_shape: torch.Size, _instance: object = None) -> Pushed:
@@ -41,11 +42,14 @@ class Pushed(dist.TorchDistribution):
 
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
         """`h` of draws of `z`."""
-        return self.h(self.law.rsample(sample_shape))
+        z = self.law.rsample(sample_shape)
+        self._drawn = self.h(z), z
+        return self._drawn[0]
 
     def log_prob(self, value: Tensor) -> Tensor:
         """By the change of variables."""
-        z = self.h.inverse(value)
+        moved, z = self._drawn
+        z = z if moved is value else self.h.inverse(value)
         volume = self.h.log_det(z, value)
         if len(self.event_shape) == 2:
             volume = volume.sum(-1)
