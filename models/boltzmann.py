@@ -80,8 +80,8 @@ Why seeds and verdict differ, where they do:
   freeze long before. A frozen arm tells without: at 180 K it is all but absent.
 - four arms: three temperatures have two contrasts where four arms need four, and the cheapest
   turn costs .04 nats; learned, 43 of 48 seeds lose an arm, and the five others agree (8°).
-- equal, --learned (8 seeds of 1500 steps: 15.1°, 4 of 8, R² .976) scatters though its family leaves
-  only order and signs: equal spreads are the members of it that do not.
+- equal, --learned (8 seeds of 1500 steps: 15.1°, 4 of 8, R² .976) scatters though its family
+  leaves only order and signs: equal spreads are those members of it that leave more.
 - equal, four arms: R² is under .95 as seeds lose arms; best of four by ELBO .946, none over .95.
 
 The paper's own procedure (--law frozen --encode moving: cold particles are encoded by the arms
