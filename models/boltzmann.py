@@ -22,10 +22,11 @@ harmonic in turn, whose energies (in k_B T at 300 K) do not depend on temperatur
 knob, equal harmonic wells at 300 and 150 K with and without a ligand that stiffens the first.
 
 Fig. 5A, 48 seeds (--small --box 20 --snr 2.56 --data-seed 7 --steps 3000; four arms --n 10000
---steps 4000). Beforehand: what pc.identify.check_prior says that a free decoder leaves open,
-given the law, or its family where it is learned. Then mean angle left, seeds within 10°, MCC, R²;
-and, between 24 seeds, matched correlation, affine and nonlinear R² and the reading of
-pc.identify.consistency: the same axes, or equal up to a turn or a curved map.
+--steps 4000; --pose in-plane --steps 4000, 24 seeds). Beforehand: what pc.identify.check_prior
+says that a free decoder leaves open, given the law, or its family where it is learned. Then mean
+angle left, seeds within 10°, MCC, R²; and, between 24 seeds, matched correlation, affine and
+nonlinear R² and the reading of pc.identify.consistency: the same axes, or equal up to a turn or a
+curved map.
 
     law                   leaves open          angle       MCC  R²    between seeds
     three                 signs                 1.4°  48   .989 .979  .99 .98 .96  same
