@@ -9,9 +9,20 @@ from pyrocryo.errors import InputError
 from pyrocryo.io import relion
 from pyrocryo.io.mrc import read_map, write_map
 from pyrocryo.io.save import save
+from pyrocryo.io.structure import read_structure, write_structure
 from pyrocryo.particles import Particles
 
-__all__ = ["export", "load", "load_fit", "new_folder", "read_map", "save", "write_map"]
+__all__ = [
+    "export",
+    "load",
+    "load_fit",
+    "new_folder",
+    "read_map",
+    "read_structure",
+    "save",
+    "write_map",
+    "write_structure",
+]
 
 
 def load(path: str | Path, **options: Any) -> Particles:
