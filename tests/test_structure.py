@@ -82,7 +82,7 @@ def test_missing_residues_break_the_chain(plain):
     s = read_structure(plain)
     assert s.bonds.tolist() == [[0, 1], [1, 2], [3, 4], [4, 5], [6, 7]]
     assert s.breaks == 1
-    assert repr(s) == "Structure(8 atoms of 8 residues, chains A, B, 1 breaks)"
+    assert repr(s) == "Structure(8 atoms of 8 residues, chains A, B, broken 1 times)"
 
 
 def test_the_backbone_and_its_bonds(plain):
@@ -215,7 +215,13 @@ def test_a_structure_becomes_a_volume(plain):
     s = read_structure(plain, atoms="all").centred()
     np.testing.assert_allclose(s.positions.mean(axis=0), 0, atol=1e-12)
     modes = pc.molecules.normal_modes(s.positions, 3, cutoff=40.0)
-    volume = pc.volumes.NormalModes(modes, pixel_size=3.0, width=s.width, weight=s.weight)
+    looks = {"width": s.width, "weight": s.height}
+    one = pc.imaging.splat(
+        torch.zeros(1, 2), torch.tensor(s.width[:1]), torch.tensor(s.height[:1]),
+        box=32, pixel_size=1.0,
+    )  # fmt: skip
+    assert float(one.sum()) == pytest.approx(s.weight[0])
+    volume = pc.volumes.NormalModes(modes, pixel_size=3.0, **looks)
     image = volume.build(2, 32)(torch.zeros(2), torch.eye(3), torch.zeros(2))
     assert float(image.detach().std()) == pytest.approx(1, rel=1e-3)
 

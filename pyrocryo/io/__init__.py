@@ -9,10 +9,11 @@ from pyrocryo.errors import InputError
 from pyrocryo.io import relion
 from pyrocryo.io.mrc import read_map, write_map
 from pyrocryo.io.save import save
-from pyrocryo.io.structure import read_structure, write_structure
+from pyrocryo.io.structure import Structure, read_structure, write_structure
 from pyrocryo.particles import Particles
 
 __all__ = [
+    "Structure",
     "export",
     "load",
     "load_fit",

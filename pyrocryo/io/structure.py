@@ -37,8 +37,8 @@ class Structure:
         occupancy: `(A,)`; of alternatives, their sum. 1 where the file gives every atom 0.
         b_factor: `(A,)` isotropic B, Å².
         blur: Å, added to the width of each atom.
-        weight: `(A,)` heights to show atoms with: 1 for structures of Cα alone, else occupancy
-            times electrons.
+        weight: `(A,)` how much of the density is each atom's: 1 for structures of Cα alone, else
+            occupancy times electrons. See :attr:`height`.
         atom: `(A,)` names of atoms.
         element: `(A,)` symbols of elements.
         residue: `(A,)` names of residues.
@@ -69,7 +69,7 @@ class Structure:
     def __repr__(self) -> str:
         chains = ", ".join(dict.fromkeys(self.chain.tolist()))
         told = f"{len(self)} atoms of {self.residues} residues, chains {chains}"
-        return f"Structure({told}, {self.breaks} breaks)"
+        return f"Structure({told}, broken {self.breaks} times)"
 
     @cached_property
     def width(self) -> np.ndarray:
@@ -79,6 +79,17 @@ class Structure:
         maps are often blurred as one: where B means nothing, take a width of your own.
         """
         return np.sqrt(self.b_factor.clip(0) / (8 * math.pi**2) + self.blur**2)
+
+    @cached_property
+    def height(self) -> np.ndarray:
+        r"""Peaks :math:`w / 2 \pi \sigma^2` `(A,)` of the projected Gaussians, per Å².
+
+        What volumes and molecules call their weight: whatever the width, each projection sums to
+        ``weight``.
+        """
+        if not (self.width > 0).all():
+            raise InputError("blur: atoms with a B of 0 have no width; add some")
+        return self.weight / (2 * math.pi * self.width**2)
 
     @property
     def residues(self) -> int:
@@ -294,15 +305,13 @@ def _residues(
     chain: gemmi.Chain, numbers: set[int] | None, altloc: str
 ) -> Iterator[tuple[gemmi.Residue, list[tuple[gemmi.Atom, float]]]]:
     """Residues of the polymer, each with the atoms to take and their occupancies."""
-    for seqid, group in groupby(chain, key=lambda residue: str(residue.seqid)):
+    for _, group in groupby(chain, key=lambda residue: str(residue.seqid)):
         group = [residue for residue in group if _polymer(residue)]
         if not group or (numbers is not None and group[0].seqid.num not in numbers):
             continue
         letter = _letter([atom for residue in group for atom in residue], altloc)
-        with_letter = [r for r in group if any(atom.altloc in ("\0", letter) for atom in r)]
-        if len(with_letter) != 1 and seqid:
-            with_letter = (with_letter or group)[:1]
-        residue = with_letter[0]
+        takes = (one for one in group if any(atom.altloc in ("\0", letter) for atom in one))
+        residue = next(takes, group[0])
         every = [atom for other in group for atom in other]
         kept = {}
         for atom in residue:

@@ -37,7 +37,7 @@ class NormalModes(GaussianVolume):
         amplitude: Factor `a` on the thermal amplitudes, or one for each mode `(n,)`.
         width: First standard deviation of each Gaussian in Å, one or `(A,)`, such as
             :attr:`pyrocryo.io.Structure.width`.
-        weight: First height of each, one or `(A,)`.
+        weight: First height of each, one or `(A,)`, such as :attr:`pyrocryo.io.Structure.height`.
         side: Voxels along an edge of exported maps; by default the box, but at most 48.
 
     Attributes:
