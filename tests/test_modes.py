@@ -106,7 +106,7 @@ def test_a_thousand_atoms_take_seconds(rng):
     x = _globule(1000, rng)
     started = time.process_time()
     pc.molecules.normal_modes(x, 10, cutoff=12.0)
-    assert time.process_time() - started < 30  # about 3 s on one core; CI may be slow
+    assert time.process_time() - started < 10
 
 
 def test_thermal_amplitudes_are_those_of_equipartition(modes):
@@ -138,6 +138,36 @@ def test_the_boltzmann_prior_is_that_of_the_energy(modes):
         log_prob = prior(torch.full((5,), kelvin)).log_prob(z.float()).double().numpy()
         total = log_prob + energy / (BOLTZMANN * kelvin)
         np.testing.assert_allclose(total - total.mean(), 0, atol=1e-3)
+
+
+def test_colder_particles_move_less(modes):
+    """The prior and the molecule together make particles of several temperatures."""
+    few = modes.take([0, 1])
+    particles = pc.simulate.temperature(
+        pc.molecules.Elastic(few, amplitude=2.0),
+        n=4000,
+        prior=boltzmann(few, 2.0),
+        temperatures=[300.0, 100.0],
+        box=8,
+        pixel_size=12.0,
+    )
+    for kelvin in (300.0, 100.0):
+        z = particles.truth[particles.temperature == kelvin]
+        np.testing.assert_allclose(z.var(axis=0), kelvin / 1200, rtol=0.15)
+
+
+def test_what_each_mode_moves_is_told_by_its_atoms(modes):
+    from pyrocryo.identify.slopes import Latents
+    from pyrocryo.identify.supports import supports
+
+    volume = pc.volumes.NormalModes(modes, pixel_size=3.0, amplitude=4.0)
+    pair = pc.Pair(pc.priors.IsotropicNormal(3), volume, 24, rotate=False)
+    draw = torch.randn(20, 3)
+    found = supports(pair, Latents(draw, torch.ones(20, 3), draw, torch.ones(3), parts=[]))
+    assert found.what == "atoms"
+    far = np.linalg.norm(modes.vectors[:3], axis=-1)
+    expected = (far >= 0.1 * far.max(axis=1, keepdims=True)).mean(axis=1)
+    np.testing.assert_allclose(found.share, expected, atol=0.01)
 
 
 def test_the_molecule_moves_along_its_modes(modes):
