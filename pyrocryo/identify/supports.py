@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pyrocryo.identify.slopes import Latents, slopes
 from pyrocryo.pair import Pair
-from pyrocryo.volumes import Atoms
+from pyrocryo.volumes.gaussians import GaussianVolume
 
 __all__ = ["Supports", "supports", "supports_of"]
 
@@ -55,7 +55,7 @@ def supports(pair: Pair, latents: Latents) -> Supports:
     most = CONFORMATIONS[3 if getattr(pair.volume, "dim", 2) == 3 else 2]
     rows = torch.linspace(0, len(latents.draw) - 1, min(most, len(latents.draw))).long()
     z = latents.draw[rows.to(latents.draw.device)]
-    atoms = isinstance(pair.volume, Atoms) and pair.frame is None
+    atoms = isinstance(pair.volume, GaussianVolume) and pair.frame is None
     with torch.no_grad():
         if atoms:
             moved = slopes(lambda z: pair.volume.centres(z @ pair.rotation()), z, latents.scale)

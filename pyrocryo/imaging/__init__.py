@@ -3,12 +3,13 @@
 from pyrocryo.imaging.ctf import contrast_transfer, modulated
 from pyrocryo.imaging.resample import polar, resample, resample_projection, rings
 from pyrocryo.imaging.slices import band_limited, slice_projection
-from pyrocryo.imaging.splat import splat, splat_map, window
+from pyrocryo.imaging.splat import one_each, splat, splat_map, window
 
 __all__ = [
     "band_limited",
     "contrast_transfer",
     "modulated",
+    "one_each",
     "polar",
     "resample",
     "resample_projection",

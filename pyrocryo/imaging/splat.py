@@ -15,7 +15,7 @@ from torch import Tensor
 from pyrocryo.errors import InputError
 from pyrocryo.imaging import kernels
 
-__all__ = ["pixel_centres", "plain_windows", "splat", "splat_map", "window"]
+__all__ = ["one_each", "pixel_centres", "plain_windows", "splat", "splat_map", "window"]
 
 REACH = 5.0  # standard deviations from an atom to the edge of its window
 PAYS = 2.5  # windows of W pixels pay while W**2 <= PAYS * box
@@ -49,6 +49,22 @@ def window(widest: float, *, box: int, pixel_size: float) -> int | None:
         raise InputError(f"widest: expected a positive number of Å, got {widest}")
     edge = math.ceil(2 * REACH * widest / pixel_size)
     return edge if edge**2 <= PAYS * box else None
+
+
+def one_each(name: str, value: Any, count: int, *, least: float | None = None) -> Tensor:
+    """Numbers `(count,)` of atoms, such as widths, from one or one for each.
+
+    They must be positive or, where ``least`` is 0, not negative.
+    """
+    value = torch.as_tensor(value, dtype=torch.get_default_dtype())
+    good = (value > 0 if least is None else value >= least) & value.isfinite()
+    if value.shape not in ((), (count,)) or not good.all():
+        raise InputError(
+            f"{name}: expected a {'positive number' if least is None else 'number from 0 on'}, or "
+            f"one for each of {count} atoms, got "
+            + (f"{value.item():g}" if value.dim() == 0 else f"shape {tuple(value.shape)}")
+        )
+    return value.expand(count).clone()
 
 
 def splat(

@@ -9,17 +9,21 @@ from pyrocryo.errors import InputError
 from pyrocryo.io import relion
 from pyrocryo.io.mrc import read_map, write_map
 from pyrocryo.io.save import save
+from pyrocryo.io.structure import Structure, read_structure, write_structure
 from pyrocryo.particles import Particles
 
 __all__ = [
+    "Structure",
     "export",
     "load",
     "load_fit",
     "new_folder",
     "read_map",
+    "read_structure",
     "save",
     "write_components",
     "write_map",
+    "write_structure",
 ]
 
 
