@@ -11,8 +11,9 @@ from pyrocryo.volumes.atoms import Atoms
 from pyrocryo.volumes.fourier import ImplicitFourier
 from pyrocryo.volumes.grid import Grid
 from pyrocryo.volumes.implicit import Implicit
+from pyrocryo.volumes.rigid import RigidBodies
 
-__all__ = ["Atoms", "Grid", "Implicit", "ImplicitFourier", "Kind", "of_kind"]
+__all__ = ["Atoms", "Grid", "Implicit", "ImplicitFourier", "Kind", "RigidBodies", "of_kind"]
 
 Kind = Literal["grid", "implicit", "fourier", "atoms"]
 
