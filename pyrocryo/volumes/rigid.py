@@ -19,7 +19,7 @@ __all__ = ["RigidBodies", "blended", "moved"]
 
 FIRST_TURN = 0.1  # rad for one unit of z: where hinges start
 BENDS = (-2.0, -1.0, 0.0, 1.0, 2.0)  # where along z a monotone angle may change its slope
-SERIES = 1.0  # rad²: below, the quotients of a turn are taken by their series
+SERIES = 0.25  # rad²: below, the quotients of a turn are taken by their series
 
 
 class RigidBodies(Atoms):
@@ -32,10 +32,10 @@ class RigidBodies(Atoms):
               (\omega_a, u_a) = \sum_b w_{ab} (\omega_b, u_b),
 
     with :math:`V(\omega) = \int_0^1 e^{t [\omega]_\times} dt` (Murray, Li & Sastry 1994,
-    section 2.3). :math:`w_{ab}` is the share of body `b` among the residues within ``blend`` of `a` along the
-    chain: atoms further than that from a joint move as one body, and those between turn about the
-    same axis by part of the angle. A joint does not tear where the axis passes near it; where it
-    does not, the slip is shared by ``2 blend + 1`` bonds
+    section 2.3). :math:`w_{ab}` is the share of body `b` among the residues within ``blend`` of
+    `a` along the chain: atoms further than that from a joint move as one body, and those between
+    turn about the same axis by part of the angle. A joint does not tear where the axis passes near
+    it; where it does not, the slip is shared by ``2 blend + 1`` bonds
     (:func:`pyrocryo.diagnose.stereochemistry` says how far, :class:`pyrocryo.penalties.Bonds`
     bounds it). One body does not move: it is the frame.
 
