@@ -132,7 +132,7 @@ def test_restraints_bound_violations():
     images[:, 0, 0] = z[:, 0, 0]
     particles = pc.Particles(images, pixel_size=2.0)
     off = {}
-    for name, penalties in {"free": (), "held": (Bonds(1.0),), "faint": (Bonds(1e-3),)}.items():
+    for name, penalties in {"free": (), "held": (Bonds(100.0),)}.items():
         settings = {"steps": 150, "batch_size": 32, "lr": 0.05, "progress": False}
         fit = pc.fit(pair, particles, penalties=penalties, **settings)
         found = pc.diagnose.stereochemistry(fit, particles)
@@ -140,7 +140,7 @@ def test_restraints_bound_violations():
         assert (found.torn[0] > 0) == (name != "held")
         assert found.worst[0] == 3
         assert f"{off[name]:.2f} Å at most (between atoms 3 and 4)" in found.reading
-    assert off["free"] > off["faint"] > 1 > 0.3 > off["held"]
+    assert off["free"] > 3 > 0.3 > off["held"]
 
 
 def test_violations_are_counted():
@@ -202,7 +202,7 @@ def columns(rng):
 def _trained(penalties, steps=150):
     """A flexible decoder of two overlapping motions, on data that a Gaussian prior leaves free."""
     particles = pc.simulate.poses(
-        pc.molecules.TwoArms(), n=200, seed=0, box=12, pixel_size=8.0, max_angle=0.0, snr=4.0
+        pc.molecules.TwoArms(), n=200, seed=0, box=12, pixel_size=8.0, max_angle=1.0, snr=4.0
     )
     guide = pc.guides.Amortised((32,))
     pair = pc.Pair(pc.priors.IsotropicNormal(2), pc.volumes.Grid(hidden=(32,)), 12, guide=guide)
