@@ -9,8 +9,8 @@ __version__ = "0.1.0"
 
 _MODULES = (
     "diagnose", "errors", "frames", "guides", "identify", "imaging", "interventions",
-    "io", "metrics", "molecules", "noise", "optics", "plots", "poses", "priors", "report",
-    "rotations", "simulate", "svi", "testing", "volumes",
+    "io", "metrics", "molecules", "noise", "optics", "penalties", "plots", "poses",
+    "priors", "report", "rotations", "simulate", "svi", "testing", "volumes",
 )  # fmt: skip
 _NAMES = {
     "Fit": "svi",

@@ -128,8 +128,8 @@ def test_the_weight_rises():
     weights = [chosen.weight_at(n) for n in (0, 9, 10, 11, 13, 100)]
     assert weights == [0, 0, 2, 4, 8, 8]
     settings = pc.svi.Settings(rigid_steps=5, interventions=chosen)
-    assert settings.weight_at(14) == 0 < settings.weight_at(15)
-    assert pc.svi.Settings().weight_at(3) == 0
+    assert settings.weights_at(14) == [0] < settings.weights_at(15)
+    assert pc.svi.Settings().weights_at(3) == []
 
 
 def test_resumed_with_the_same_interventions_only(tmp_path):

@@ -29,7 +29,7 @@ import pyrocryo as pc
 
 # %matplotlib inline
 SHORT = "PYROCRYO_SHORT" in os.environ  # how the tests run this
-STEPS, SEEDS = (150, 2) if SHORT else (1500, 4)
+STEPS, SEEDS = (100, 2) if SHORT else (1500, 4)
 
 KELVIN = [180.0, 240.0, 300.0]
 two_states = pc.priors.DoubleWell(1.0)  # a barrier of 1 k_B T at 300 K

@@ -7,7 +7,6 @@ deviation of each latent (`S`, over the posterior of all particles).
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +20,7 @@ from pyrocryo.errors import InputError
 from pyrocryo.identify.collisions import Collisions, collisions
 from pyrocryo.identify.slopes import STEP, Latents, evenly, latents_of, slopes, whitened
 from pyrocryo.identify.supports import Supports, supports
+from pyrocryo.jacobians import gram, ima_contrast, isometry_contrast, spread
 from pyrocryo.pair import Pair
 from pyrocryo.particles import Particles
 from pyrocryo.poses import turned
@@ -37,7 +37,7 @@ ALIKE = 0.95  # |cosine| of two latents' changes above which they are named as t
 FAINT = 1.0  # sd of the noise for an sd of z: an image tells a third of a nat
 TURNING = 0.5
 TANGLED = 0.1  # nats of IMA contrast: two latents at 65° rather than 90°
-CLIPPED = 1e-12  # smallest determinant
+SMALL = 1e-12  # share of a change that is none
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,8 @@ class Jacobian:
             and only if they change the image at right angles (:func:`ima_contrast`).
         isometry: `(S,)` :math:`E |J^T J - c 1|_F / (c \sqrt K)`, `c` the mean of the diagonal: 0
             if one standard deviation, of any direction of z and anywhere, changes images equally.
+        spread: `(S, K)` of each latent's change over the pixels (median): 1 if all change by as
+            much, less where it is sparse (:func:`pyrocryo.jacobians.spread`).
         turning: `(S, K)` share of the square of each latent's change that turning the particle
             makes as well (median): a latent that is a pose. NaN where poses are known.
         collisions: For each seed, :class:`~pyrocryo.identify.collisions.Collisions`.
@@ -78,6 +80,7 @@ class Jacobian:
     cosine: np.ndarray
     ima: np.ndarray
     isometry: np.ndarray
+    spread: np.ndarray
     turning: np.ndarray
     collisions: tuple[Collisions, ...]
     supports: tuple[Supports, ...]
@@ -138,40 +141,24 @@ def jacobian(
     )
 
 
-def ima_contrast(gram: Tensor) -> Tensor:
-    r"""The local IMA contrast `(...,)` in nats of Gram matrices :math:`J^\top J` `(..., K, K)`.
-
-    .. math:: \sum_i \ln |J_i| - \tfrac12 \ln \det J^\top J \ge 0
-
-    (Gresele et al. 2021, Eq. 11), which no scale of a column changes. Turning two orthogonal
-    columns by 45° whose squared lengths have the ratio κ gives
-    :math:`\tfrac12 \ln [(1 + \kappa)^2 / 4 \kappa]`: .2231 at κ = 4. The determinant of the
-    normalised matrix is taken to be at least 1e-12, so the contrast is at most 13.8.
-    """
-    size = gram.diagonal(dim1=-2, dim2=-1).clamp_min(1e-300).sqrt()
-    cosine = gram / (size.unsqueeze(-1) * size.unsqueeze(-2))
-    return -0.5 * torch.linalg.det(cosine).clamp(CLIPPED, 1.0).log()
-
-
 def _of(
     pair: Pair, particles: Particles, seed: int
 ) -> tuple[dict[str, np.ndarray], Collisions, Supports]:
     latents = latents_of(pair, particles, seed)
-    gram, turning = _grams(pair, latents)
-    strength = gram.diagonal(dim1=-2, dim2=-1).sqrt()
-    values = torch.linalg.eigvalsh(gram).clamp_min(0).flip(-1).sqrt()
+    grams, spreads, turning = _grams(pair, latents)
+    strength = grams.diagonal(dim1=-2, dim2=-1).sqrt()
+    values = torch.linalg.eigvalsh(grams).clamp_min(0).flip(-1).sqrt()
     told = _told(strength).mean(dim=0)
     dead = told < DEAD
     live = (~dead).nonzero().squeeze(1)
     rank = int((_told(values) >= DEAD).sum(dim=-1).double().quantile(0.5))
-    overall = torch.linalg.eigvalsh(gram.mean(dim=0)).clamp_min(0).sqrt()
+    overall = torch.linalg.eigvalsh(grams.mean(dim=0)).clamp_min(0).sqrt()
     size = strength.clamp_min(1e-12)
-    cosine = (gram.abs() / (size[:, :, None] * size[:, None, :])).median(dim=0).values
+    cosine = (grams.abs() / (size[:, :, None] * size[:, None, :])).median(dim=0).values
     condition = values[:, 0] / values[:, -1].clamp_min(1e-6)
-    unit = float(gram.diagonal(dim1=-2, dim2=-1).mean())
-    eye = torch.eye(pair.dim).to(gram)
-    off = torch.linalg.matrix_norm(gram / max(unit, 1e-300) - eye) / math.sqrt(pair.dim)
-    contrast = ima_contrast(gram[:, live][:, :, live]).mean() if len(live) else gram.new_zeros(())
+    contrast = (
+        ima_contrast(grams[:, live][:, :, live]).mean() if len(live) else grams.new_zeros(())
+    )
     numbers = {
         "strength": strength.median(dim=0).values,
         "singular_values": values.median(dim=0).values,
@@ -182,7 +169,8 @@ def _of(
         "redundant": torch.tensor(max(0, len(live) - rank)),
         "cosine": cosine,
         "ima": contrast,
-        "isometry": off.mean(),
+        "isometry": isometry_contrast(grams).mean(),
+        "spread": spreads.median(dim=0).values,
         "turning": (
             torch.full((pair.dim,), torch.nan) if turning is None else turning.median(dim=0).values
         ),
@@ -193,12 +181,12 @@ def _of(
     return arrays, folds, supports(pair, latents)
 
 
-def _grams(pair: Pair, latents: Latents) -> tuple[Tensor, Tensor | None]:
-    """:math:`J^T J` `(n, K, K)` of every image in its own pose; shares `(n, K)` that are turns.
+def _grams(pair: Pair, latents: Latents) -> tuple[Tensor, Tensor, Tensor | None]:
+    """:math:`J^T J` `(n, K, K)` of every image in its own pose; spreads and turns `(n, K)`.
 
-    The latter None where poses are known.
+    The latter, shares that turning makes too, None where poses are known.
     """
-    grams, turning = [], []
+    grams, spreads, turning = [], [], []
     with torch.no_grad():
         for batch, z, direction in latents.parts:
 
@@ -206,19 +194,20 @@ def _grams(pair: Pair, latents: Latents) -> tuple[Tensor, Tensor | None]:
                 return whitened(pair, pair.seen(z, batch, direction))
 
             slope = _rows(slopes(lambda z, d=direction: seen(z, d), z, latents.scale))
-            grams.append(torch.einsum("kbp,lbp->bkl", slope, slope))
+            grams.append(gram(slope))
+            spreads.append(spread(slope).T)
             if direction is None:
                 continue
             turns = _turns(direction)
             off = _rows(torch.stack([(seen(z, d) - seen(z, e)) / (2 * STEP) for d, e in turns]))
-            own = torch.einsum("kbp,lbp->bkl", off, off)
+            own = gram(off)
             cross = torch.einsum("kbp,lbp->bkl", off, slope)
-            own = own + CLIPPED * own.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None] * (
+            own = own + SMALL * own.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None] * (
                 torch.eye(len(off)).to(own)
             )
             made = (cross * torch.linalg.solve(own, cross)).sum(1)
             turning.append(made / grams[-1].diagonal(dim1=-2, dim2=-1).clamp_min(1e-12))
-    return torch.cat(grams), torch.cat(turning) if turning else None
+    return torch.cat(grams), torch.cat(spreads), torch.cat(turning) if turning else None
 
 
 def _rows(slope: Tensor) -> Tensor:

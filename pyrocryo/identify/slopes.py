@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +10,11 @@ import torch
 from torch import Tensor
 
 from pyrocryo.diagnose.common import batches
+from pyrocryo.jacobians import STEP, slopes, whitened
 from pyrocryo.pair import Pair
 from pyrocryo.particles import Particles
 
 __all__ = ["STEP", "Latents", "evenly", "latents_of", "slopes", "whitened"]
-
-STEP = 0.02  # standard deviations of z, on either side
 
 
 @dataclass(frozen=True)
@@ -52,38 +50,6 @@ def latents_of(pair: Pair, particles: Particles, seed: int) -> Latents:
             found.append([x.reshape(-1, pair.dim) for x in (law.mean, law.variance, z)])
     mean, variance, draw = (torch.cat(values) for values in zip(*found, strict=True))
     return Latents(mean, variance, draw, draw.std(dim=0).clamp_min(1e-6), parts)
-
-
-def whitened(pair: Pair, images: Tensor) -> Tensor:
-    r""":math:`\Sigma^{-1/2} x` of images `(..., D, D)`, in standard deviations of the noise.
-
-    A contrast of each particle's own has no part in it.
-    """
-    images = images / pair.noise
-    root = getattr(pair.likelihood, "root", None)
-    if root is None:
-        return images
-    spectrum = torch.fft.rfft2(images) / root
-    return torch.fft.irfft2(spectrum, s=images.shape[-2:])
-
-
-def slopes(f: Callable[[Tensor], Tensor], z: Tensor, scale: Tensor) -> Tensor:
-    r"""Central differences :math:`s_k \, \partial f / \partial z_k`, stacked in front: `(K, ...)`.
-
-    Good to about 1e-4 for maps that bend on the scale of a standard deviation, for any volume
-    (PyTorch's sampling of grids has no forward derivative).
-
-    Args:
-        f: Of conformations `(..., K)`, each of which moves its own part of the result only.
-        z: `(..., K)`.
-        scale: `(K,)` the unit of each latent.
-    """
-    found = []
-    for k in range(z.shape[-1]):
-        step = torch.zeros_like(z)
-        step[..., k] = STEP * scale[k]
-        found.append((f(z + step) - f(z - step)) / (2 * STEP))
-    return torch.stack(found)
 
 
 def evenly(particles: Particles, most: int) -> Particles:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from pyrocryo.interventions import Interventions
 from pyrocryo.pair import Pair
 from pyrocryo.svi.loss import negative_elbo
+from pyrocryo.svi.settings import Term
 from pyrocryo.svi.stack import trained
 from pyrocryo.svi.weights import Weights
 
@@ -26,9 +26,9 @@ class Objective:
     """Loss and gradients of a pair, or of several seeds of it at once.
 
     Called with the trained parameters in the order of ``names``, then the fields of a batch, then
-    β where it changes, then the weight of the interventions where there are any; returns the loss,
-    and the gradients joined to one vector. Of S seeds at once, parameters, loss and gradients have
-    a leading axis of S, and each seed draws its own noise.
+    β where it changes, then the weights of the further terms where there are any; returns the
+    loss, and the gradients joined to one vector. Of S seeds at once, parameters, loss and
+    gradients have a leading axis of S, and each seed draws its own noise.
 
     Args:
         pair: Model and guide; its own parameters are not used.
@@ -36,7 +36,7 @@ class Objective:
         beta: β, or None if it comes with each call.
         gamma: See :class:`pyrocryo.svi.Weights`.
         rigid: See :class:`pyrocryo.svi.Weights`.
-        interventions: A further term of the loss.
+        terms: Further terms of the loss.
         seeds: How many at once, or None for a pair without the leading axis.
         own: Whether each of the seeds sees particles of its own: fields have the leading axis too.
     """
@@ -49,19 +49,19 @@ class Objective:
         beta: float | None = 1.0,
         gamma: float = 1.0,
         rigid: bool = False,
-        interventions: Interventions | None = None,
+        terms: Sequence[Term] = (),
         seeds: int | None = None,
         own: bool = True,
     ) -> None:
         self.names = list(trained(pair))
         self._sizes = [p.numel() for p in trained(pair).values()]
-        self._module = _Loss(pair, interventions)
+        self._module = _Loss(pair, tuple(terms))
         self._lead = () if seeds is None else (seeds,)
         self._fields = type(batch)
         self.beta, self._gamma, self._rigid = beta, gamma, rigid
         axes = [None if not own or name in NOT_A_ROW else 0 for name in self._fields._fields]
-        self.interventions = interventions
-        numbers = (beta is None) + (interventions is not None)
+        self.terms = tuple(terms)
+        numbers = (beta is None) + bool(terms)
         self._axes = (*[0] * len(self.names), *axes, *[None] * numbers)
 
     def __call__(self, *tensors: Tensor) -> list[Tensor]:
@@ -96,12 +96,12 @@ class Objective:
         n, m = len(self.names), len(self.names) + len(self._fields._fields)
         beta = tensors[m] if self.beta is None else self.beta
         weights = Weights(beta, self._gamma, rigid=self._rigid)
-        weight = None if self.interventions is None else tensors[-1]
+        shares = tensors[-1].unbind() if self.terms else ()
         values = {
             f"pair.{name}": value for name, value in zip(self.names, tensors[:n], strict=True)
         }
         batch = self._fields._make(tensors[n:m])
-        return functional_call(self._module, values, (batch, weights, weight, validate))
+        return functional_call(self._module, values, (batch, weights, shares, validate))
 
     def _losses(self, *tensors: Tensor) -> Tensor:
         if not self._lead:
@@ -110,16 +110,16 @@ class Objective:
 
 
 class _Loss(nn.Module):
-    def __init__(self, pair: Pair, interventions: Interventions | None) -> None:
+    def __init__(self, pair: Pair, terms: tuple[Term, ...]) -> None:
         super().__init__()
         self.pair = pair
-        self.interventions = interventions
+        self.terms = terms
 
     def forward(
-        self, batch: Any, weights: Weights, weight: Tensor | None, validate: bool
+        self, batch: Any, weights: Weights, shares: Sequence[Tensor], validate: bool
     ) -> Tensor:
         loss = negative_elbo(self.pair, batch, weights, validate=validate)
-        if self.interventions is None:
-            return loss
         with pyro.validation_enabled(validate):
-            return loss + weight * self.interventions(self.pair, batch)
+            for share, term in zip(shares, self.terms, strict=True):
+                loss = loss + share * term(self.pair, batch)
+        return loss

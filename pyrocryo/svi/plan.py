@@ -68,8 +68,8 @@ def prepare(
                 "ones as pairs of real ones, torch.view_as_real)"
             )
     pair.check(particles)
-    if settings.interventions is not None:
-        settings.interventions.check(pair)
+    for term in settings.terms:
+        term.check(pair)
     particles.statistics()  # finds pixels that are no numbers
     train = particles.train
     settings = replace(settings, batch_size=min(settings.batch_size, len(train)))
@@ -91,12 +91,17 @@ def prepare(
             "has none in closed form"
         )
     key = {
-        "settings": asdict(settings),
+        "settings": _without_penalties(asdict(settings)),
         "seeds": list(seeds),
         "data": particles.digest(),
         "model": _fingerprint(pair),
     }
     return Plan(train, settings, seeds, exact, key)
+
+
+def _without_penalties(told: dict[str, Any]) -> dict[str, Any]:
+    """Settings as before there were penalties, where there are none: old checkpoints go on."""
+    return told if told["penalties"] else {n: v for n, v in told.items() if n != "penalties"}
 
 
 def _fingerprint(pair: Pair) -> str:

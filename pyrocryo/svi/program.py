@@ -139,14 +139,18 @@ class Program:
             beta=None if chosen.kl_warmup else chosen.beta,
             gamma=chosen.gamma,
             rigid=rigid,
-            interventions=None if rigid else chosen.interventions,
+            terms=() if rigid else chosen.terms,
             **several,
         )
 
     def _inputs(self, objective: Objective, batch: Any, scale: float = 1.0) -> list[Tensor]:
         parameters = [scale * p.detach() for p in trained(self._pair).values()]
-        numbers = (objective.beta is None) + (objective.interventions is not None)
-        return [*parameters, *batch, *[batch.images.new_tensor(scale)] * numbers]
+        inputs = [*parameters, *batch]
+        if objective.beta is None:
+            inputs.append(batch.images.new_tensor(scale))
+        if objective.terms:
+            inputs.append(batch.images.new_full((len(objective.terms),), scale))
+        return inputs
 
     def _first_pass(self) -> None:
         """Validates distributions; finds buffers that change."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from pyrocryo import penalties
 from pyrocryo.errors import InputError
 from pyrocryo.interventions import Interventions
 from pyrocryo.pair import Pair
@@ -55,4 +56,7 @@ def reopen(pair: Pair, particles: Particles, checkpoint: str | Path) -> Fit:
 
 def _settings(saved: dict[str, Any]) -> dict[str, Any]:
     told = saved.get("interventions")
-    return saved | {"interventions": None if told is None else Interventions(**told)}
+    return saved | {
+        "interventions": None if told is None else Interventions(**told),
+        "penalties": tuple(penalties.again(one) for one in saved.get("penalties", ())),
+    }

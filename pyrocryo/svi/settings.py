@@ -4,13 +4,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, get_args, get_type_hints
+from dataclasses import dataclass, is_dataclass
+from typing import Any, Literal, Protocol, get_args, get_type_hints
+
+from torch import Tensor
 
 from pyrocryo.errors import InputError
 from pyrocryo.interventions import Interventions
+from pyrocryo.pair import Pair
 
-__all__ = ["Settings"]
+__all__ = ["Settings", "Term"]
+
+
+class Term(Protocol):
+    """A further term of the loss: :class:`pyrocryo.Interventions`, :mod:`pyrocryo.penalties`.
+
+    A frozen dataclass of numbers and words, as checkpoints go by them.
+    """
+
+    def check(self, pair: Pair) -> None:
+        """Raises InputError where a pair has nothing for it to look at."""
+
+    def weight_at(self, step: int) -> float:
+        """Weight at step 0, 1, ... after the rigid ones."""
+
+    def __call__(self, pair: Pair, batch: Any) -> Tensor:
+        """Its value for a batch, `()`, in nats a particle, without its weight."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +50,7 @@ class Settings:
         order: Seeds see the particles in an order of their "own" (a seed is then the same alone
             and in company), or in a "shared" one, which reads each batch once for all of them.
         interventions: Algorithm 1 as a further term of the loss; not in rigid steps.
+        penalties: Further terms of the loss (:mod:`pyrocryo.penalties`); not in rigid steps.
         precision: "float32"; "tf32", matrix products of GPUs with 10 bits of mantissa; or "bf16",
             networks in bfloat16 (autocast). Poses, `z`, likelihood and KL stay in float32.
     """
@@ -45,6 +65,7 @@ class Settings:
     clip: float = 50.0
     order: Literal["own", "shared"] = "own"
     interventions: Interventions | None = None
+    penalties: tuple[Term, ...] = ()
     precision: Literal["float32", "tf32", "bf16"] = "float32"
 
     def __post_init__(self) -> None:
@@ -59,6 +80,12 @@ class Settings:
             if getattr(self, name) not in known:
                 raise InputError(
                     f"{name}: expected one of {', '.join(known)}, got {getattr(self, name)!r}"
+                )
+        object.__setattr__(self, "penalties", tuple(self.penalties))
+        for term in self.penalties:
+            if not (is_dataclass(term) and callable(term) and hasattr(term, "weight_at")):
+                raise InputError(
+                    f"penalties: expected terms such as pc.penalties.Bonds(), got {term!r}"
                 )
         if self.rigid_steps >= self.steps or self.rigid_steps + self.kl_warmup > self.steps:
             raise InputError(
@@ -81,11 +108,15 @@ class Settings:
             return self.beta
         return self.beta * min(1.0, done / self.kl_warmup)
 
-    def weight_at(self, step: int) -> float:
-        """Weight of the interventions at step 0, 1, ..."""
-        if self.interventions is None:
-            return 0.0
-        return self.interventions.weight_at(step - self.rigid_steps)
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """All further terms of the loss, the interventions first."""
+        first = () if self.interventions is None else (self.interventions,)
+        return (*first, *self.penalties)
+
+    def weights_at(self, step: int) -> list[float]:
+        """Weights of the further terms at step 0, 1, ..."""
+        return [term.weight_at(step - self.rigid_steps) for term in self.terms]
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Settings:

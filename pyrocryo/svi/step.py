@@ -59,26 +59,26 @@ class Step:
         self._refused: Phase | None = None  # what no CUDA graph can be made of
 
     def __call__(
-        self, phase: Phase, batch: Any, beta: float, lr: float, weight: float = 0.0
+        self, phase: Phase, batch: Any, beta: float, lr: float, weights: Sequence[float] = ()
     ) -> None:
-        """Takes one step; ``weight`` is that of the interventions, where there are any."""
+        """Takes one step; ``weights`` are those of the further terms, where there are any."""
         if self._on_gpu:
             self._lr.fill_(lr)
         else:
             self.optimiser.param_groups[0]["lr"] = lr
         if not (self._on_gpu and phase.captured) or phase is self._refused:
-            self._run(phase, phase.inputs(self.stack, batch, beta, weight))
+            self._run(phase, phase.inputs(self.stack, batch, beta, weights))
             return
         if self._replay is None or self._replay.phase is not phase:
             self._replay = None  # an earlier phase's memory goes first; it does not come back
             try:
-                self._replay = _Replay(self, phase, batch, beta, weight)
+                self._replay = _Replay(self, phase, batch, beta, weights)
             except _NotCaptured as error:
                 log.warning("steps run without a CUDA graph: %s", error)
                 self._refused = phase
-                self._run(phase, phase.inputs(self.stack, batch, beta, weight))
+                self._run(phase, phase.inputs(self.stack, batch, beta, weights))
                 return
-        self._replay(batch, beta, weight)
+        self._replay(batch, beta, weights)
 
     def now(self) -> Tensor:
         """Loss and norm of the gradient of each seed, `(2, S)`, before the step was taken."""
@@ -159,14 +159,15 @@ class Phase:
         return isinstance(self.call, Graph)
 
     def inputs(
-        self, stack: Stack, batch: Any, beta: float | Tensor, weight: float | Tensor
+        self, stack: Stack, batch: Any, beta: float | Tensor, weights: Sequence[float] | Tensor
     ) -> list[Tensor]:
         """The arguments of ``call``."""
         tensors = [*stack.tensors(), *batch]
         if self.objective.beta is None:
             tensors.append(torch.as_tensor(beta, device=stack.theta.device))
-        if self.objective.interventions is not None:
-            tensors.append(torch.as_tensor(weight, device=stack.theta.device))
+        if self.objective.terms:
+            weights = torch.as_tensor(weights, dtype=stack.theta.dtype)
+            tensors.append(weights.to(stack.theta.device))
         return tensors
 
     def noise(self, generators: Sequence[torch.Generator]) -> list[Tensor]:
@@ -190,12 +191,14 @@ class _NotCaptured(Exception):
 class _Replay:
     """A step as one CUDA graph: one launch for all of its kernels."""
 
-    def __init__(self, step: Step, phase: Phase, batch: Any, beta: float, weight: float) -> None:
+    def __init__(
+        self, step: Step, phase: Phase, batch: Any, beta: float, weights: Sequence[float]
+    ) -> None:
         self.phase = phase
         self._batch = [field.clone() for field in batch]
         self._beta = torch.tensor(float(beta), device=step.device)
-        self._weight = torch.tensor(float(weight), device=step.device)
-        given = phase.inputs(step.stack, self._batch, self._beta, self._weight)
+        self._weights = torch.tensor(list(weights), device=step.device)
+        given = phase.inputs(step.stack, self._batch, self._beta, self._weights)
         self._graph = torch.cuda.CUDAGraph()
         for generator in step.generators:
             self._graph.register_generator_state(generator)
@@ -214,11 +217,12 @@ class _Replay:
         except RuntimeError as error:  # all that CUDA may refuse to record
             raise _NotCaptured(str(error).splitlines()[0]) from None
 
-    def __call__(self, batch: Any, beta: float, weight: float) -> None:
+    def __call__(self, batch: Any, beta: float, weights: Sequence[float]) -> None:
         for there, field in zip(self._batch, batch, strict=True):
             there.copy_(field, non_blocking=True)
         self._beta.fill_(beta)
-        self._weight.fill_(weight)
+        for there, weight in zip(self._weights, weights, strict=True):
+            there.fill_(weight)
         self._graph.replay()
 
 

@@ -49,7 +49,7 @@ class Fit:
         pairs: The trained pairs, in the order of ``seeds``.
         seeds: Their seeds.
         history: ``loss`` (negative ELBO a particle, in nats; weighted where β or γ differ from 1,
-            and with the term of the interventions, where there are any), ``grad_norm``, ``lr`` and
+            and with its further terms, where there are any), ``grad_norm``, ``lr`` and
             ``beta``, each `(seeds, steps)`.
         settings: How they were trained.
         seconds: Wall time.
@@ -249,7 +249,7 @@ class _Training:
         with self.feed.again(rows, range(first, settings.steps)) as feed:
             for n in range(first, settings.steps):
                 beta, lr = settings.beta_at(n), settings.lr_at(n)
-                step(phases[n < settings.rigid_steps], feed(n), beta, lr, settings.weight_at(n))
+                step(phases[n < settings.rigid_steps], feed(n), beta, lr, settings.weights_at(n))
                 record[n] = step.now()
                 history[n, :, 2:] = lr, beta
                 last = n + 1 == settings.steps

@@ -12,8 +12,18 @@ from pyrocryo.volumes.fourier import ImplicitFourier
 from pyrocryo.volumes.grid import Grid
 from pyrocryo.volumes.implicit import Implicit
 from pyrocryo.volumes.modes import NormalModes
+from pyrocryo.volumes.rigid import RigidBodies
 
-__all__ = ["Atoms", "Grid", "Implicit", "ImplicitFourier", "Kind", "NormalModes", "of_kind"]
+__all__ = [
+    "Atoms",
+    "Grid",
+    "Implicit",
+    "ImplicitFourier",
+    "Kind",
+    "NormalModes",
+    "RigidBodies",
+    "of_kind",
+]
 
 Kind = Literal["grid", "implicit", "fourier", "atoms"]
 
