@@ -132,8 +132,8 @@ class Candidates:
 
 
 def named(components: tuple[int, ...]) -> str:
-    """What to call some components."""
-    return "components " + ", ".join(map(str, components))
+    """What to call some components; words count from 1."""
+    return "components " + ", ".join(str(k + 1) for k in components)
 
 
 def why(closed: bool) -> str:

@@ -80,7 +80,7 @@ class Falsified:
 
     @property
     def plane(self) -> tuple[int, ...]:
-        """The components that `h` mixes, from 0: two, seldom more."""
+        """The components that `h` mixes, from 0 (words count from 1): two, seldom more."""
         return self.automorphism.components
 
     @property
@@ -117,7 +117,7 @@ class Falsified:
         }[one.kind]
         count = len(one.conditions)
         where = "everywhere" if count == 1 else f"at all {count} conditions"
-        mixed = " and ".join(map(str, one.components))
+        mixed = " and ".join(str(k + 1) for k in one.components)
         told = (
             f"{what[0].upper()}{what[1:]} mixes components {mixed} (MCC with themselves "
             f"{one.mcc[one.warmest]:.2f}"

@@ -46,12 +46,12 @@ def sentence(
         n: How many.
     """
     if not math.isfinite(gap):
-        tail = "" if seeds is None else f"; in {n} seeds {seeds['reading']}"
+        tail = "" if seeds is None else f"; {_of(n, seeds)}"
         return f"There is one latent, so no rotation of axes to worry about{tail}."
     open_ = check is not None and not _answer(check).axes
     helps = _helps(check.advice) if open_ else ""
     if gap <= BLIND:
-        tail = "" if seeds is None else f" ({n} seeds: {seeds['reading']})"
+        tail = "" if seeds is None else f" ({_of(n, seeds)})"
         return (
             f"Not identified: the prior {name} cannot see rotations of z (or of whitened z), so "
             f"no axis has a meaning of its own, however well z describes the particles{tail}."
@@ -70,18 +70,24 @@ def sentence(
             " A seed whose ELBO lies nats below the others has failed to train; more steps or "
             "more particles may help the rest."
         )
-        seen = f"in {n} seeds {seeds['reading']}"
-        return f"Not identified by this fit: {costs}, but {seen}.{told}"
+        return f"Not identified by this fit: {costs}, but {_of(n, seeds)}.{told}"
     if open_:
         return (
-            f"Aligned, but not by the data alone: in {n} seeds {seeds['reading']}, while {name} "
+            f"Aligned, but not by the data alone: {_of(n, seeds)}, while {name} "
             f"leaves a free decoder {_left(check)}. The axes are those that smooth networks "
             f"prefer; read them as motions only if something else says so.{helps}"
         )
     return (
-        f"Consistent with identified axes: {costs}, and in {n} seeds {seeds['reading']}. Each "
+        f"Consistent with identified axes: {costs}, and {_of(n, seeds)}. Each "
         "axis can be read as one motion; agreement is necessary, not a proof."
     )
+
+
+def _of(n: int, seeds: dict[str, Any]) -> str:
+    """The reading of the agreement, with the number of seeds in it."""
+    reading = seeds["reading"]
+    told = reading.replace("the seeds", f"{n} seeds", 1)
+    return told if told != reading else f"of {n} seeds {reading}"
 
 
 def _helps(advice: Sequence[str]) -> str:

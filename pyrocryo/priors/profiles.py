@@ -18,7 +18,7 @@ class Profile:
     r"""Free energy of one component of `z`, :math:`F(z) / k_B \tau = -\ln p(z) + \min \ln p`.
 
     Attributes:
-        component: Its number, from 0.
+        component: Its number, from 0 (words count from 1).
         temperature: τ in K.
         z: `(n,)` points.
         free_energy: `(n,)` in k_B τ, 0 at the lowest point.
@@ -63,7 +63,7 @@ class Profile:
             f"{round(z, 2) + 0.0:.2f} ({share:.0%})"
             for z, share in zip(self.wells, self.populations, strict=True)
         )
-        told = f"component {self.component} at {', '.join(where)}: wells at {wells}"
+        told = f"component {self.component + 1} at {', '.join(where)}: wells at {wells}"
         for height in self.heights:
             told += f"; barrier {height:.2f} k_B T ({height * self.temperature:.0f} K)"
         return told
