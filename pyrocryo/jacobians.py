@@ -65,7 +65,7 @@ def ima_contrast(gram: Tensor) -> Tensor:
     :math:`\tfrac12 \ln [(1 + \kappa)^2 / 4 \kappa]`: .2231 at κ = 4. The determinant of the
     normalised matrix is taken to be at least 1e-12, so the contrast is at most 13.8.
     """
-    size = gram.diagonal(dim1=-2, dim2=-1).clamp_min(1e-300).sqrt()
+    size = gram.diagonal(dim1=-2, dim2=-1).clamp_min(torch.finfo(gram.dtype).tiny).sqrt()
     left = gram / (size.unsqueeze(-1) * size.unsqueeze(-2))
     log_det = torch.zeros_like(left[..., 0, 0])
     for _ in range(gram.shape[-1]):  # elimination: few columns, and no solver that has to wait

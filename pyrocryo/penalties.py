@@ -26,7 +26,7 @@ from pyrocryo.jacobians import gram, ima_contrast, isometry_contrast, slopes, sp
 from pyrocryo.pair import Pair
 from pyrocryo.precision import applied
 
-__all__ = ["Bonds", "Clashes", "Isometric", "Orthogonal", "Sparse", "again", "posed_draws"]
+__all__ = ["Bonds", "Clashes", "Isometric", "Orthogonal", "Sparse", "again", "drawn_centres"]
 
 MOST_LATENTS = 10
 FLOOR = 0.01  # square of the change (in sd of the noise) below which a latent counts as dead
@@ -73,12 +73,6 @@ class _Stereochemical(_Penalty):
                 "reference no two in a row are bonded"
             )
 
-    def _centres(self, pair: Pair, batch: Any) -> Tensor:
-        """Positions `(n, A, dim)` in Å."""
-        _, z, _ = posed_draws(pair, batch, self.particles)
-        u = applied(pair.rotation().T, z.flatten(0, -2))
-        return pair.volume.centres(u) * pair.volume.pixel_size
-
 
 @dataclass(frozen=True)
 class Bonds(_Stereochemical):
@@ -101,7 +95,7 @@ class Bonds(_Stereochemical):
     def __call__(self, pair: Pair, batch: Any) -> Tensor:
         """The energy of a conformation, in nats."""
         reference = pair.volume.start * pair.volume.pixel_size
-        off = bond_lengths(self._centres(pair, batch)) - bond_lengths(reference)
+        off = bond_lengths(drawn_centres(pair, batch, self.particles)) - bond_lengths(reference)
         return 0.5 * (off / self.sd).square().mul(bonded(reference)).sum(-1).mean()
 
 
@@ -128,13 +122,17 @@ class Clashes(_Stereochemical):
 
     def __call__(self, pair: Pair, batch: Any) -> Tensor:
         """The energy of a conformation, in nats."""
-        near = overlaps(self._centres(pair, batch), self.distance)
+        near = overlaps(drawn_centres(pair, batch, self.particles), self.distance)
         return 0.5 * (near / self.sd).square().sum((-2, -1)).mean()
 
 
 class _OfDecoder(_Penalty):
     def check(self, pair: Pair) -> None:
-        """Raises InputError where there are too many latents: each costs two images."""
+        """Raises InputError where there are too many latents, or one particle to scale them by."""
+        if not self.particles > 1:
+            raise InputError(
+                f"penalties: {self.kind} needs two particles or more, got {self.particles}"
+            )
         if pair.dim > MOST_LATENTS:
             raise InputError(
                 f"penalties: {self.kind} makes two images a latent, and takes at most "
@@ -144,13 +142,14 @@ class _OfDecoder(_Penalty):
     def _slopes(self, pair: Pair, batch: Any) -> Tensor:
         """Whitened slopes `(K, images, pixels)`, in the precision of `z`."""
         some, z, direction = posed_draws(pair, batch, self.particles)
-        scale = z.detach().flatten(0, -2).std(dim=0).clamp_min(1e-6)
+        scale = z.detach().flatten(0, -2).std(dim=0, correction=0).clamp_min(1e-6)
         where = pair.placed(some, direction)
         turn = pair.rotation().T
+        u = applied(turn.detach(), z)  # a draw of z turns with the layer, its u does not
 
-        def seen(z: Tensor) -> Tensor:
+        def seen(moved: Tensor) -> Tensor:
             # without autocast: differences of images in bfloat16 would be rounding
-            clean = pair.volume(applied(turn, z), *where)
+            clean = pair.volume(u + applied(turn, moved - z), *where)
             if pair.optics is not None:
                 clean = pair.optics(clean, some)
             return whitened(pair, clean)
@@ -236,6 +235,16 @@ def posed_draws(pair: Pair, batch: Any, most: int) -> tuple[Any, Tensor, Tensor 
     with torch.no_grad():
         direction = pair.pose_of(some).mean if pair.pose.latent else None
         return some, pair.posterior_of(some, direction).rsample(), direction
+
+
+def drawn_centres(pair: Pair, batch: Any, most: int) -> Tensor:
+    """Positions `(n, A, dim)` in Å at draws of :func:`posed_draws`.
+
+    The rotation layer has no gradient of them: it turns the draw and what is decoded alike.
+    """
+    _, z, _ = posed_draws(pair, batch, most)
+    u = applied(pair.rotation().detach().T, z.flatten(0, -2))
+    return pair.volume.centres(u) * pair.volume.pixel_size
 
 
 def again(told: dict[str, Any]) -> _Penalty:

@@ -220,6 +220,28 @@ def test_penalties_lower_their_contrasts():
         assert after < 0.8 * before, (kind, before, after)
 
 
+@pytest.mark.parametrize("kind", [Orthogonal, Sparse])
+def test_the_rotation_layer_turns_the_axes_and_not_the_draw(kind):
+    """Of latents scaled alike: the slope that the layer sees is that of the term itself."""
+    pair, particles = _trained((), steps=60)
+    pair, batch = pair.double(), particles.batch(np.arange(64))
+    batch = batch._make(f.double() if f.is_floating_point() else f for f in batch)
+    (angle,) = [p for name, p in pair.rotation.named_parameters()]
+
+    def term(off=0.0):
+        with torch.no_grad():
+            angle.add_(off)
+        torch.manual_seed(0)
+        value = kind(particles=64)(pair, batch)
+        with torch.no_grad():
+            angle.sub_(off)
+        return value
+
+    (slope,) = torch.autograd.grad(term(), [angle])
+    rise = (term(1e-4).item() - term(-1e-4).item()) / 2e-4
+    assert slope.item() == pytest.approx(rise, rel=0.05, abs=2e-2 * term().item())
+
+
 @pytest.mark.parametrize("kind", ["stereochemistry", "jacobian"])
 def test_traced_stacked_and_in_bfloat16(kind, caplog):
     caplog.set_level("INFO", "pyrocryo")

@@ -70,8 +70,8 @@ class Fit:
     """How many of them, each with a process and its share of every batch."""
     precision: Literal["float32", "tf32", "bf16"] | None = None
     """Of matrix products (tf32) or networks (bf16) while training; all else is float32."""
-    capture: bool | None = None
-    """Trace the training step into one graph (default: where there are steps enough to pay)."""
+    capture: bool | Literal["compile"] | None = None
+    """Trace the training step into one graph, or compile it as well (default: where it pays)."""
     resume: bool = False
     """Go on from the checkpoint in the run folder."""
 
@@ -131,8 +131,8 @@ class Fit:
             "name": self.model.stem,
             "model": str(self.model),
             "options": dataclasses.asdict(config),
-            "source": str(self.data) if self.data else SIMULATED,
-            "poses": str(self.poses) if self.poses else None,
+            "source": str(self.data.resolve()) if self.data else SIMULATED,
+            "poses": str(self.poses.resolve()) if self.poses else None,
             "pixel_size": self.pixel_size,
             "body": None if self.body is None else str(self.body),
             "body_residual_deg": [p.frame.residual_deg for p in fit.pairs if p.frame],

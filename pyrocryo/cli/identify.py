@@ -52,6 +52,8 @@ class Identify:
             told = {k: v for k, v in run["identify"].items() if k != "sentence"}
             print("\n".join(f"  {line}" for line in aligned(list(flat(told)))), end="\n\n")
         if not latents:
+            if self.out is not None:
+                raise InputError("out: is for the agreement of several; name another run")
             if not folders:
                 raise InputError(
                     f"identify: {self.runs[0]} alone has nothing to agree with; name another"

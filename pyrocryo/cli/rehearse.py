@@ -22,8 +22,8 @@ class Rehearse:
     """Take a trained model for the truth, simulate from it, and see which models find its latents.
 
     The procedure of section 4.1 of Klindt et al. (2024): verify that the model is invertible, draw
-    conformations and poses, decode them, add the noise that it learned, train candidates on these
-    particles (as `pyrocryo fit` does) and score them against the conformations that were drawn.
+    conformations and poses, decode them, add white noise as strong as it learned, train candidates
+    on these particles (as `pyrocryo fit` does) and score them against what was drawn.
     Runs the model file that the run folder keeps.
     """
 
@@ -105,7 +105,7 @@ class Rehearse:
             raise InputError("models: name at least one model file to train")
         found: dict[str, str] = {}
         for words in self.models:
-            first, *_ = shlex.split(words) or [""]
+            first, *_ = _split(words) or [""]
             stem, n = Path(first).stem, 1
             while (name := stem if n == 1 else f"{stem}-{n}") in found:
                 n += 1
@@ -115,7 +115,7 @@ class Rehearse:
 
     def _candidate(self, words: str, out: Path) -> Any:
         """The ``fit`` of a candidate."""
-        first, *own = shlex.split(words) or [""]
+        first, *own = _split(words) or [""]
         told = ["--seeds", str(self.seeds)]
         if self.steps is not None:
             told += ["--steps", str(self.steps)]
@@ -140,3 +140,10 @@ def _intervened(fit: Any, learned: Any, scored: Any) -> dict[str, Any]:
         "betavae": metrics.betavae(*world, pool=many),
         "factorvae": metrics.factorvae(*world, pool=many // 40 + 1),
     }
+
+
+def _split(words: str) -> list[str]:
+    try:
+        return shlex.split(words)
+    except ValueError as error:  # a quote that does not end
+        raise InputError(f"models: {words}: {error}") from None

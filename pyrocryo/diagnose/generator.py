@@ -84,10 +84,11 @@ class Generator:
 
     @property
     def imaging(self) -> dict[str, Any]:
-        """What :mod:`pyrocryo.simulate` needs to know to make images as the pair has seen them.
+        """What :mod:`pyrocryo.simulate` needs to know to make images like those the pair has seen.
 
         Box, pixel size and SNR; where the pair sees through CTFs, so do the new images, each
-        through a CTF that is drawn for it.
+        through a CTF that is drawn for it. Noise will be white, also where the pair knows a
+        spectrum or a contrast; `simulate` takes both as options of their own.
         """
         told = {"snr": self.snr, "box": self.box, "pixel_size": self.pixel_size}
         return told | ({"ctf": True} if self.pair.optics is not None else {})

@@ -13,7 +13,7 @@ from pyrocryo.diagnose.common import batches, first, models
 from pyrocryo.errors import InputError
 from pyrocryo.pair import Pair
 from pyrocryo.particles import Particles
-from pyrocryo.penalties import Bonds, posed_draws
+from pyrocryo.penalties import Bonds, drawn_centres
 from pyrocryo.svi import Fit
 
 __all__ = ["Stereochemistry", "stereochemistry"]
@@ -84,7 +84,10 @@ def stereochemistry(
         with torch.no_grad(), torch.random.fork_rng():
             torch.manual_seed(seed)
             centres = torch.cat(
-                [_centres(pair, batch) for batch in batches(pair, first(particles, most))]
+                [
+                    drawn_centres(pair, batch, len(batch.images)).cpu()
+                    for batch in batches(pair, first(particles, most))
+                ]
             )
             reference = pair.volume.start.cpu() * pair.volume.pixel_size
         found.append(violations(centres, reference, distance))
@@ -109,8 +112,9 @@ def violations(centres: Tensor, reference: Tensor, distance: float) -> dict[str,
     """
     off = (bond_lengths(centres) - bond_lengths(reference)).abs() * bonded(reference)
     each = max(1, AT_ONCE // len(reference) ** 2)
-    near = [overlaps(part, distance).flatten(1) for part in centres.split(each)]
-    counts = torch.cat([(part > 0).sum(1) for part in near]).double()
+    parts = (overlaps(part, distance).flatten(1) for part in centres.split(each))
+    near = [((part > 0).sum(1), part.max().item()) for part in parts]
+    counts = torch.cat([count for count, _ in near]).double()
     bonds = off[:, bonded(reference)]
     return {
         "bond_max": bonds.max().item(),
@@ -119,15 +123,8 @@ def violations(centres: Tensor, reference: Tensor, distance: float) -> dict[str,
         "worst": int(off.max(dim=0).values.argmax()),
         "clashes": counts.mean().item(),
         "clashing": (counts > 0).double().mean().item(),
-        "nearest": distance - max(part.max().item() for part in near),
+        "nearest": distance - max(deepest for _, deepest in near),
     }
-
-
-def _centres(pair: Pair, batch: object) -> Tensor:
-    """Positions `(n, A, d)` in Å."""
-    _, z, _ = posed_draws(pair, batch, len(batch.images))
-    u = z.flatten(0, -2) @ pair.rotation()
-    return (pair.volume.centres(u) * pair.volume.pixel_size).cpu()
 
 
 def _reading(numbers: dict[str, np.ndarray], at_rest: int, distance: float) -> str:

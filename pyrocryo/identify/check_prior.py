@@ -113,6 +113,10 @@ def check_prior(
 
 def _evidence(laws: Laws, samples: int, turned: Tensor | None = None) -> Evidence:
     """All that is measured of a prior; signs and exchanges only with draws to judge them from."""
+    if laws.event[0] < 2 and len(laws.event) == 2:
+        raise InputError(
+            f"prior: {laws.name} has event shape {laws.event}: of one frame, expected (K,)"
+        )
     z = laws.mixture(min(samples, AT_ONCE // laws.count))
     laws.checked(z[:500])
     scale = scales(z)

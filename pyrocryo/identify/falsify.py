@@ -124,10 +124,10 @@ class Falsified:
             f"{f' at {name}' if (name := one.conditions[one.warmest]) else ''}) and leaves "
             f"{self.prior} as it is {where} (ln p changes by at most {one.max_change.max():.1g})."
         )
-        if self.rival is None:
+        if self.rival is None or not np.isfinite(self.elbo_se).any():
             return told
         change = np.abs(self.elbo_rival - self.elbo)
-        worst = int(np.nanargmax(change / self.elbo_se))
+        worst = int(np.nanargmax(np.where(np.isfinite(self.elbo_se), change, np.nan)))
         return (
             f"{told} The trained pair with this map in it calls every molecule something else "
             f"(MCC {np.nanmin(self.mcc_rival):.2f} with what it said before), yet its held-out "

@@ -28,7 +28,8 @@ LIMIT = 100  # iterations
 
 @dataclass(frozen=True)
 class LinearICA:
-    r"""Latents as a linear mixture, :math:`z = m + A s`, components by falling negentropy.
+    r"""Latents as a linear mixture, :math:`z = m + A s`, components by falling negentropy
+    (of PCA, by falling variance).
 
     Indices count from 0; ``reading`` counts components from 1. Numbers are in nats.
     """
@@ -97,7 +98,7 @@ class LinearICA:
             raise InputError(f"count: expected 2 to {len(s)} bins, got {count}")
         if edges is None:
             return [np.sort(rows) for rows in np.array_split(np.argsort(s, kind="stable"), count)]
-        if not (np.isfinite(edges).all() and edges[0] < edges[1]):
+        if not (len(edges) == 2 and np.isfinite(edges).all() and edges[0] < edges[1]):
             raise InputError(f"edges: expected two rising numbers, got {edges}")
         which = np.digitize(s, np.linspace(*edges, count + 1)[1:-1])
         return [np.flatnonzero(which == n) for n in range(count)]

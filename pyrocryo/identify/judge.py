@@ -77,6 +77,8 @@ def judge(found: Evidence, family: Evidence | None = None) -> Verdict:
         known, learned = _known_frames(found), _learned_frames(member)
     else:
         known, learned = _known(found), _learned(member)
+    if known.kind == "twist" and learned.kind == "unknown":
+        learned = known  # what the law itself leaves open, its family does too
     if learned.axes and not known.axes and family is not None:
         told = learned.sentence[:-1] + "; this is the family, not the values that it has now."
         learned = Answer(learned.kind, told)
@@ -149,7 +151,8 @@ def _learned(found: Evidence) -> Answer:
     if own.kind == "twist":
         return Answer(
             "twist",
-            f"Not identified: rank J = {ranks.j} < K = {n} even where the law is known.",
+            f"Not identified: members of the family have contrasts of rank J = {ranks.j} < K = "
+            f"{n}, and curved maps that preserve them.",
         )
     if ranks.each is None:
         return Answer("unknown", "No theorem: components depend on one another.")

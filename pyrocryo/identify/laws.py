@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -73,10 +72,8 @@ def values_of(
             f"conditions: the prior {name} wants {wants}, but {' and '.join(missing)} is missing; "
             f"give {{{', '.join(f'{field!r}: [...]' for field in fields)}}}"
         )
-    known = set(fields)
-    if not isinstance(prior, (nn.Module, Distribution)):  # those with defaults too
-        known |= set(inspect.signature(prior).parameters)
-    if unknown := [field for field in conditions if field not in known]:
+    # a parameter with a default is never told to a prior by a pair either
+    if unknown := [field for field in conditions if field not in fields]:
         raise InputError(f"conditions: the prior {name} wants {wants}, not {unknown[0]}")
     values = {}
     for field, given in conditions.items():

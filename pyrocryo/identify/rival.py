@@ -82,6 +82,10 @@ class Rival(Pair):
         """As the pair's, of the conformations that it calls :math:`h^{-1}(z)`."""
         return super().density(self.h.inverse(z.to(self.noise_steps)))
 
+    def framed(self, direction: Tensor, z: Tensor) -> Tensor:
+        """As the pair's, of the conformations that it calls :math:`h^{-1}(z)`."""
+        return direction if self.frame is None else super().framed(direction, self.h.inverse(z))
+
 
 def rival_of(pair: Pair, h: Rotation | HamiltonianFlow | Twist) -> Rival:
     """A copy of a pair with `h` between `z` and everything but the prior."""

@@ -60,7 +60,7 @@ def sentence(
     costs = f"the prior {name} charges {gap:.2g} nats a particle for a turn by 45°"
     if seeds is None:
         few = "one seed" if n == 1 else "so few particles"
-        told = f", and to a free decoder it leaves {check.symmetry}" if open_ else ""
+        told = f", and to a free decoder it leaves {_left(check)}" if open_ else ""
         return (
             f"Undecided: {costs}, but with {few} nobody can tell whether training used it{told}."
             f"{helps}"
@@ -112,4 +112,6 @@ def _left(check: PriorCheck) -> str:
         return "maps that no theorem excludes"
     if kind == "linear":
         return "a linear map of all latents"
+    if kind == "twist" and "twist" not in check.symmetry:
+        return "curved maps along the level sets of its contrasts"
     return check.symmetry if check.symmetry else "maps that change no likelihood"

@@ -76,9 +76,9 @@ def write_components(
     for n, (path, inside) in enumerate(zip(paths, inner, strict=True), start=1):
         for name, which in (("first", inside[0]), ("last", inside[-1])):
             with replacing(out / f"ic{n}_{name}.txt") as temporary:
-                np.savetxt(temporary, rows[which], fmt="%d")
+                np.savetxt(temporary, rows[which], fmt="%d" if rows.dtype.kind in "iu" else "%s")
         if pair is not None:
-            written += _maps(out, f"ic{n}", pair, path, float(pixel_size or 0))
+            written += _maps(out, f"ic{n}", pair, path, float(pixel_size))
     with replacing(out / "sources.npy") as temporary:
         np.save(temporary, ica.sources)
     write_json(out / "ica.json", summary(ica) | {"path": [path.tolist() for path in paths]})

@@ -22,7 +22,8 @@ def load_model(path: Path) -> ModuleType:
     """Runs a model file and returns it as a module.
 
     Raises:
-        InputError: If it cannot be run, or lacks a dataclass ``Config`` or a function ``pair``.
+        InputError: If there is no such file, its syntax is wrong, or it lacks a dataclass
+            ``Config`` or a function ``pair``; what running it raises is passed on.
     """
     if not path.is_file():
         raise InputError(f"model: there is no file {path}")

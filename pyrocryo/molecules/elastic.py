@@ -175,7 +175,7 @@ def normal_modes(
             "leave out what is far from all else"
         )
     typical = h.diagonal().mean()
-    if len(x) <= DENSE:
+    if len(x) <= DENSE or n + RIGID == x.size:
         values, vectors = eigh(h.toarray(), subset_by_index=(0, n + RIGID - 1))
     else:
         # a shift just below 0 leaves the matrix positive definite, and all wanted next to it

@@ -222,6 +222,8 @@ class Boltzmann(nn.Module):
 
     def scales(self) -> dict[float, list[float]]:
         """The table of standard deviations by temperature (K), as it stands now."""
+        if not len(self.temperatures):
+            raise AttributeError("only a Boltzmann prior of a table has scales")
         rows = self._log_scales().exp().detach()
         return {t.item(): row.tolist() for t, row in zip(self.temperatures, rows, strict=True)}
 

@@ -19,6 +19,7 @@ __all__ = ["checked", "resolved", "together"]
 NEGLIGIBLE = 1e-5  # density at the ends of the grid, of its maximum
 STEEPEST = 1 / 3  # change of the density between two nodes, of its maximum: .55 σ of a Gaussian
 FINER = 4  # the grid that tells whether the nodes are close enough
+FEW = 9  # values of a tilting field that are looked at
 SURE = 5  # temperatures are at least this many standard deviations from 0
 
 
@@ -53,14 +54,18 @@ def together(kelvin: np.ndarray, error: np.ndarray | float | None) -> tuple[floa
 
 
 def resolved(prior: Any, warmth: tuple[float, float], tilts: Mapping[str, np.ndarray]) -> None:
-    """Checks the integrals of ``prior`` at the corners of the range of conditions.
+    """Checks the integrals of ``prior`` over the range of conditions: its ends, and between.
 
     Args:
         prior: A :class:`pyrocryo.priors.Boltzmann` prior of energies.
         warmth: The coldest and the hottest temperature in K.
         tilts: Values of the fields that tilt.
     """
-    ranges = [warmth, *((float(np.min(u)), float(np.max(u))) for u in tilts.values())]
+    low, high = warmth
+    kelvins = {low, high}
+    if prior.terms is not None:  # heat capacities confine least where they change sign
+        kelvins.add(min(max(prior.terms.standard, low), high))
+    ranges = [sorted(kelvins), *(_spread(u) for u in tilts.values())]
     corners = list(dict.fromkeys(itertools.product(*ranges)))
     extent, nodes = prior.unit["extent"], prior.unit["nodes"]
     with torch.no_grad():
@@ -86,6 +91,12 @@ def resolved(prior: Any, warmth: tuple[float, float], tilts: Mapping[str, np.nda
                 f"energies[{k}]: {energy!r} has wells at {_told(corners[sharpest[k]], tilts)} too "
                 f"narrow for {nodes} nodes within ± {extent:g}: more nodes, or a smaller extent"
             )
+
+
+def _spread(values: np.ndarray) -> list[float]:
+    """The values of a field where they are few, else some between the least and the largest."""
+    own = np.unique(np.asarray(values, dtype=float))
+    return (own if len(own) <= FEW else np.linspace(own[0], own[-1], FEW)).tolist()
 
 
 def _told(corner: tuple[float, ...], tilts: Mapping[str, np.ndarray]) -> str:

@@ -16,7 +16,7 @@ DECODERS = {
 }
 KINDS = {
     "identified": "identified",
-    "permutation": "up to order (and a map of each axis on its own)",
+    "permutation": "up to order",
     "linear": "up to a linear map of all axes",
     "rotation": "up to rotations",
     "twist": "up to curved maps",
@@ -27,13 +27,13 @@ KINDS = {
 
 def parts(verdict: Mapping[str, Any]) -> list[str]:
     """HTML of ``identify.json``, a section for each verdict that it holds."""
-    made = [
+    return [
+        "<h2>Can axes mean anything?</h2>",
         *_prior(verdict["prior"]),
         *_decoder(verdict.get("decoder")),
         *_frame(verdict.get("frame")),
         *_seeds(verdict["seeds"]),
     ]
-    return ["<h2>Can axes mean anything?</h2>", *made] if made else []
 
 
 def _prior(prior: Mapping[str, Any]) -> list[str]:

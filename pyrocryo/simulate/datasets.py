@@ -207,6 +207,8 @@ def _under(
         found = law(
             **{k: torch.as_tensor(v, dtype=number.get(v.dtype.kind)) for k, v in fields.items()}
         )
+        if not isinstance(found, torch.distributions.Distribution):
+            raise InputError(f"prior: returned {type(found).__name__}, not a distribution")
         z = (found if found.batch_shape else found.expand((n,))).sample().cpu()
     if z.shape != (n, molecule.dim):
         raise InputError(

@@ -81,9 +81,11 @@ class Settings:
                 raise InputError(
                     f"{name}: expected one of {', '.join(known)}, got {getattr(self, name)!r}"
                 )
-        object.__setattr__(self, "penalties", tuple(self.penalties))
+        one = is_dataclass(self.penalties)
+        object.__setattr__(self, "penalties", (self.penalties,) if one else tuple(self.penalties))
         for term in self.penalties:
-            if not (is_dataclass(term) and callable(term) and hasattr(term, "weight_at")):
+            known = all(hasattr(term, name) for name in ("check", "weight_at"))
+            if isinstance(term, type) or not (is_dataclass(term) and callable(term) and known):
                 raise InputError(
                     f"penalties: expected terms such as pc.penalties.Bonds(), got {term!r}"
                 )

@@ -100,7 +100,7 @@ def fit(
         together: Most seeds to train at once, with parameters stacked along a leading axis; by
             default as many as fit on a GPU, and on a CPU only of small pairs, where it pays.
         capture: Trace the step, or don't; or "compile" it as well, which takes some ten seconds,
-            needs a C compiler, and makes steps on an H100 1.2 to 1.9 times faster (as measured;
+            needs a C compiler, and makes steps on an H100 1.15 to 2 times faster (as measured;
             README). By default each where there are enough steps to pay for it, and nothing is
             compiled on a CPU.
         progress: Progress bar; by default on a terminal, log lines elsewhere.
