@@ -28,10 +28,9 @@ LIMIT = 100  # iterations
 
 @dataclass(frozen=True)
 class LinearICA:
-    r"""Latents as a linear mixture, :math:`z = m + A s`, components by falling negentropy
-    (of PCA, by falling variance).
+    r"""Latents as a linear mixture, :math:`z = m + A s`, components by falling negentropy.
 
-    Indices count from 0; ``reading`` counts components from 1. Numbers are in nats.
+    Those of PCA alone by falling variance. Indices count from 0; ``reading`` counts components from 1. Numbers are in nats.
     """
 
     sources: np.ndarray
