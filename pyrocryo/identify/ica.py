@@ -30,7 +30,8 @@ LIMIT = 100  # iterations
 class LinearICA:
     r"""Latents as a linear mixture, :math:`z = m + A s`, components by falling negentropy.
 
-    Those of PCA alone by falling variance. Indices count from 0; ``reading`` counts components from 1. Numbers are in nats.
+    Those of PCA alone by falling variance. Indices count from 0; ``reading`` counts components
+    from 1. Numbers are in nats.
     """
 
     sources: np.ndarray
