@@ -172,4 +172,8 @@ def test_the_sentence_joins_prior_and_seeds(at_temperatures, rng, prior, aligned
         assert f"help: {helps[0].lower()}{helps[1:]}" in verdict["sentence"]
     assert len(verdict["decoder"]["readings"]) == 3
     assert verdict["frame"] is None  # poses were known
+    told = verdict["prior"]["profiles"]
+    assert (told is None) == isinstance(prior, pc.priors.IsotropicNormal)
+    if prior.__class__ is pc.priors.Boltzmann and prior.energies is not None:
+        assert told[0][0].endswith("barrier 2.00 k_B T (600 K)")
     assert (verdict["seeds"]["rhat"] is None) == (seen.shape[1] < 10)

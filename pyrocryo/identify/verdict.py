@@ -26,6 +26,7 @@ from pyrocryo.identify.prior_check import PriorCheck
 from pyrocryo.identify.sentence import objection, sentence
 from pyrocryo.pair import Pair
 from pyrocryo.particles import PER_IMAGE, Particles
+from pyrocryo.priors import Boltzmann
 from pyrocryo.svi import Fit
 
 __all__ = ["report", "rotation_gap"]
@@ -75,12 +76,14 @@ def report(fit: Fit, post: Any, particles: Particles | None = None) -> dict[str,
         particles: What to look at the decoder with; without them it is not looked at.
 
     Returns:
-        ``prior`` (name, ``rotation_gap_nats``, ``sees_rotations``, and ``check``:
+        ``prior`` (name, ``rotation_gap_nats``, ``sees_rotations``, ``check``:
         :meth:`PriorCheck.as_dict` in the contexts of ``fit.example``, None where the prior cannot
-        be asked), ``decoder`` (:class:`Jacobian` of the first seeds) and ``frame``
-        (:class:`PoseFrame`), both None without particles, or with too few, and ``frame`` where
-        poses are known; ``seeds`` (the numbers of :class:`Consistency`, or None for one seed or
-        too few particles), ``increments`` and ``sentence``.
+        be asked; ``profiles``: of a Boltzmann law, wells and barriers at the highest temperature,
+        in words, a row for each of the first seeds, else None), ``decoder`` (:class:`Jacobian` of
+        the first seeds) and ``frame`` (:class:`PoseFrame`), both None without particles, or with
+        too few, and ``frame`` where poses are known; ``seeds`` (the numbers of
+        :class:`Consistency`, or None for one seed or too few particles), ``increments`` and
+        ``sentence``.
         ``increments`` is None but for particles with frames, and else has, for the
         steps from frame to frame, ``kurtosis``, ``kurtosis_se``, ``shape`` and ``shape_se`` (a row
         a seed, a number a latent; None where nothing moves), ``readings`` (one a seed),
@@ -104,6 +107,7 @@ def report(fit: Fit, post: Any, particles: Particles | None = None) -> dict[str,
             "rotation_gap_nats": gap if math.isfinite(gap) else None,
             "sees_rotations": gap > BLIND,
             "check": None if check is None else check.as_dict(),
+            "profiles": _profiles(some),
         },
         "decoder": _seen(jacobian, some, particles, most=SOLID if pair.volume.dim == 3 else None),
         "frame": _seen(frame, some, particles) if pair.pose.latent else None,
@@ -128,6 +132,18 @@ def _checked(fit: Fit) -> PriorCheck | None:
         except InputError as error:
             log.info("the prior is not checked: %s", error)
     return None
+
+
+def _profiles(fit: Fit) -> list[list[str]] | None:
+    """Wells and barriers by seed, at the highest temperature and the mean of other fields."""
+    prior = fit.pairs[0].prior
+    if not isinstance(prior, Boltzmann):
+        return None
+    tilting = prior.terms.fields if prior.terms else ()
+    at = {name: getattr(fit.example, name).double().mean().item() for name in tilting}
+    if "temperature" in wanted(prior):
+        at["temperature"] = fit.example.temperature.max().item()
+    return [[str(one) for one in pair.prior.profiles(**at)] for pair in fit.pairs]
 
 
 def _seen(look: Callable[..., Any], fit: Fit, particles: Particles | None, **options: Any) -> Any:

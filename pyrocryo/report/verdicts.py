@@ -55,7 +55,17 @@ def _prior(prior: Mapping[str, Any]) -> list[str]:
         "<table><tr><th>axes, for a decoder<th>if the prior is the true law"
         f"<th>if it is learned</tr>{rows}</table>",
         _list(check["advice"], "What would help:"),
+        _list(_profiles(prior.get("profiles")), "Free energies:"),
     ]
+
+
+def _profiles(seeds: Sequence[Sequence[str]] | None) -> list[str]:
+    """Of each seed where they differ, as those of learned energies do."""
+    if not seeds:
+        return []
+    if all(seed == seeds[0] for seed in seeds):
+        return list(seeds[0])
+    return [f"seed {n + 1} of {len(seeds)}: {'; '.join(seed)}" for n, seed in enumerate(seeds)]
 
 
 def _ranks(check: Mapping[str, Any]) -> str:
