@@ -12,7 +12,12 @@ from torch import Tensor, nn
 
 from pyrocryo.errors import InputError
 
-__all__ = ["for_each_frame", "latent_size", "on_device", "wanted"]
+__all__ = ["called", "for_each_frame", "latent_size", "on_device", "wanted"]
+
+
+def called(prior: Any) -> str:
+    """What to call a prior in messages."""
+    return getattr(prior, "__name__", type(prior).__name__)
 
 
 def wanted(prior: Any) -> list[str]:

@@ -16,7 +16,16 @@ from torch import Tensor
 if TYPE_CHECKING:
     from pyrocryo.pair import Pair
 
-__all__ = ["STEP", "gram", "ima_contrast", "isometry_contrast", "slopes", "spread", "whitened"]
+__all__ = [
+    "STEP",
+    "gram",
+    "ima_contrast",
+    "isometry_contrast",
+    "rows",
+    "slopes",
+    "spread",
+    "whitened",
+]
 
 STEP = 0.02  # standard deviations of z, on either side
 CLIPPED = 1e-12  # smallest determinant
@@ -48,6 +57,11 @@ def whitened(pair: Pair, images: Tensor) -> Tensor:
         return images
     spectrum = torch.fft.rfft2(images) / root.detach()
     return torch.fft.irfft2(spectrum, s=images.shape[-2:])
+
+
+def rows(slope: Tensor) -> Tensor:
+    """`(K, images, pixels)` of slopes `(K, B, [T,] D, D)`."""
+    return slope.flatten(-2).flatten(1, -2)
 
 
 def gram(slope: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyrocryo.compatible import check_images, check_pose
-from pyrocryo.context import for_each_frame, latent_size, on_device, wanted
+from pyrocryo.context import called, for_each_frame, latent_size, on_device, wanted
 from pyrocryo.errors import InputError
 from pyrocryo.guides import Amortised, Polar, Refine, Search
 from pyrocryo.particles import PER_IMAGE, Particles
@@ -123,7 +123,7 @@ class Pair(Registered):
     @property
     def prior_name(self) -> str:
         """What to call the prior in messages."""
-        return getattr(self.prior, "__name__", type(self.prior).__name__)
+        return called(self.prior)
 
     @property
     def noise(self) -> Tensor:

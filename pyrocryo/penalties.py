@@ -22,7 +22,15 @@ from torch import Tensor
 
 from pyrocryo.chain import bond_lengths, bonded, overlaps
 from pyrocryo.errors import InputError
-from pyrocryo.jacobians import gram, ima_contrast, isometry_contrast, slopes, spread, whitened
+from pyrocryo.jacobians import (
+    gram,
+    ima_contrast,
+    isometry_contrast,
+    rows,
+    slopes,
+    spread,
+    whitened,
+)
 from pyrocryo.pair import Pair
 from pyrocryo.precision import applied
 
@@ -154,7 +162,7 @@ class _OfDecoder(_Penalty):
                 clean = pair.optics(clean, some)
             return whitened(pair, clean)
 
-        return slopes(seen, z, scale).flatten(-2).flatten(1, -2)
+        return rows(slopes(seen, z, scale))
 
 
 @dataclass(frozen=True)

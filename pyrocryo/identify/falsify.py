@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyrocryo.context import wanted
+from pyrocryo.context import called, wanted
 from pyrocryo.diagnose.common import batches
 from pyrocryo.errors import InputError
 from pyrocryo.identify.automorphisms import Automorphism, automorphism
@@ -200,7 +200,7 @@ def falsify(
     if not isinstance(fit, (Fit, Pair)):
         if particles is not None:
             raise InputError("particles: a prior alone has no use for them; give its conditions")
-        return Falsified(_called(fit), automorphism(fit, conditions, seed=seed))
+        return Falsified(called(fit), automorphism(fit, conditions, seed=seed))
     pair = copy.deepcopy(fit.pairs[0] if isinstance(fit, Fit) else fit).cpu().eval()
     pair.requires_grad_(False)
     if particles is not None:
@@ -220,10 +220,6 @@ def falsify(
     if particles is None or not found.found:
         return Falsified(pair.prior_name, found)
     return _through(pair, particles, conditions, found, seed)
-
-
-def _called(prior: Any) -> str:
-    return getattr(prior, "__name__", type(prior).__name__)
 
 
 def _context(pair: Pair, particles: Particles) -> dict[str, np.ndarray]:

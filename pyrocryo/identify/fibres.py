@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pyrocryo.identify.flows import wedge
 from pyrocryo.identify.laws import Laws
 
 __all__ = ["fibres"]
@@ -88,9 +89,5 @@ def fibres(laws: Laws, z: Tensor, scale: Tensor) -> tuple[str | None, Tensor]:
 
 def _along(slope: Tensor) -> Tensor:
     """The unit vectors `(B, K)` orthogonal to K - 1 gradients, oriented with these."""
-    n = slope.shape[-1]
-    others = [[i for i in range(n) if i != k] for k in range(n)]
-    minors = torch.stack([slope[..., keep] for keep in others], dim=1)
-    signs = torch.tensor([(-1.0) ** k for k in range(n)])
-    product = signs * torch.linalg.det(minors)
+    product = wedge(slope)
     return product / product.norm(dim=-1, keepdim=True).clamp_min(1e-300)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pyrocryo.errors import InputError
 
-__all__ = ["HamiltonianFlow", "Rotation", "Twist"]
+__all__ = ["HamiltonianFlow", "Rotation", "Twist", "wedge"]
 
 Scalar = Callable[[Tensor], Tensor]
 
@@ -216,7 +216,7 @@ class Twist:
                 torch.autograd.grad(value.sum(), x, create_graph=keep, retain_graph=True)[0]
                 for value in values.unbind(-1)
             ]
-            ahead = _wedge(torch.stack(slopes, dim=-2)[..., self.components])
+            ahead = wedge(torch.stack(slopes, dim=-2)[..., self.components])
         return (ahead, base) if keep else (ahead.detach(), base.detach())
 
     def _run(self, z: Tensor, time: float) -> Tensor:
@@ -299,7 +299,7 @@ def _gradient(function: Scalar, z: Tensor) -> Tensor:
     return slope
 
 
-def _wedge(slopes: Tensor) -> Tensor:
+def wedge(slopes: Tensor) -> Tensor:
     """The vector `(..., m)` normal to `m - 1` vectors `(..., m - 1, m)`, by their minors."""
     size = slopes.shape[-1]
     if size == 2:

@@ -20,7 +20,7 @@ from pyrocryo.errors import InputError
 from pyrocryo.identify.collisions import Collisions, collisions
 from pyrocryo.identify.slopes import STEP, Latents, evenly, latents_of, slopes, whitened
 from pyrocryo.identify.supports import Supports, supports
-from pyrocryo.jacobians import gram, ima_contrast, isometry_contrast, spread
+from pyrocryo.jacobians import gram, ima_contrast, isometry_contrast, rows, spread
 from pyrocryo.pair import Pair
 from pyrocryo.particles import Particles
 from pyrocryo.poses import turned
@@ -193,13 +193,15 @@ def _grams(pair: Pair, latents: Latents) -> tuple[Tensor, Tensor, Tensor | None]
             def seen(z: Tensor, direction: Tensor | None, batch: Any = batch) -> Tensor:
                 return whitened(pair, pair.seen(z, batch, direction))
 
-            slope = _rows(slopes(lambda z, d=direction: seen(z, d), z, latents.scale))
+            slope = rows(slopes(lambda z, d=direction: seen(z, d), z, latents.scale)).double()
             grams.append(gram(slope))
             spreads.append(spread(slope).T)
             if direction is None:
                 continue
             turns = _turns(direction)
-            off = _rows(torch.stack([(seen(z, d) - seen(z, e)) / (2 * STEP) for d, e in turns]))
+            off = rows(
+                torch.stack([(seen(z, d) - seen(z, e)) / (2 * STEP) for d, e in turns])
+            ).double()
             own = gram(off)
             cross = torch.einsum("kbp,lbp->bkl", off, slope)
             own = own + SMALL * own.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None] * (
@@ -208,11 +210,6 @@ def _grams(pair: Pair, latents: Latents) -> tuple[Tensor, Tensor, Tensor | None]
             made = (cross * torch.linalg.solve(own, cross)).sum(1)
             turning.append(made / grams[-1].diagonal(dim1=-2, dim2=-1).clamp_min(1e-12))
     return torch.cat(grams), torch.cat(spreads), torch.cat(turning) if turning else None
-
-
-def _rows(slope: Tensor) -> Tensor:
-    """`(K, images, pixels)` of slopes `(K, B, [T,] D, D)`."""
-    return slope.flatten(-2).flatten(1, -2).double()
 
 
 def _turns(direction: Tensor) -> list[tuple[Tensor, Tensor]]:

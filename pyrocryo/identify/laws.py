@@ -15,7 +15,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from pyrocryo.context import wanted
+from pyrocryo.context import called, wanted
 from pyrocryo.errors import InputError
 from pyrocryo.testing.checks import mapped
 
@@ -56,7 +56,7 @@ def values_of(
     if not isinstance(prior, Distribution) and not callable(prior):
         raise InputError(f"prior: expected a distribution or a function, got {prior!r}")
     fields = [] if isinstance(prior, Distribution) else wanted(prior)
-    name = getattr(prior, "__name__", type(prior).__name__)
+    name = called(prior)
     wants = " and ".join(fields) or "no field"
     if conditions is None:
         conditions = {}
@@ -116,7 +116,7 @@ class Laws:
     """
 
     def __init__(self, prior: Any, values: Mapping[str, Tensor], dim: int | None = None) -> None:
-        self.name = getattr(prior, "__name__", type(prior).__name__)
+        self.name = called(prior)
         self.prior, self.values = prior, dict(values)
         self.names = _names(values)
         self.count = len(next(iter(values.values()))) if values else 1

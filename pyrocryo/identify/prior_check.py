@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+
+from pyrocryo.identify.plain import plain
 
 __all__ = ["Answer", "Answers", "Gap", "PriorCheck", "Verdict"]
 
@@ -160,7 +162,7 @@ class PriorCheck:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain lists and numbers, for JSON (infinity as None)."""
-        return _plain(asdict(self) | {"sum_f": self.sum_f, "sentence": self.sentence})
+        return plain(self) | {"sum_f": self.sum_f, "sentence": self.sentence}
 
     def __str__(self) -> str:
         on = (
@@ -212,15 +214,3 @@ class PriorCheck:
 
 def _nats(value: float) -> str:
     return "0" if abs(value) < 1e-4 else f"{value:.3g}"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(name): _plain(each) for name, each in value.items()}
-    if isinstance(value, (list, tuple, np.ndarray)):
-        return [_plain(each) for each in value]
-    if isinstance(value, (np.bool_, np.integer)):
-        return value.item()
-    if isinstance(value, (float, np.floating)):
-        return float(value) if np.isfinite(value) else None
-    return value

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -107,20 +106,10 @@ def write_metrics(out: Path, table: Mapping[str, Mapping[str, Any]]) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Writes JSON; numbers that JSON has no name for (NaN, infinity) become null."""
     with replacing(path) as temporary:
-        text = json.dumps(_plain(content), indent=1, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(
+            identify.plain(content), default=str, indent=1, ensure_ascii=False, allow_nan=False
+        )
         temporary.write_text(text + "\n", encoding="utf-8")
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
 
 
 def _config(fit: Fit, particles: Particles | None) -> dict[str, Any]:

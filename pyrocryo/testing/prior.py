@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints, kl_divergence
 
-from pyrocryo.context import wanted
+from pyrocryo.context import called, wanted
 from pyrocryo.errors import InputError
 from pyrocryo.testing.checks import Checks, Fault, mapped, seeded, tensors
 from pyrocryo.testing.importance import Draws
@@ -81,7 +81,7 @@ def check_prior(
 
 def _builder(prior: Any, context: Mapping[str, Tensor]) -> tuple[Callable[..., Any], str]:
     """A function of the context that makes the law, and what to call the prior."""
-    name = getattr(prior, "__name__", type(prior).__name__)
+    name = called(prior)
     if not isinstance(prior, dist.Distribution) and not callable(prior):
         raise InputError(f"prior: expected a distribution or a function, got {prior!r}")
     fields = wanted(prior)
