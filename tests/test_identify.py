@@ -177,3 +177,15 @@ def test_the_sentence_joins_prior_and_seeds(at_temperatures, rng, prior, aligned
     if prior.__class__ is pc.priors.Boltzmann and prior.energies is not None:
         assert told[0][0].endswith("barrier 2.00 k_B T (600 K)")
     assert (verdict["seeds"]["rhat"] is None) == (seen.shape[1] < 10)
+
+
+@pytest.mark.parametrize("rotate", [False, True])
+def test_axes_that_the_decoder_gives_are_said_to_be_given(rotate):
+    molecule = pc.molecules.AdenylateKinase()
+    particles = pc.simulate.poses(molecule, n=40, box=16, pixel_size=6.0)
+    volume = pc.volumes.Atoms.known(molecule, pixel_size=6.0)
+    prior = pc.priors.IsotropicNormal(2)
+    pair = pc.Pair(prior, volume, 16, guide=pc.guides.GaussNewton(1), rotate=rotate)
+    fit = pc.fit(pair, particles, steps=2, batch_size=8)
+    told = pc.identify.report(fit, pc.posterior(fit, particles.test, draws=2))["sentence"]
+    assert told.startswith("Not identified" if rotate else "Given, not found: in this decoder")

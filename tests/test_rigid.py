@@ -207,3 +207,32 @@ def test_bad_bodies_are_refused(adk):
     ):
         with pytest.raises(pc.InputError, match=said):
             wrong()
+
+
+def test_separate_bodies_have_latents_of_their_own(adk):
+    volume = bodies(adk, latent=4, separate=True, blend=0)
+    z = torch.randn(5, 4, dtype=torch.float64)
+    still = volume.motions(z)
+    for own, body in ((slice(0, 2), 0), (slice(2, 4), 1)):
+        other = z.clone()
+        other[:, own] += 1.0
+        changed = (volume.motions(other) - still).abs().sum((0, 2)) > 0
+        assert changed.tolist() == [body == 0, body == 1]
+    # what is learned at z = 0 is the pose of the reference
+    assert volume.motions(0 * z).abs().max() < 1e-12
+    volume.displacement.rest.data[:3] = torch.tensor([0.0, 0.0, 0.25])
+    assert volume.motions(0 * z)[0, 0, 2] == 0.25
+
+
+def test_who_says_what_a_latent_is(adk):
+    assert bodies(adk, hinges=hinges(adk)).axes == "one hinge"
+    assert bodies(adk, separate=True).axes == "the motion of one body"
+    assert bodies(adk, latent=4, separate=True).axes is None  # two for each may be turned
+    assert bodies(adk).axes is None
+
+
+def test_separate_is_refused_where_it_makes_no_sense(adk):
+    with pytest.raises(pc.InputError, match="separate: hinges have latents of their own"):
+        bodies(adk, separate=True, hinges=hinges(adk))
+    with pytest.raises(pc.InputError, match="dim: 2 bodies .* z has 3"):
+        bodies(adk, latent=3, separate=True)

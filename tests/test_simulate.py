@@ -228,3 +228,17 @@ def test_a_limit_that_the_grid_cannot_resolve_is_refused():
         pc.simulate.information_limit(molecule, sharp, pc.priors.IsotropicNormal(2))
     with pytest.raises(pc.InputError, match="event shape .2,., got"):
         pc.simulate.information_limit(molecule, sharp, pc.priors.LaplaceTransition(2, 1.0))
+
+
+def test_particles_of_another_law():
+    flat = dist.Uniform(torch.full((2,), -3.0), 3.0)
+    law = flat.to_event(1)
+    made = pc.simulate.poses(pc.molecules.TwoArms(), n=4000, seed=3, prior=law)
+    assert np.abs(made.truth).max() < 3
+    np.testing.assert_allclose(made.truth.std(0), 3**0.5, rtol=0.03)
+    again = pc.simulate.poses(pc.molecules.TwoArms(), n=4000, seed=3, prior=law)
+    np.testing.assert_array_equal(made.truth, again.truth)
+    with pytest.raises(pc.InputError, match=r"prior: expected draws \(10, 2\)"):
+        pc.simulate.poses(pc.molecules.TwoArms(), n=10, prior=dist.Normal(torch.zeros(3), 1).to_event(1))
+    with pytest.raises(pc.InputError, match="prior: expected a distribution, got float"):
+        pc.simulate.poses(pc.molecules.TwoArms(), n=10, prior=1.0)

@@ -34,7 +34,12 @@ def objection(name: str, moves: dict[str, Any] | None) -> str:
 
 
 def sentence(
-    name: str, gap: float, check: PriorCheck | None, seeds: dict[str, Any] | None, n: int
+    name: str,
+    gap: float,
+    check: PriorCheck | None,
+    seeds: dict[str, Any] | None,
+    n: int,
+    axes: str | None = None,
 ) -> str:
     """What prior and seeds together allow to say, and what would help.
 
@@ -44,7 +49,15 @@ def sentence(
         check: What the prior can identify with a free decoder, if that is known.
         seeds: The agreement of seeds, if there are several.
         n: How many.
+        axes: What each latent is, where the decoder says so and nothing turns it.
     """
+    if axes is not None:
+        tail = "" if seeds is None else f" ({_of(n, seeds)})"
+        return (
+            f"Given, not found: in this decoder each latent is {axes}, so its axes mean that "
+            f"whatever the prior{tail}. They hold if that is true of the molecule, which the "
+            "prior does not test: compare the ELBO with that of a decoder that is free."
+        )
     if not math.isfinite(gap):
         tail = "" if seeds is None else f"; {_of(n, seeds)}"
         return f"There is one latent, so no rotation of axes to worry about{tail}."

@@ -101,6 +101,7 @@ def report(fit: Fit, post: Any, particles: Particles | None = None) -> dict[str,
     name = pair.prior_name
     moves = _moves(fit, post) if frames > 1 else None
     some = replace(fit, pairs=fit.pairs[:SEEN], seeds=fit.seeds[:SEEN])
+    axes = None if pair.rotation.turns else getattr(pair.volume, "axes", None)
     return {
         "prior": {
             "name": name,
@@ -113,7 +114,7 @@ def report(fit: Fit, post: Any, particles: Particles | None = None) -> dict[str,
         "frame": _seen(frame, some, particles) if pair.pose.latent else None,
         "seeds": seeds,
         "increments": moves,
-        "sentence": sentence(name, gap, check, seeds, len(draws)) + objection(name, moves),
+        "sentence": sentence(name, gap, check, seeds, len(draws), axes) + objection(name, moves),
     }
 
 

@@ -30,7 +30,7 @@ TEMPERATURES: Mapping[float, Sequence[float]] = {
 DRAWN = ("rotation", "shift", "truth")
 
 
-def poses(molecule: Any, n: int, seed: int = 0, **imaging: Any) -> Particles:
+def poses(molecule: Any, n: int, seed: int = 0, *, prior: Any = None, **imaging: Any) -> Particles:
     """Independent particles: `z` standard normal (reflected at ± 3), poses uniform.
 
     Args:
@@ -38,6 +38,8 @@ def poses(molecule: Any, n: int, seed: int = 0, **imaging: Any) -> Particles:
             turns in the plane, or in space if it has ``spatial`` = 3.
         n: Number of particles.
         seed: Seed of everything drawn.
+        prior: Another law of `z`, a distribution of event shape `(K,)`. Its draws are not
+            reflected.
         **imaging: ``snr`` (1), ``box`` (32 px), ``pixel_size`` (3 Å), ``max_shift`` (3 Å; shifts
             are uniform within ± that on both axes), ``max_angle`` (180°; turns in the plane are
             uniform within ± that), ``ctf`` (False; True for one of a 300 kV microscope for each
@@ -52,7 +54,10 @@ def poses(molecule: Any, n: int, seed: int = 0, **imaging: Any) -> Particles:
         Particles with ``rotation``, ``shift`` and ``truth`` `(n, K)`.
     """
     rng = np.random.default_rng(seed)
-    z = reflected(rng.standard_normal((counted(n), molecule.dim)))
+    if prior is not None:
+        z = _drawn(lambda: prior, molecule, counted(n), seed)
+    else:
+        z = reflected(rng.standard_normal((counted(n), molecule.dim)))
     return imaged(molecule, z, rng, **imaging)
 
 
@@ -202,17 +207,22 @@ def _under(
     if check is not None:
         check(**fields)
     number = {"f": torch.get_default_dtype()}
+    given = {k: torch.as_tensor(v, dtype=number.get(v.dtype.kind)) for k, v in fields.items()}
+    z = _drawn(lambda: law(**given), molecule, n, seed)
+    return imaged(molecule, z, rng, **fields, **imaging)
+
+
+def _drawn(law: Callable[[], Any], molecule: Any, n: int, seed: int) -> np.ndarray:
+    """Draws `(n, K)` of a law, or of n of them, without touching the global generator."""
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
-        found = law(
-            **{k: torch.as_tensor(v, dtype=number.get(v.dtype.kind)) for k, v in fields.items()}
-        )
+        found = law()
         if not isinstance(found, torch.distributions.Distribution):
-            raise InputError(f"prior: returned {type(found).__name__}, not a distribution")
+            raise InputError(f"prior: expected a distribution, got {type(found).__name__}")
         z = (found if found.batch_shape else found.expand((n,))).sample().cpu()
     if z.shape != (n, molecule.dim):
         raise InputError(
             f"prior: expected draws {(n, molecule.dim)} for a molecule with {molecule.dim} "
             f"components, got {tuple(z.shape)}"
         )
-    return imaged(molecule, z.double().numpy(), rng, **fields, **imaging)
+    return z.double().numpy()

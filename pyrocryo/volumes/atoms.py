@@ -107,6 +107,11 @@ class Atoms(GaussianVolume):
             self.displacement = perceptron(latent, self.hidden, start.numel(), bias=False)
         return self
 
+    @property
+    def axes(self) -> str | None:
+        """What each latent is, where that is given."""
+        return None if self._known is None else "one motion of the molecule as given"
+
     def extra_repr(self) -> str:
         """What decides its numbers beside the weights: resuming goes by it."""
         told = super().extra_repr()

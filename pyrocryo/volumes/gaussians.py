@@ -39,7 +39,12 @@ class GaussianVolume(nn.Module):
         dim: 2 or 3.
         count: Number of Gaussians.
         side: Voxels along an edge of exported maps; by default the box, but at most 128 or 48.
+
+    Attributes:
+        axes: What each latent is, where the volume itself says so, such as "one hinge"; or None.
     """
+
+    axes: str | None = None
 
     def __init__(
         self, *, pixel_size: float, dim: int, count: int, side: int | None = None

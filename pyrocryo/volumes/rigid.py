@@ -39,6 +39,11 @@ class RigidBodies(Atoms):
     (:func:`pyrocryo.diagnose.stereochemistry` says how far, :class:`pyrocryo.penalties.Bonds`
     bounds it). One body does not move: it is the frame.
 
+    What is learned are the twists at `z = 0` (0 at first), and their change, a network of `z`. With
+    ``separate``, each body is driven by latents of its own, in the order of the bodies: `z` has
+    one number a body, or as many for each. That alone says which latent is whose: give the pair
+    ``rotate=False``.
+
     With ``hinges``, body `b` turns about a given axis by an angle that is a function of one latent
     alone, linear or monotone: `z` then has one number a hinge, in their order; give the pair
     ``rotate=False``. Images, heights, widths and background are those of
@@ -51,6 +56,7 @@ class RigidBodies(Atoms):
         hinges: From a body to its axis `(3,)` and a point on it `(3,)`, Å. Bodies without one
             stay with the frame.
         monotone: Let the angles of hinges be monotone functions, that rise with `z`.
+        separate: Give each body latents of its own.
         blend: Residues on either side of a joint that share its motion; 0 cuts sharply.
         frame: The body that does not move; by default the largest.
         width: Standard deviation in Å of each Gaussian to begin with (4).
@@ -66,6 +72,7 @@ class RigidBodies(Atoms):
         pixel_size: float,
         hinges: Mapping[int, tuple[Any, Any]] | None = None,
         monotone: bool = False,
+        separate: bool = False,
         blend: int = 3,
         frame: int | None = None,
         width: float | None = None,
@@ -97,8 +104,13 @@ class RigidBodies(Atoms):
             raise InputError(
                 "segmentation, hinges: expected a body that moves, beside the frame; got none"
             )
+        if separate and hinges is not None:
+            raise InputError(
+                "separate: hinges have latents of their own already; give one of both"
+            )
         self.blend = int(blend)
         self.monotone = monotone
+        self.separate = separate
         self._segmentation = bodies
         self._hinges = None if hinges is None else [_line(*hinges[b], b) for b in self.bodies]
 
@@ -107,6 +119,11 @@ class RigidBodies(Atoms):
         count = len(self.bodies)
         if self._hinges is not None and latent != count:
             raise InputError(f"dim: {count} hinges need as many latents, z has {latent}")
+        if self.separate and latent % count:
+            raise InputError(
+                f"dim: {count} bodies with latents of their own need as many, or a multiple; z has "
+                f"{latent}"
+            )
         super().build(latent, box)
         share = blended(self._segmentation, self._reference, self.bodies, self.blend)
         inside = [self.start[self._segmentation == body] for body in self.bodies]
@@ -116,7 +133,9 @@ class RigidBodies(Atoms):
             size = [(a - a.mean(0)).square().sum(-1).mean().sqrt().clamp_min(1.0) for a in inside]
             self.register_buffer("point", middle)
             self.register_buffer("radius", torch.stack(size)[:, None])
-            self.displacement = perceptron(latent, self.hidden, 6 * count, bias=False)
+            parts = count if self.separate else 1
+            self._alone = latent == parts
+            self.displacement = _Split(latent, self.hidden, 6 * count, parts)
         else:
             axis, point = (torch.stack(part) for part in zip(*self._hinges, strict=True))
             self.register_buffer("axis", axis.to(self.start))
@@ -126,8 +145,15 @@ class RigidBodies(Atoms):
 
     def extra_repr(self) -> str:
         """What decides its numbers beside the weights: resuming goes by it."""
-        hinged = ", hinges" if self._hinges is not None else ""
-        return f"{super().extra_repr()}, bodies={self.bodies}, blend={self.blend}{hinged}"
+        driven = ", separate" if self.separate else ", hinges" if self._hinges is not None else ""
+        return f"{super().extra_repr()}, bodies={self.bodies}, blend={self.blend}{driven}"
+
+    @property
+    def axes(self) -> str | None:
+        """What each latent is, where that is given."""
+        if self._hinges is not None:
+            return "one hinge"
+        return "the motion of one body" if self.separate and self._alone else None
 
     def angles(self, z: Tensor) -> Tensor:
         """Angles of the hinges (rad), `(..., H)`, in the order in which they were given."""
@@ -161,6 +187,25 @@ class RigidBodies(Atoms):
     def _each_atom(self, part: Tensor) -> Tensor:
         # a sum of products: matrix products of a GPU may have 10 bits of mantissa
         return (self.share.unsqueeze(-1) * part.unsqueeze(-3)).sum(-2)
+
+
+class _Split(nn.Module):
+    """Networks side by side, each of its share of the latents, and a constant."""
+
+    def __init__(self, latent: int, hidden: Sequence[int], outputs: int, parts: int) -> None:
+        super().__init__()
+        self.rest = nn.Parameter(torch.zeros(outputs))
+        self.parts = nn.ModuleList(
+            perceptron(latent // parts, hidden, outputs // parts, bias=False) for _ in range(parts)
+        )
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.rest)
+
+    def forward(self, z: Tensor) -> Tensor:
+        shares = z.chunk(len(self.parts), dim=-1)
+        moved = [part(share) for part, share in zip(self.parts, shares, strict=True)]
+        return self.rest + torch.cat(moved, dim=-1)
 
 
 class _Angles(nn.Module):
