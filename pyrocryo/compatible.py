@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from pyrocryo.errors import InputError
-from pyrocryo.guides import GaussNewton, Refine, Search
+from pyrocryo.guides import Refine, Search
 
 __all__ = ["check_images", "check_pose"]
 
@@ -39,7 +39,7 @@ def check_images(pair: Any) -> None:
                 "pixels a step; make it with pixels=None"
             )
     for guide in (pair.encoder, pair.pose_encoder):
-        if asked["optics"] and isinstance(guide, (GaussNewton, Refine, Search)):
+        if asked["optics"] and isinstance(guide, (Refine, Search)):
             raise InputError(
                 f"optics: the guide {type(guide).__name__} compares images with projections as "
                 "they are without; use an amortised one"

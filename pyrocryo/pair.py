@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -27,7 +28,7 @@ from pyrocryo.rotated_normal import RotatedNormal, RotationLayer
 
 __all__ = ["Pair"]
 
-READ = ("images", "rotation", "shift")  # what every guide is given
+READ = ("images", "rotation", "shift", "optics")  # what every guide is given
 NOISE_SPEED = 5.0  # ln σ moves this much faster than the networks' weights
 
 
@@ -58,7 +59,9 @@ class Pair(Registered):
         box: Pixels along an edge of the images.
         pose: Where poses come from.
         guide: The encoder of `z`; :class:`pyrocryo.guides.Amortised` by default. Beside images,
-            rotation and shift it is given the fields of a batch that its parameters name.
+            rotation and shift it is given the fields of a batch that its parameters name. One
+            with a parameter ``optics`` is given there what turns clean images into seen ones, or
+            None, and sees the images as they are.
         pose_guide: The encoder of poses that are unknown; :class:`pyrocryo.guides.Polar` in the
             plane by default; in space :class:`pyrocryo.guides.Refine` near known ones, else
             :class:`pyrocryo.guides.Search`.
@@ -268,11 +271,9 @@ class Pair(Registered):
 
     def pose_of(self, batch: Any) -> Any:
         """The distribution q(pose | x) of each particle, event shape `([T,] 2)` or `([T,] 4)`."""
-        read = batch if self.optics is None else self.optics.corrected(batch)
+        images, more = self._shown(self.pose_encoder, batch)
         with self.autocast():
-            posterior = self.pose_encoder(
-                read.images, *self.pose.start(batch), **_more(self.pose_encoder, batch)
-            )
+            posterior = self.pose_encoder(images, *self.pose.start(batch), **more)
         return posterior.to_event(1) if batch.images.dim() == 4 else posterior
 
     def posterior_of(
@@ -286,14 +287,27 @@ class Pair(Registered):
             shift: As for :meth:`placed`.
         """
         rotation, shift = self.placed(batch, direction, shift)
-        read = batch if self.optics is None else self.optics.corrected(batch)
+        images, more = self._shown(self.encoder, batch)
         with self.autocast():
-            loc, scale_tril = self.encoder(
-                read.images, rotation.detach(), shift.detach(), **_more(self.encoder, batch)
-            )
+            loc, scale_tril = self.encoder(images, rotation.detach(), shift.detach(), **more)
         number = batch.images.dtype
         posterior = RotatedNormal(loc.to(number), scale_tril.to(number), self.rotation())
         return posterior.to_event(1) if batch.images.dim() == 4 else posterior
+
+    def _shown(self, guide: nn.Module, batch: Any) -> tuple[Tensor, dict[str, Any]]:
+        """The images that a guide reads, and what else its parameters name.
+
+        One that names ``optics`` compares the images, as they are, with clean ones passed through
+        that function, `(..., B, [T,] D, D)`; None where nothing happens on the way.
+        """
+        names = wanted(guide)
+        more = {name: getattr(batch, name) for name in names if name not in READ}
+        compares = "optics" in names
+        if compares:
+            optics = self.optics
+            more["optics"] = None if optics is None else functools.partial(optics, batch=batch)
+        read = batch if compares or self.optics is None else self.optics.corrected(batch)
+        return read.images, more
 
     def density(self, z: Tensor) -> Tensor:
         """Density maps `(..., side, side[, side])` of conformations `z` `(..., K)`.
@@ -370,9 +384,3 @@ class _Half(nn.Module):
 
 def _given(pixels: Tensor | None) -> tuple[Tensor, ...]:
     return () if pixels is None else (pixels,)
-
-
-def _more(guide: nn.Module, batch: Any) -> dict[str, Tensor]:
-    """The further fields of a batch that a guide wants, by the names of its parameters."""
-    names = wanted(guide)
-    return {name: getattr(batch, name) for name in names if name not in READ}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -16,7 +18,7 @@ LARGEST = 4.0  # |u| beyond which the prior leaves nothing
 class GaussNewton(nn.Module):
     r"""The posterior under the volume, linearised where the last step led.
 
-    With `g` the clean image, `J` its derivatives by `u` (forward differences),
+    With `g` the image without noise, `J` its derivatives by `u` (forward differences),
 
     .. math:: \Lambda = P + J^\top J / s^2, \quad
               u \leftarrow \Lambda^{-1} J^\top (x - g(u) + J u) / s^2
@@ -54,18 +56,26 @@ class GaussNewton(nn.Module):
             nn.init.zeros_(parameter)
 
     @exact
-    def forward(self, images: Tensor, rotation: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self,
+        images: Tensor,
+        rotation: Tensor,
+        shift: Tensor,
+        optics: Callable[[Tensor], Tensor] | None,
+    ) -> tuple[Tensor, Tensor]:
         """Mean `(..., K)` and Cholesky factor `(..., K, K)` of each image's posterior.
 
         Args:
-            images: `(..., D, D)`.
+            images: `(..., D, D)` as they are.
             rotation: `(..., 3, 3)`; may have leading axes (draws of a pose) that images lack.
             shift: `(..., 2)` in pixels.
+            optics: Of clean images `(..., D, D)` with further leading axes, as they are seen;
+                linear. None where they are seen as they are.
         """
         u = images.new_zeros(*rotation.shape[:-2], self.latent)
         for _ in range(self.iterations):
             with torch.no_grad():
-                clean, jacobian = self._linearised(u, rotation, shift)
+                clean, jacobian = self._linearised(u, rotation, shift, optics)
             target = (images - clean).flatten(-2).unsqueeze(-1) + jacobian @ u.unsqueeze(-1)
             weight = (-2 * self.log_noise).exp()
             precision = torch.diag_embed(self.log_precision.exp())
@@ -79,10 +89,18 @@ class GaussNewton(nn.Module):
         scale_tril = torch.linalg.cholesky(covariance) * widening.unsqueeze(-1)
         return loc.clamp(-LARGEST, LARGEST), scale_tril
 
-    def _linearised(self, u: Tensor, rotation: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-        """Clean images `(..., D, D)` at `u` and their derivatives `(..., D * D, K)`."""
+    def _linearised(
+        self,
+        u: Tensor,
+        rotation: Tensor,
+        shift: Tensor,
+        optics: Callable[[Tensor], Tensor] | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Images `(..., D, D)` at `u` and their derivatives `(..., D * D, K)`."""
         volume = self._volume[0]
         clean = volume(u, rotation, shift)
         steps = STEP * torch.eye(self.latent, dtype=u.dtype, device=u.device)
-        columns = [(volume(u + step, rotation, shift) - clean).flatten(-2) for step in steps]
-        return clean, torch.stack(columns, dim=-1) / STEP
+        slopes = [(volume(u + step, rotation, shift) - clean) / STEP for step in steps]
+        rows = torch.stack([clean, *slopes])
+        rows = rows if optics is None else optics(rows)
+        return rows[0], rows[1:].flatten(-2).movedim(0, -1)
