@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d
 
 from pyrocryo import quaternions
 from pyrocryo.errors import InputError
@@ -79,10 +78,7 @@ class Search(nn.Module):
         self.register_buffer("view", view, persistent=False)
         grid = quaternions.product(turn, view.unsqueeze(1)).reshape(-1, 4)
         self.register_buffer("grid", grid, persistent=False)
-        every = _frequency_rings(self.box)
-        self.register_buffer("mean_of_rings", every / every.sum(0).clamp_min(1.0), persistent=False)
-        wide = _frequency_rings(self.box, self.bin)
-        self.register_buffer("sum_of_rings", wide, persistent=False)
+        self.register_buffer("kept", _kept(self.box, self.bin), persistent=False)
         self.log_widening = nn.Parameter(torch.zeros(3 + 2 * pair.pose.shifts))
         return self
 
@@ -175,18 +171,21 @@ class Search(nn.Module):
         return (match - norm.unsqueeze(-1)) * (weight * self.bin**2)
 
     def _passed(self, views: Tensor, images: Tensor, optics: Callable[[Tensor], Tensor]) -> Tensor:
-        """The share `(B, V)` of each view's power that the optics of each image let pass.
+        r"""The share `(B, V)` of each view's power that the optics of each image let pass.
 
-        Both are averaged over rings of frequencies, that is over turns in the plane: exact, but
-        for astigmatism. The optics are those of a point in the middle.
+        With a CTF `C` that does not depend on the turn in the plane, as it hardly does,
+
+        .. math:: \sum_k b^2 C^2 |\hat T|^2 \, / \, \sum_k b^2 |\hat T|^2
+
+        where `b` is what averaging pixels leaves of a frequency; the optics are those of a point
+        in the middle.
         """
         point = images.new_zeros(self.box, self.box)
         point[self.box // 2, self.box // 2] = 1.0
         point = optics(point.expand(images.shape)).reshape(-1, self.box, self.box)
-        let = torch.fft.rfft2(point).abs().square().flatten(1) @ self.mean_of_rings
-        power = torch.fft.rfft2(avg_pool2d(views.unsqueeze(1), self.bin).squeeze(1))
-        power = power.abs().square().flatten(1) @ self.sum_of_rings
-        return let @ (power / power.sum(-1, keepdim=True)).T
+        passed = torch.fft.rfft2(point).abs().square().flatten(1)
+        power = torch.fft.rfft2(views).abs().square().flatten(1) * self.kept
+        return passed @ (power / power.sum(-1, keepdim=True)).T
 
     def _rings(self, images: Tensor, shift: Tensor) -> Tensor:
         return rings(images, shift, by=self.bin, radii=self.radii, angles=self.angles)
@@ -268,17 +267,15 @@ def _grid(views: int, angles: int) -> tuple[Tensor, Tensor]:
     return quaternions.product(about_y, about_z), in_plane
 
 
-def _frequency_rings(box: int, by: int = 1) -> Tensor:
-    """How often, `(n, R)`, each frequency of ``rfft2`` lies on each ring, 1 / box apart.
+def _kept(box: int, by: int) -> Tensor:
+    """What averaging ``by`` times ``by`` pixels keeps of the power of each frequency of ``rfft2``.
 
-    Those of images of ``box`` pixels averaged ``by`` times ``by``.
+    `(n,)`, twice that where the negative frequency, of the same power, is left out.
     """
-    side = box // by
-    ky, kx = torch.fft.fftfreq(side) / by, torch.fft.rfftfreq(side) / by
-    ring = (box * torch.hypot(ky[:, None], kx)).round().long().flatten()
-    twice = torch.full((side, len(kx)), 2.0)  # rfft2 leaves out the negative half of kx
-    twice[:, 0] = 1.0
-    if side % 2 == 0:
-        twice[:, -1] = 1.0
-    count = int(box / math.sqrt(2)) + 2
-    return torch.nn.functional.one_hot(ring, count) * twice.flatten()[:, None]
+    ky, kx = torch.fft.fftfreq(box), torch.fft.rfftfreq(box)
+    along_y, along_x = (torch.sinc(by * k) / torch.sinc(k) for k in (ky, kx))
+    twice = torch.full((len(kx),), 2.0)
+    twice[0] = 1.0
+    if box % 2 == 0:
+        twice[-1] = 1.0
+    return (along_y.square()[:, None] * along_x.square() * twice).flatten()
