@@ -7,7 +7,6 @@ from typing import Any
 from torch import nn
 
 from pyrocryo.errors import InputError
-from pyrocryo.guides import Refine, Search
 
 __all__ = ["check_images", "check_pose"]
 
@@ -26,7 +25,7 @@ def check_pose(pose: nn.Module, volume: nn.Module, pose_guide: nn.Module | None)
 
 
 def check_images(pair: Any) -> None:
-    """Raises InputError for optics and likelihoods that volume or guides know nothing of."""
+    """Raises InputError for optics and likelihoods that the volume knows nothing of."""
     asked = {
         "optics": pair.optics is not None,
         "likelihood": pair.likelihood is not None and pair.likelihood.whole_images,
@@ -37,10 +36,4 @@ def check_images(pair: Any) -> None:
             raise InputError(
                 f"{name}: whole images are needed, but the volume shows {share} of {pair.box**2} "
                 "pixels a step; make it with pixels=None"
-            )
-    for guide in (pair.encoder, pair.pose_encoder):
-        if asked["optics"] and isinstance(guide, (Refine, Search)):
-            raise InputError(
-                f"optics: the guide {type(guide).__name__} compares images with projections as "
-                "they are without; use an amortised one"
             )

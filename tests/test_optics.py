@@ -10,7 +10,6 @@ from pyrocryo.cli import main
 from pyrocryo.diagnose.worlds import Truth
 from pyrocryo.imaging import modulated
 from pyrocryo.io import star
-from pyrocryo.volumes.gaussians import SPEED
 
 CTF = [12_000.0, 11_700.0, 30.0, 300.0, 2.7, 0.1, 0.0]
 
@@ -91,62 +90,6 @@ def test_traced_as_in_python():
         # stacked, Fourier transforms round otherwise, and Adam makes more of it
         rtol = 1e-6 if together == 1 else 5e-3
         np.testing.assert_allclose(fit.history["loss"], python, rtol=rtol)
-
-
-KINASE = pc.molecules.AdenylateKinase(width=3.0)
-
-
-def _known(particles, guide, **more):
-    """The molecule as it is, as bright as in the images, seen through the CTF."""
-    pair = pc.Pair(
-        more.pop("prior", pc.priors.IsotropicNormal(2)),
-        pc.volumes.Atoms.known(KINASE, pixel_size=particles.pixel_size),
-        particles.box,
-        guide=guide,
-        optics=pc.optics.CTF(margin=2),
-        rotate=False,
-        **more,
-    ).eval()
-    batch = particles.batch(np.arange(len(particles)))
-    with torch.no_grad():
-        turn = getattr(batch, "true_rotation", None)
-        turn, shift = (batch.rotation, batch.shift) if turn is None else (turn, batch.true_shift)
-        clean = pair.optics(pair.volume(batch.truth, turn, shift / batch.pixel_size), batch)
-        brightness = (batch.images * clean).sum() / clean.square().sum()
-        pair.volume.brightness.add_(brightness.log() / SPEED)
-    return pair, batch
-
-
-class _Flipped(pc.guides.GaussNewton):
-    """As if there were no optics: what it sees are phase-flipped images."""
-
-    def forward(self, images, rotation, shift):
-        return super().forward(images, rotation, shift, None)
-
-
-def test_gauss_newton_through_the_ctf_is_the_exact_posterior():
-    particles = pc.simulate.poses(KINASE, 40, 0, box=32, pixel_size=2.5, ctf=True, snr=0.05)
-    exact = torch.as_tensor(
-        pc.simulate.information_limit(KINASE, particles, pc.priors.IsotropicNormal(2))
-    )
-    off, white = [], []
-    frozen = pc.guides.Frozen(pc.guides.GaussNewton(6), below=1.0, components=[0])
-    for guide in (pc.guides.GaussNewton(6), _Flipped(6)):
-        pair, batch = _known(particles, guide)
-        with torch.no_grad():
-            law = pair.posterior_of(batch)
-        off.append((law.loc - exact).square().mean().sqrt())
-        error = (batch.truth - law.loc).unsqueeze(-1)
-        white.append(torch.linalg.solve_triangular(law.scale_tril, error, upper=False))
-    assert off[0] < 0.15  # a posterior is .68 wide
-    assert off[1] > 0.4
-    variance = [float(w.square().mean()) for w in white]
-    assert 0.7 < variance[0] < 1.3
-    assert variance[1] > 2
-    warm = particles.having(temperature=np.full(40, 300.0))
-    pair, batch = _known(warm, frozen)  # a guide within another is told as well
-    with torch.no_grad():
-        assert (pair.posterior_of(batch).loc - exact).square().mean().sqrt() < 0.15
 
 
 def test_modelling_the_ctf_pays():

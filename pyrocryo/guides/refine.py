@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from pyrocryo.precision import applied, exact
 from pyrocryo.rotated_normal import RotatedNormal
 from pyrocryo.rotation_laws import RotationNormal
 
-__all__ = ["Refine", "RotationAndShift", "Step", "gauss_newton", "posed", "precisions"]
+__all__ = ["Refine", "RotationAndShift", "Step", "gauss_newton", "posed", "precisions", "through"]
 
 TURN, MOVE, BEND = 0.02, 0.1, 0.05  # of finite differences: rad, pixels, units of z
 LARGEST_TURN, LARGEST_MOVE = 0.35, 4.0  # a step, in rad and pixels
@@ -68,7 +69,7 @@ class RotationAndShift(RotationNormal):
 class Refine(nn.Module):
     r"""The posterior of pose, shift and conformation under the volume, linearised together.
 
-    With `g` the clean image at the pose :math:`e^{\omega / 2} \otimes q`, shift `t` and
+    With `g` the image without noise at the pose :math:`e^{\omega / 2} \otimes q`, shift `t` and
     conformation `u`, `J` its derivatives by all of them (forward differences), and `P` the
     precisions of the priors,
 
@@ -120,26 +121,41 @@ class Refine(nn.Module):
 
     @exact
     def forward(
-        self, images: Tensor, rotation: Tensor, shift: Tensor, pixel_size: Tensor
+        self,
+        images: Tensor,
+        rotation: Tensor,
+        shift: Tensor,
+        pixel_size: Tensor,
+        optics: Callable[[Tensor], Tensor] | None,
     ) -> RotationNormal:
         """The posterior of images `(..., D, D)` near known poses.
 
         Args:
-            images: `(..., D, D)`.
+            images: `(..., D, D)` as they are.
             rotation: `(..., 4)` known rotations, as unit quaternions.
             shift: `(..., 2)` in pixels.
             pixel_size: Å per pixel.
+            optics: Clean images `(..., D, D)`, with further leading axes, as they are seen.
+                None where nothing happens to them.
         """
         at = Step(rotation, shift, images.new_zeros(*rotation.shape[:-1], self.latent))
         precision = precisions(images, self.latent, self.sd, self.shift_sd, pixel_size)
         pair = self._pair[0]
         weight = pair.noise.detach() ** -2
+        render = through(pair.volume, optics)
         with torch.no_grad():
             for _ in range(self.iterations):
                 at, factor, _ = gauss_newton(
-                    pair.volume, images, at, Step(rotation, shift, None), precision, weight
+                    render, images, at, Step(rotation, shift, None), precision, weight
                 )
         return posed(at, factor, self.log_widening.exp(), self.shift_sd, pixel_size)
+
+
+def through(
+    volume: nn.Module, optics: Callable[[Tensor], Tensor] | None
+) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """The volume as it is seen: a function of `(u, rotation, shift)`."""
+    return volume if optics is None else lambda *given: optics(volume(*given))
 
 
 def precisions(
@@ -161,7 +177,7 @@ def precisions(
 
 
 def gauss_newton(
-    volume: nn.Module,
+    render: Callable[[Tensor, Tensor, Tensor], Tensor],
     images: Tensor,
     at: Step,
     prior: Step,
@@ -171,7 +187,8 @@ def gauss_newton(
     r"""One step on all images, with the Cholesky factor of Λ where it started.
 
     Args:
-        volume: Renders `(u, rotation, shift)`.
+        render: Images without noise of `(u, rotation, shift)`: a volume, or one seen
+            :func:`through` optics.
         images: `(..., D, D)`.
         at: Where it starts.
         prior: Centres of the priors of pose (None for a flat one) and shift; that of `u` is 0.
@@ -185,7 +202,7 @@ def gauss_newton(
     k = at.u.shape[-1]
     shifts = len(precision) == k + 5
     with torch.no_grad():
-        clean, jacobian = linearised(volume, at, shifts)
+        clean, jacobian = linearised(render, at, shifts)
     zero = torch.zeros_like(at.pose[..., :3])
     away = quaternions.logarithm(
         quaternions.product(prior.pose, quaternions.conjugate(at.pose))
@@ -208,8 +225,10 @@ def gauss_newton(
     return Step(pose, shift, u), factor, evidence
 
 
-def linearised(volume: nn.Module, at: Step, shifts: bool) -> tuple[Tensor, Tensor]:
-    """Clean images `(..., D, D)` and their derivatives `(..., D * D, n)`."""
+def linearised(
+    render: Callable[[Tensor, Tensor, Tensor], Tensor], at: Step, shifts: bool
+) -> tuple[Tensor, Tensor]:
+    """Images `(..., D, D)` without noise and their derivatives `(..., D * D, n)`."""
     eye = torch.eye(3, dtype=at.u.dtype, device=at.u.device)
     turned = [quaternions.product(quaternions.exponential(TURN * e), at.pose) for e in eye]
     moved = [at.shift + MOVE * e for e in eye[:2, :2]] if shifts else []
@@ -219,7 +238,7 @@ def linearised(volume: nn.Module, at: Step, shifts: bool) -> tuple[Tensor, Tenso
     pose = torch.stack([at.pose, *turned, *[at.pose] * (m + len(bent))])
     shift = torch.stack([*[at.shift] * n, *moved, *[at.shift] * len(bent)])
     u = torch.stack([*[at.u] * (n + m), *bent])
-    images = volume(u, quaternions.matrix(pose), shift)
+    images = render(u, quaternions.matrix(pose), shift)
     steps = [TURN] * 3 + [MOVE] * m + [BEND] * len(bent)
     columns = [
         (image - images[0]).flatten(-2) / size

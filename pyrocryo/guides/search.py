@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from pyrocryo import quaternions
 from pyrocryo.errors import InputError
-from pyrocryo.guides.refine import RotationAndShift, Step, gauss_newton, posed, precisions
+from pyrocryo.guides.refine import RotationAndShift, Step, gauss_newton, posed, precisions, through
 from pyrocryo.imaging import rings
 from pyrocryo.precision import applied, exact
 from pyrocryo.rotated_normal import RotatedNormal
@@ -77,6 +78,7 @@ class Search(nn.Module):
         self.register_buffer("view", view, persistent=False)
         grid = quaternions.product(turn, view.unsqueeze(1)).reshape(-1, 4)
         self.register_buffer("grid", grid, persistent=False)
+        self.register_buffer("kept", _kept(self.box, self.bin), persistent=False)
         self.log_widening = nn.Parameter(torch.zeros(3 + 2 * pair.pose.shifts))
         return self
 
@@ -93,53 +95,97 @@ class Search(nn.Module):
 
     @exact
     def forward(
-        self, images: Tensor, rotation: None, shift: Tensor, pixel_size: Tensor
+        self,
+        images: Tensor,
+        rotation: None,
+        shift: Tensor,
+        pixel_size: Tensor,
+        optics: Callable[[Tensor], Tensor] | None,
     ) -> RotationMixture:
         """The posterior of images `(..., D, D)` of molecules about ``shift`` `(..., 2)` (px).
 
         Args:
-            images: `(..., D, D)`.
+            images: `(..., D, D)` as they are.
             rotation: None: there is none.
             shift: `(..., 2)` in pixels.
             pixel_size: Å per pixel.
+            optics: Clean images `(..., D, D)`, with further leading axes, as they are seen; linear
+                and symmetric, as a CTF is. None where nothing happens to them.
         """
         lead = images.shape[:-2]
-        flat, shift = images.reshape(-1, self.box, self.box), shift.reshape(-1, 1, 2)
         pair = self._pair[0]
         weight = pair.noise.detach() ** -2
-        precision = precisions(flat, self.latent, None, self.shift_sd, pixel_size)
-        centre = shift.expand(-1, self.heads, 2)
+        precision = precisions(images, self.latent, None, self.shift_sd, pixel_size)
+        render = through(pair.volume, optics)
+        centre = shift.expand(self.heads, *lead, 2)
         with torch.no_grad():
-            pose = self._candidates(self._scores(flat, shift.squeeze(1), weight))
-            at = Step(pose, centre, flat.new_zeros(*pose.shape[:-1], self.latent))
+            pose = self._candidates(self._scores(images, shift, weight, optics))
+            pose = pose.movedim(1, 0).unflatten(1, lead)
+            at = Step(pose, centre, images.new_zeros(*pose.shape[:-1], self.latent))
             for _ in range(self.iterations):
                 at, factor, evidence = gauss_newton(
-                    pair.volume, flat.unsqueeze(1), at, Step(None, centre, None), precision, weight
+                    render, images, at, Step(None, centre, None), precision, weight
                 )
         law = posed(at, factor, self.log_widening.exp(), self.shift_sd, pixel_size)
+
+        def heads_last(value: Tensor) -> Tensor:
+            return value.movedim(0, len(lead))
+
         component = RotationNormal(
-            law.centre.unflatten(0, lead), law.scale_tril.unflatten(0, lead), validate_args=False
+            heads_last(law.centre), heads_last(law.scale_tril), validate_args=False
         )
-        logits = evidence.unflatten(0, lead)
+        logits = heads_last(evidence)
         if not isinstance(law, RotationAndShift):
             return RotationMixture(logits, component)
-        rest = (part.unflatten(0, lead) for part in (law.moved, law.gain, law.spread))
-        return MixtureAndShift(logits, component, *rest)
+        return MixtureAndShift(
+            logits, component, *map(heads_last, (law.moved, law.gain, law.spread))
+        )
 
-    def _scores(self, images: Tensor, shift: Tensor, weight: Tensor) -> Tensor:
-        """Log-likelihoods `(B, V, angles)` of the grid, up to a constant of the image."""
+    def _scores(
+        self,
+        images: Tensor,
+        shift: Tensor,
+        weight: Tensor,
+        optics: Callable[[Tensor], Tensor] | None,
+    ) -> Tensor:
+        r"""Log-likelihoods `(B, V, angles)` of the grid, up to a constant of the image.
+
+        With `C` the optics and `T` a view, :math:`(\langle C x, T \rangle
+        - \tfrac12 |C T|^2) / s^2`: the images pass the optics a second time, and views not once.
+        """
         volume, still = self._pair[0].volume, images.new_zeros(self.views, 2)
         u = images.new_zeros(self.views, self.latent)
-        seen = self._rings(volume(u, quaternions.matrix(self.view), still), still)
-        rings = self._rings(images, shift)
+        views = volume(u, quaternions.matrix(self.view), still)
+        seen = self._rings(views, still)
+        twice = (images if optics is None else optics(images)).reshape(-1, self.box, self.box)
+        rings = self._rings(twice, shift.reshape(-1, 2))
         radius = torch.arange(1, self.radii + 1, dtype=images.dtype, device=images.device)
         spacing = (self.box / self.bin) / 2 / (self.radii + 1)
         area = radius * (spacing**2 * 2 * math.pi / self.angles)  # wide pixels a sample
         norm = 0.5 * (seen.square() * area[:, None]).sum((-1, -2))
+        if optics is not None:
+            norm = norm * self._passed(views, images, optics)
         image = torch.fft.rfft(rings * area[:, None]).permute(2, 0, 1)  # (frequency, B, radii)
         templates = torch.fft.rfft(seen).permute(2, 1, 0).conj()  # (frequency, radii, V)
         match = torch.fft.irfft((image @ templates).permute(1, 2, 0), n=self.angles)
-        return (match - norm[:, None]) * (weight * self.bin**2)
+        return (match - norm.unsqueeze(-1)) * (weight * self.bin**2)
+
+    def _passed(self, views: Tensor, images: Tensor, optics: Callable[[Tensor], Tensor]) -> Tensor:
+        r"""The share `(B, V)` of each view's power that the optics of each image let pass.
+
+        With a CTF `C` that does not depend on the turn in the plane, as it hardly does,
+
+        .. math:: \sum_k b^2 C^2 |\hat T|^2 \, / \, \sum_k b^2 |\hat T|^2
+
+        where `b` is what averaging pixels leaves of a frequency; the optics are those of a point
+        in the middle.
+        """
+        point = images.new_zeros(self.box, self.box)
+        point[self.box // 2, self.box // 2] = 1.0
+        point = optics(point.expand(images.shape)).reshape(-1, self.box, self.box)
+        passed = torch.fft.rfft2(point).abs().square().flatten(1)
+        power = torch.fft.rfft2(views).abs().square().flatten(1) * self.kept
+        return passed @ (power / power.sum(-1, keepdim=True)).T
 
     def _rings(self, images: Tensor, shift: Tensor) -> Tensor:
         return rings(images, shift, by=self.bin, radii=self.radii, angles=self.angles)
@@ -219,3 +265,17 @@ def _grid(views: int, angles: int) -> tuple[Tensor, Tensor]:
     none = torch.zeros(angles)
     in_plane = quaternions.exponential(torch.stack([none, none, turn], dim=-1))
     return quaternions.product(about_y, about_z), in_plane
+
+
+def _kept(box: int, by: int) -> Tensor:
+    """What averaging ``by`` times ``by`` pixels keeps of the power of each frequency of ``rfft2``.
+
+    `(n,)`, twice that where the negative frequency, of the same power, is left out.
+    """
+    ky, kx = torch.fft.fftfreq(box), torch.fft.rfftfreq(box)
+    along_y, along_x = (torch.sinc(by * k) / torch.sinc(k) for k in (ky, kx))
+    twice = torch.full((len(kx),), 2.0)
+    twice[0] = 1.0
+    if box % 2 == 0:
+        twice[-1] = 1.0
+    return (along_y.square()[:, None] * along_x.square() * twice).flatten()
