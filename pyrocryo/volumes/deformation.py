@@ -217,8 +217,8 @@ class Deformation(GaussianVolume):
         weights = self._weights(z)
         if back:
             weights = -weights
-        s = (points - self.middle) / self.length
-        s = s.expand(*torch.broadcast_shapes(s.shape[:-2], z.shape[:-1]), *s.shape[-2:])
+        start = (points - self.middle) / self.length
+        s = start.expand(*torch.broadcast_shapes(start.shape[:-2], z.shape[:-1]), -1, -1)
         h = 1.0 / self.steps
         for _ in range(self.steps):
             first = self._velocity(s, weights)
@@ -226,7 +226,7 @@ class Deformation(GaussianVolume):
             third = self._velocity(s + h / 2 * second, weights)
             fourth = self._velocity(s + h * third, weights)
             s = s + h / 6 * (first + 2 * (second + third) + fourth)
-        return self.middle + self.length * s
+        return points + self.length * (s - start)
 
     def velocity(self, points: Tensor, z: Tensor) -> Tensor:
         """The field `v` in Å per unit of time at points `(..., n, 3)` in Å."""
