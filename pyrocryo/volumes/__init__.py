@@ -8,6 +8,7 @@ from torch import nn
 
 from pyrocryo.particles import Particles
 from pyrocryo.volumes.atoms import Atoms
+from pyrocryo.volumes.deformation import Deformation
 from pyrocryo.volumes.fourier import ImplicitFourier
 from pyrocryo.volumes.grid import Grid
 from pyrocryo.volumes.implicit import Implicit
@@ -16,6 +17,7 @@ from pyrocryo.volumes.rigid import RigidBodies
 
 __all__ = [
     "Atoms",
+    "Deformation",
     "Grid",
     "Implicit",
     "ImplicitFourier",
