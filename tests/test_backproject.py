@@ -1,4 +1,4 @@
-"""The map of particles in known poses: the right way round, at the right place, of all they show."""
+"""The map of particles in known poses: the right way round, in place, of all they show."""
 
 import numpy as np
 import pytest
