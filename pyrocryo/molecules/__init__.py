@@ -3,6 +3,20 @@
 from pyrocryo.molecules.adenylate_kinase import AdenylateKinase
 from pyrocryo.molecules.arms import Arms, TwoArms
 from pyrocryo.molecules.arms3d import Arms3D
+from pyrocryo.molecules.docking import Docked, dock
 from pyrocryo.molecules.elastic import Elastic, Modes, normal_modes
+from pyrocryo.molecules.mixture import Mixture, mixture
 
-__all__ = ["AdenylateKinase", "Arms", "Arms3D", "Elastic", "Modes", "TwoArms", "normal_modes"]
+__all__ = [
+    "AdenylateKinase",
+    "Arms",
+    "Arms3D",
+    "Docked",
+    "Elastic",
+    "Mixture",
+    "Modes",
+    "TwoArms",
+    "dock",
+    "mixture",
+    "normal_modes",
+]

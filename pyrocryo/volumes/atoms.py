@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pyrocryo.errors import InputError
+from pyrocryo.imaging import one_each
 from pyrocryo.perceptron import perceptron
 from pyrocryo.volumes.gaussians import SPEED, GaussianVolume
 
@@ -25,9 +26,9 @@ class Atoms(GaussianVolume):
 
     Images are exact, from windows where atoms are narrow beside the box (:class:`GaussianVolume`).
     Learned are the displacement modes `d`, the heights `w`, the widths `s` and the background `b`;
-    without a reference, positions too. With ``hidden`` layers the displacement is a network of
-    `z`, and motions may be curved. :meth:`known` makes the volume of a molecule whose motion is
-    known.
+    without a reference, or with one that is ``free``, positions too. With ``hidden`` layers the
+    displacement is a network of `z`, and motions may be curved. :meth:`known` makes the volume of
+    a molecule whose motion is known.
 
     Args:
         reference: `(A, 2)` or `(A, 3)` positions in Å from the box centre, or None for ``count``
@@ -35,8 +36,11 @@ class Atoms(GaussianVolume):
         pixel_size: Å per pixel of the images.
         dim: 2 or 3; only needed without a reference.
         count: Number of atoms without a reference.
-        width: First standard deviation in Å of each Gaussian (default: what fills the space
-            between atoms on a lattice; 4 Å for a reference).
+        width: First standard deviation in Å of each Gaussian, one or `(A,)` (default: what fills
+            the space between atoms on a lattice; 4 Å for a reference).
+        weight: First height of each, one or `(A,)`.
+        free: Whether a reference, too, learns where to go, such as one that stands for a map
+            (:func:`pyrocryo.molecules.mixture`).
         hidden: Widths of hidden layers between `z` and the displacements; () for linear modes.
         side: Voxels along an edge of exported maps; by default the box, but at most 128 or 48.
     """
@@ -48,12 +52,12 @@ class Atoms(GaussianVolume):
         pixel_size: float,
         dim: int = 2,
         count: int = 64,
-        width: float | None = None,
+        width: Any = None,
+        weight: Any = None,
+        free: bool = False,
         hidden: tuple[int, ...] = (64,),
         side: int | None = None,
     ) -> None:
-        if width is not None and not width > 0:
-            raise InputError(f"width: expected a positive number of Å, got {width}")
         if reference is not None:
             reference = torch.as_tensor(reference, dtype=torch.get_default_dtype())
             if reference.dim() != 2 or reference.shape[1] not in (2, 3) or not len(reference):
@@ -64,9 +68,10 @@ class Atoms(GaussianVolume):
         super().__init__(pixel_size=pixel_size, dim=dim, count=count, side=side)
         self.hidden = tuple(hidden)
         self._reference = reference
-        self._width = width
+        self._width = None if width is None else one_each("width", width, self.count)
         self._known: Callable[[Tensor], Tensor] | None = None
-        self._weight: Tensor | None = None
+        self._weight = None if weight is None else one_each("weight", weight, self.count, least=0)
+        self._free = free or reference is None
 
     @classmethod
     def known(cls, molecule: Any, *, pixel_size: float) -> Atoms:
@@ -101,8 +106,7 @@ class Atoms(GaussianVolume):
         height = torch.ones(self.count) if self._weight is None else self._weight
         self._place(start, width, height, box=box, learned=learned)
         if learned:
-            free = torch.zeros_like(start)
-            self.offset = nn.Parameter(free, requires_grad=self._reference is None)
+            self.offset = nn.Parameter(torch.zeros_like(start), requires_grad=self._free)
             self._learn_shapes()
             self.displacement = perceptron(latent, self.hidden, start.numel(), bias=False)
         return self
@@ -116,7 +120,7 @@ class Atoms(GaussianVolume):
         """What decides its numbers beside the weights: resuming goes by it."""
         told = super().extra_repr()
         if self._known is None:
-            return told
+            return f"{told}, free" if self._free and self._reference is not None else told
         moved = self._known(torch.linspace(-2, 2, self._latent)).abs().mean(dim=0)
         return f"{told}, known={[round(x, 4) for x in moved.tolist()]}"
 
