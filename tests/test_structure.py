@@ -304,3 +304,36 @@ def test_long_names_of_chains_need_mmcif(plain, tmp_path):
         write_structure(tmp_path / "a.pdb", s)
     write_structure(tmp_path / "a.cif", s)
     assert read_structure(tmp_path / "a.cif", chain="LB0").number.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("suffix", ["pdb", "cif.gz"])
+def test_trajectories_are_all_models(suffix, tmp_path, rng):
+    one = read_structure(_write(tmp_path / "one.pdb", _residue("A", 1), _residue("B", 2)))
+    where = one.positions + rng.standard_normal((3, 2, 3))
+    pc.io.write_structure(tmp_path / f"all.{suffix}", one, where)
+    first, positions = pc.io.read_trajectory(tmp_path / f"all.{suffix}")
+    np.testing.assert_allclose(positions, where, atol=1e-3)
+    np.testing.assert_allclose(first.positions, positions[0])
+    some, positions = pc.io.read_trajectory(tmp_path / f"all.{suffix}", chain="B")
+    assert some.chain.tolist() == ["B"]
+    np.testing.assert_allclose(positions, where[:, 1:], atol=1e-3)
+
+
+def test_models_of_a_trajectory_need_the_same_atoms(tmp_path):
+    def models(*parts):
+        lines = []
+        for m, part in enumerate(parts, start=1):
+            lines += [f"MODEL     {m:4d}", *(line for one in part for line in one), "ENDMDL"]
+        path = tmp_path / "some.pdb"
+        path.write_text("\n".join([*lines, "END"]))
+        return path
+
+    here = [_residue("A", 1), _residue("A", 2)]
+    other = [_residue("A", 1), _residue("A", 2, residue="GLY")]
+    message = "model 2 of 2 has CA of GLY 2 in chain A where the first has CA of ALA 2"
+    with pytest.raises(pc.InputError, match=message):
+        pc.io.read_trajectory(models(here, other))
+    with pytest.raises(pc.InputError, match="model 3 of 3 has 1 atoms where the first has 2"):
+        pc.io.read_trajectory(models(here, here, here[:1]))
+    with pytest.raises(pc.InputError, match="atoms: expected 'CA'"):
+        pc.io.read_trajectory(models(here), atoms="C1")

@@ -10,6 +10,7 @@ from pyrocryo.io import relion
 from pyrocryo.io.mrc import read_map, write_map
 from pyrocryo.io.save import save
 from pyrocryo.io.structure import Structure, read_structure, write_structure
+from pyrocryo.io.trajectory import read_trajectory
 from pyrocryo.particles import Particles
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "new_folder",
     "read_map",
     "read_structure",
+    "read_trajectory",
     "save",
     "write_components",
     "write_map",

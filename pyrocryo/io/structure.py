@@ -150,13 +150,27 @@ def read_structure(
         InputError: If the file cannot be read or holds no atoms; the model or chain is not in it;
             or nothing is left, such as Cα of nucleic acids.
     """
+    asked = {"chain": chain, "residues": residues, "atoms": atoms, "altloc": altloc, "blur": blur}
+    return taken(_model(opened(path), model, path), path, **asked)
+
+
+def taken(
+    part: gemmi.Model,
+    path: str | Path,
+    *,
+    chain: str | Sequence[str] | None,
+    residues: Iterable[int] | None,
+    atoms: str,
+    altloc: str,
+    blur: float,
+) -> Structure:
+    """What :func:`read_structure` takes of a model of a file that is open."""
     if atoms not in ("CA", "backbone", "all"):
         raise InputError(f"atoms: expected 'CA', 'backbone' or 'all', got {atoms!r}")
     if altloc != "highest" and (len(altloc) != 1 or altloc.isspace()):
         raise InputError(f"altloc: expected 'highest' or one letter, got {altloc!r}")
     if not 0 <= blur < math.inf:
         raise InputError(f"blur: expected 0 or a positive number of Å, got {blur}")
-    part = _model(_opened(path), model, path)
     chains = _chains(part, chain, path)
     numbers = None if residues is None else {int(number) for number in residues}
     rows = [
@@ -262,7 +276,7 @@ def _as_model(number: int, structure: Structure, positions: np.ndarray) -> gemmi
     return model
 
 
-def _opened(path: str | Path) -> gemmi.Structure:
+def opened(path: str | Path) -> gemmi.Structure:
     try:
         with open(path, "rb") as file:
             empty = not file.read(1)

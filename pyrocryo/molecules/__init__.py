@@ -1,4 +1,4 @@
-"""Molecules whose motions are known: the ground truth of benchmarks."""
+"""Molecules: those whose motions are known, and what structures and maps tell of motions."""
 
 from pyrocryo.molecules.adenylate_kinase import AdenylateKinase
 from pyrocryo.molecules.arms import Arms, TwoArms
@@ -6,6 +6,7 @@ from pyrocryo.molecules.arms3d import Arms3D
 from pyrocryo.molecules.docking import Docked, dock
 from pyrocryo.molecules.elastic import Elastic, Modes, normal_modes
 from pyrocryo.molecules.mixture import Mixture, mixture
+from pyrocryo.molecules.trajectory import amplitudes, anharmonic
 
 __all__ = [
     "AdenylateKinase",
@@ -16,6 +17,8 @@ __all__ = [
     "Mixture",
     "Modes",
     "TwoArms",
+    "amplitudes",
+    "anharmonic",
     "dock",
     "mixture",
     "normal_modes",
