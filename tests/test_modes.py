@@ -220,6 +220,92 @@ def test_the_pair_is_sound(modes):
     assert "capture" in pc.testing.check_pair(pair, particles)
 
 
+LEARNED = [
+    {"rest": True},
+    {"stretch": True},
+    {"whole": True},
+    {"rest": True, "whole": True, "hidden": ()},
+    {"rest": True, "whole": True, "hidden": (8,)},
+]
+
+
+@pytest.mark.parametrize("learned", LEARNED, ids=str)
+def test_what_is_learned_starts_at_the_first_modes(modes, learned):
+    """At the reference and along the modes, or near; and all of it has a gradient."""
+    torch.manual_seed(0)
+    volume = pc.volumes.NormalModes(modes, pixel_size=3.0, amplitude=4.0, **learned).build(2, 32)
+    plain = pc.volumes.NormalModes(modes, pixel_size=3.0, amplitude=4.0).build(2, 32)
+    z = torch.randn(40, 2)
+    far = (volume.structure(z) - plain.structure(z)).detach().square().sum(-1).mean().sqrt()
+    still = (plain.structure(z) - plain.structure(0 * z)).square().sum(-1).mean().sqrt()
+    most = {None: 1e-5, (): 0.4, (8,): 1.0}[volume.hidden]  # Å
+    assert far.item() < most < 1.5 < still.item()
+    (volume.centres(z) * torch.randn(214, 3)).sum().backward()
+    own = [n for n, _ in volume.named_parameters() if n not in LOOKS]
+    assert own
+    assert all(volume.get_parameter(name).grad.abs().sum() > 0 for name in own)
+
+
+LOOKS = ("brightness", "background", "log_width", "log_height")
+
+
+def test_rest_and_combinations_go_along_the_modes(modes):
+    """Amplitudes that the volume tells are those of the atoms, superposed or not."""
+    learned = {"amplitude": [1.0, 2, 3, 4, 5, 6], "rest": True, "stretch": True, "hidden": ()}
+    volume = pc.volumes.NormalModes(modes, pixel_size=3.0, **learned).build(2, 32)
+    with torch.no_grad():
+        for parameter in (volume.constant, volume.mixing, volume.log_factor):
+            parameter.normal_(std=0.05)
+        z = torch.randn(5, 2)
+        q = volume.amplitudes(z).double().numpy()
+        moved = volume.structure(z).double().numpy()
+    assert volume.factor.item() != 1.0
+    expected = OPEN + np.tensordot(q * volume.scale, modes.vectors, axes=1)
+    np.testing.assert_allclose(moved, expected, atol=1e-4)
+    found = pc.molecules.amplitudes(modes, moved, learned["amplitude"])
+    np.testing.assert_allclose(found, q, atol=1e-4)
+
+
+def test_the_whole_turns_and_shifts_with_the_modes(modes):
+    """Frames of a part: what is left of a motion seen from three atoms goes to 0."""
+    from pyrocryo.volumes.modes import rigid
+
+    flat = rigid(OPEN).reshape(6, -1)
+    np.testing.assert_allclose(flat @ flat.T, np.eye(6), atol=1e-12)
+    np.testing.assert_allclose(modes.vectors.reshape(6, -1) @ flat.T, 0, atol=1e-9)
+    volume = pc.volumes.NormalModes(modes, pixel_size=3.0, whole=True).build(1, 32)
+    some = [10, 80, 200]
+    first, turns = modes.vectors[0] * volume.scale[0], volume.basis[-6:].double().numpy() * 3.0
+    goal = np.linalg.lstsq(turns[:, some].reshape(6, -1).T, -first[some].ravel(), rcond=None)[0]
+    with torch.no_grad():
+        volume.mixing.copy_(torch.as_tensor(goal)[:, None] / 5.0)
+    moved = volume.structure(torch.ones(1, 1))[0].detach().numpy() - OPEN
+    left = np.linalg.norm(first[some]), np.linalg.norm(moved[some])
+    assert left[1] < 0.5 * left[0]
+    assert np.linalg.norm(moved) > np.linalg.norm(first)
+    torch.testing.assert_close(volume.amplitudes(torch.ones(1, 1))[0, 0], torch.tensor(1.0))
+
+
+@pytest.mark.parametrize("learned", LEARNED, ids=str)
+def test_seeds_of_learned_motions_train_together(modes, learned, caplog):
+    """Traced, and stacked: each seed goes where it goes alone."""
+    molecule = pc.molecules.Elastic(modes.take([0, 1]), amplitude=4.0)
+    particles = pc.simulate.poses(molecule, n=60, box=16, pixel_size=6.0)
+    volume = pc.volumes.NormalModes(modes, pixel_size=6.0, amplitude=4.0, **learned)
+    pair = pc.Pair(pc.priors.IsotropicNormal(2), volume, 16, guide=pc.guides.GaussNewton(2))
+    assert "capture" in pc.testing.check_pair(pair, particles)
+    told = {"steps": 4, "batch_size": 20}
+    both = pc.fit(pair, particles, seeds=[0, 1], **told).pairs
+    alone = pc.fit(pair, particles, seeds=[1], **told).pairs[0]
+    assert not caplog.text  # such as that seeds train one after another
+    for (name, p), q in zip(both[1].named_parameters(), alone.parameters(), strict=True):
+        torch.testing.assert_close(p, q, atol=2e-4, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}")
+    if learned.get("hidden") is not None:
+        mixed = [dict(p.volume.named_parameters()) for p in both]
+        name = "mixing" if learned["hidden"] == () else "network.0.weight"
+        assert (mixed[0][name] - mixed[1][name]).abs().max() > 1e-3
+
+
 def test_those_who_resume_are_told_the_modes(modes):
     said = {
         repr(pc.volumes.NormalModes(some, pixel_size=2.0, amplitude=a))
@@ -227,6 +313,8 @@ def test_those_who_resume_are_told_the_modes(modes):
         for a in (1.0, 2.0)
     }
     assert len(said) == 6
+    learned = [pc.volumes.NormalModes(modes, pixel_size=2.0, **how) for how in LEARNED]
+    assert len({repr(volume) for volume in learned} | said) == 6 + len(LEARNED)
 
 
 def test_two_modes_are_recovered(modes):

@@ -55,6 +55,9 @@ class NormalModes(GaussianVolume):
         amplitude: Factor `a` on the thermal amplitudes, or one for each mode `(n,)`.
         rest: Learn `c`, from 0, along all modes: for a reference that is not the mean of the
             particles. `z` then counts from there, and no longer from the reference.
+        stretch: Learn one more factor on the amplitudes of `z`, from 1 (:attr:`factor`): how much
+            further the molecule moves than its springs say. Units of `z` then say no more than
+            how the modes compare.
         hidden: Learn `f`, from about 0: () for a linear one, or the widths of hidden layers, for
             motions that are curved; None for none.
         whole: Let turns and shifts of the molecule go with the modes (six more rows of `c` and
@@ -77,6 +80,7 @@ class NormalModes(GaussianVolume):
         pixel_size: float,
         amplitude: Any = 1.0,
         rest: bool = False,
+        stretch: bool = False,
         hidden: tuple[int, ...] | None = None,
         whole: bool = False,
         width: Any = 4.0,
@@ -88,6 +92,7 @@ class NormalModes(GaussianVolume):
         self.scale = modes.scales(amplitude)
         self.stiffness = modes.stiffness(amplitude)
         self.rest = rest
+        self.stretch = stretch
         self.hidden = None if hidden is None else tuple(hidden)
         self.whole = whole
         self._width = one_each("width", width, self.count)
@@ -124,6 +129,8 @@ class NormalModes(GaussianVolume):
         unit = FIRST_RMS * math.sqrt(self.count) * thermal / thermal.max()
         basis = unit[:, None, None] * basis / self.pixel_size
         self.register_buffer("basis", torch.as_tensor(basis, **like))
+        if self.stretch:
+            self.log_factor = nn.Parameter(torch.zeros(()))
         if self.rest:
             self.constant = nn.Parameter(torch.zeros(len(basis)))
         if self.hidden:
@@ -145,13 +152,19 @@ class NormalModes(GaussianVolume):
         far = np.linspace(1, 2, len(self.scale)) * self.scale
         far = self._modes.positions + np.tensordot(far, self._modes.vectors, axes=1)
         told = [f"{value:.5g}" for value in (*self.scale, *np.abs(far).mean(axis=0))]
-        more = f", rest={self.rest}, hidden={self.hidden}, whole={self.whole}"
-        learned = self.rest or self.whole or self.hidden is not None
-        return f"{super().extra_repr()}, modes=[{', '.join(told)}]{more if learned else ''}"
+        learned = {"rest": self.rest, "stretch": self.stretch, "whole": self.whole}
+        more = "".join(f", {name}" for name, given in learned.items() if given)
+        more += "" if self.hidden is None else f", hidden={self.hidden}"
+        return f"{super().extra_repr()}, modes=[{', '.join(told)}]{more}"
+
+    @property
+    def factor(self) -> Tensor:
+        """What ``amplitude`` is to be multiplied by, as learned (1 without ``stretch``)."""
+        return (SPEED * self.log_factor).exp() if self.stretch else self.start.new_ones(())
 
     def centres(self, z: Tensor) -> Tensor:
         """Positions `(..., A, 3)` in pixels from the box centre, of `z` `(..., K)`."""
-        moved = z @ self.along.flatten(1)
+        moved = z @ (self.factor * self.along if self.stretch else self.along).flatten(1)
         further = self._further(z)
         if further is not None:
             moved = moved + further @ self.basis.flatten(1)
@@ -160,7 +173,7 @@ class NormalModes(GaussianVolume):
     def amplitudes(self, z: Tensor) -> Tensor:
         """How far it is along each of the n modes, `(..., n)`, in units of :attr:`scale`."""
         n = len(self.scale)
-        q = nn.functional.pad(z, (0, n - z.shape[-1]))
+        q = nn.functional.pad(self.factor * z, (0, n - z.shape[-1]))
         further = self._further(z)
         if further is None:
             return q
