@@ -268,7 +268,8 @@ def test_components_as_maps(tmp_path):
     files = pc.io.write_components(tmp_path / "3d", _pair(3), ica, pixel_size=1.5)
     assert [f.name for f in files[:2]] == ["ic1_01_first.mrc", "ic1_02.mrc"]
     assert files[9].name == "ic1_10_last.mrc"
-    assert len(files) == 20
+    assert files[10].name == "ic1.cxc"
+    assert len(files) == 22
     for n, z in enumerate(ica.path(0)):
         array, voxel = pc.io.read_map(files[n])
         assert array.shape == (8, 8, 8)

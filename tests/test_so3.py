@@ -209,7 +209,7 @@ def test_arms_in_space():
     gone = (still - moved).norm(dim=-1) > 1e-6
     assert gone.nonzero().ravel().tolist() == [7, 8, 9]  # one arm of three Gaussians
     mirrored = still * torch.tensor([1.0, 1.0, -1.0])
-    turn, move = pc.molecules.adenylate_kinase.superposition(mirrored.numpy(), still.numpy())
+    turn, move = pc.molecules.domains.superposition(mirrored.numpy(), still.numpy())
     fitted = mirrored.numpy() @ turn.T + move
     assert np.sqrt(((fitted - still.numpy()) ** 2).sum(-1).mean()) > 5  # Å: it has a hand
     with pytest.raises(pc.InputError, match="k: expected at least one arm"):

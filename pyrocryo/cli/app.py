@@ -11,6 +11,7 @@ from pyrocryo.cli.bench import Bench
 from pyrocryo.cli.fit import Fit, command
 from pyrocryo.cli.ica import Ica
 from pyrocryo.cli.identify import Identify
+from pyrocryo.cli.movie import Movie
 from pyrocryo.cli.parse import parsed
 from pyrocryo.cli.read import Compare, Report
 from pyrocryo.cli.rehearse import Rehearse
@@ -27,6 +28,7 @@ COMMANDS = {
     "compare": Compare,
     "identify": Identify,
     "ica": Ica,
+    "movie": Movie,
     "rehearse": Rehearse,
     "bench": Bench,
 }

@@ -8,11 +8,13 @@ from pyrocryo.diagnose.invertibility import Invertibility, invertibility
 from pyrocryo.diagnose.separation import separation
 from pyrocryo.diagnose.simulator import simulator
 from pyrocryo.diagnose.stereochemistry import Stereochemistry, stereochemistry
+from pyrocryo.diagnose.structures import Structures, structures
 from pyrocryo.diagnose.turning import turned_batch, turned_images
 from pyrocryo.diagnose.twin import Twins, evil_twin
 
 __all__ = [
     "Gap", "Generator", "Indices", "Invariance", "Invertibility", "Stereochemistry",
-    "Twins", "amortisation_gap", "evil_twin", "indices", "invertibility", "pose_invariance",
-    "separation", "simulator", "stereochemistry", "turned_batch", "turned_images",
+    "Structures", "Twins", "amortisation_gap", "evil_twin", "indices", "invertibility",
+    "pose_invariance", "separation", "simulator", "stereochemistry", "structures",
+    "turned_batch", "turned_images",
 ]  # fmt: skip

@@ -25,6 +25,7 @@ __all__ = [
     "save",
     "write_components",
     "write_map",
+    "write_motion",
     "write_structure",
 ]
 
@@ -58,4 +59,8 @@ def __getattr__(name: str) -> Any:
         from pyrocryo.io.components import write_components
 
         return write_components
+    if name == "write_motion":
+        from pyrocryo.io.motion import write_motion
+
+        return write_motion
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from pyrocryo.errors import InputError
 from pyrocryo.files import replacing
 from pyrocryo.identify import LinearICA
-from pyrocryo.io.mrc import write_map, write_stack
+from pyrocryo.io.motion import checked_pair, checked_structure, write_along
 from pyrocryo.io.run_folder import write_json
+from pyrocryo.io.structure import Structure
 from pyrocryo.pair import Pair
 from pyrocryo.svi import Fit
 
@@ -32,16 +32,18 @@ def write_components(
     edges: tuple[float, float] | None = None,
     seed: int | None = None,
     pixel_size: float | None = None,
+    structure: Structure | None = None,
     rows: np.ndarray | None = None,
 ) -> list[Path]:
     r"""Writes what each component does: maps from its first bin to its last, and who is in those.
 
     For component `k` (from 1): ``ic{k}_01_first.mrc``, ``ic{k}_02.mrc``, ... and
     ``ic{k}_10_last.mrc``, the decoded :meth:`~pyrocryo.identify.LinearICA.path` (as Fig. 2 F, G
-    of Klindt et al. 2024 after Gao et al. 2020); in the plane the first and last, and the path as
-    one stack ``ic{k}.mrcs``. ``ic{k}_first.txt`` and ``ic{k}_last.txt`` list the
-    particles in the outer bins, to reconstruct maps from; ``ica.json`` holds the numbers
-    and the reading, ``sources.npy`` the components.
+    of Klindt et al. 2024 after Gao et al. 2020), with ``ic{k}.pdb`` where the volume has atoms and
+    ``ic{k}.cxc``, a script for ChimeraX (:func:`~pyrocryo.io.write_motion`); in the plane the
+    first and last, and the path as one stack ``ic{k}.mrcs``. ``ic{k}_first.txt`` and
+    ``ic{k}_last.txt`` list the particles in the outer bins, to reconstruct maps from;
+    ``ica.json`` holds the numbers and the reading, ``sources.npy`` the components.
 
     Args:
         out: The folder; files of these names are replaced.
@@ -51,21 +53,26 @@ def write_components(
         edges: As for :meth:`LinearICA.bins <pyrocryo.identify.LinearICA.bins>`.
         seed: Which seed of a fit of several the latents are of.
         pixel_size: Å per pixel of the images; needed with a pair alone.
+        structure: Names of the volume's atoms; by default Cα of alanines.
         rows: `(N,)`, what to list the particles by; by default their rows in the latents, from 0.
 
     Returns:
-        Files of maps.
+        Files of maps, structures and scripts.
 
     Raises:
         InputError: If the latents are not those of the pair, or it is not clear which pair.
     """
     out = Path(out)
     k = ica.sources.shape[1]
-    pair = None if fit is None else _pair(fit, seed, ica)
-    if isinstance(fit, Fit):
-        pixel_size = float(fit.example.pixel_size)
-    if pair is not None and not (pixel_size is not None and pixel_size > 0):
-        raise InputError(f"pixel_size: expected Å per pixel, got {pixel_size}")
+    pair = None
+    if fit is not None:
+        pair, pixel_size = checked_pair(fit, seed, pixel_size)
+        if len(ica.mean) != pair.dim:
+            raise InputError(
+                f"ica: expected one of the {pair.dim} latents of the pair, got one of "
+                f"{len(ica.mean)} numbers a particle"
+            )
+        checked_structure(pair, structure)
     paths = [ica.path(n, count=count, edges=edges) for n in range(k)]
     inner = [ica.bins(n, count=count, edges=edges) for n in range(k)]
     rows = np.arange(len(ica.sources)) if rows is None else np.asarray(rows)
@@ -78,7 +85,7 @@ def write_components(
             with replacing(out / f"ic{n}_{name}.txt") as temporary:
                 np.savetxt(temporary, rows[which], fmt="%d" if rows.dtype.kind in "iu" else "%s")
         if pair is not None:
-            written += _maps(out, f"ic{n}", pair, path, float(pixel_size))
+            written += write_along(out, f"ic{n}", pair, path, pixel_size, structure)
     with replacing(out / "sources.npy") as temporary:
         np.save(temporary, ica.sources)
     write_json(out / "ica.json", summary(ica) | {"path": [path.tolist() for path in paths]})
@@ -90,39 +97,3 @@ def summary(ica: LinearICA) -> dict:
     told = {"reading": ica.reading, "method": ica.method, "separated": list(ica.separated)}
     told |= {"gaussian": list(ica.gaussian), "subspaces": [list(group) for group in ica.subspaces]}
     return told | {name: getattr(ica, name).tolist() for name in LISTED}
-
-
-def _pair(fit: Fit | Pair, seed: int | None, ica: LinearICA) -> Pair:
-    pair = fit
-    if isinstance(fit, Fit):
-        if seed is None and len(fit.seeds) > 1:
-            raise InputError(f"seed: expected one of {list(fit.seeds)}, whose latents these are")
-        seed = fit.seeds[0] if seed is None else seed
-        if seed not in fit.seeds:
-            raise InputError(f"seed: expected one of {list(fit.seeds)}, got {seed}")
-        pair = fit.pairs[list(fit.seeds).index(seed)]
-    if len(ica.mean) != pair.dim:
-        raise InputError(
-            f"ica: expected one of the {pair.dim} latents of the pair, got one of "
-            f"{len(ica.mean)} numbers a particle"
-        )
-    return pair
-
-
-def _maps(out: Path, stem: str, pair: Pair, path: np.ndarray, pixel_size: float) -> list[Path]:
-    """Decodes one map at a time, as maps in space are large."""
-    flat = pair.volume.dim == 2
-    digits, stack, written = max(2, len(str(len(path)))), [], []
-    for n, z in enumerate(path, start=1):
-        end = {1: "_first", len(path): "_last"}.get(n, "")
-        array = pair.density(torch.as_tensor(z)).cpu().numpy()
-        voxel = pair.box * pixel_size / array.shape[-1]
-        if flat:
-            stack.append(array)
-        if end or not flat:
-            written.append(out / f"{stem}_{n:0{digits}d}{end}.mrc")
-            write_map(written[-1], array, voxel)
-    if flat:
-        written.append(out / f"{stem}.mrcs")
-        write_stack(written[-1], np.stack(stack), voxel)
-    return written

@@ -4,6 +4,7 @@ from pyrocryo.molecules.adenylate_kinase import AdenylateKinase
 from pyrocryo.molecules.arms import Arms, TwoArms
 from pyrocryo.molecules.arms3d import Arms3D
 from pyrocryo.molecules.docking import Docked, dock
+from pyrocryo.molecules.domains import DomainMotions, domain_angles
 from pyrocryo.molecules.elastic import Elastic, Modes, normal_modes
 from pyrocryo.molecules.mixture import Mixture, mixture
 from pyrocryo.molecules.trajectory import amplitudes, anharmonic
@@ -13,6 +14,7 @@ __all__ = [
     "Arms",
     "Arms3D",
     "Docked",
+    "DomainMotions",
     "Elastic",
     "Mixture",
     "Modes",
@@ -20,6 +22,7 @@ __all__ = [
     "amplitudes",
     "anharmonic",
     "dock",
+    "domain_angles",
     "mixture",
     "normal_modes",
 ]

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from pyrocryo.errors import InputError
+from pyrocryo.molecules.domains import superposition
 from pyrocryo.molecules.gaussians import Gaussians
 
-__all__ = ["AdenylateKinase", "superposition"]
+__all__ = ["AdenylateKinase"]
 
 DATA = Path(__file__).with_name("adenylate_kinase.npz")
 DOMAINS = {"NMP": np.arange(30, 60), "LID": np.arange(122, 160)}  # residues, counted from 1
@@ -92,19 +93,6 @@ class AdenylateKinase(Gaussians):
                     torch.as_tensor(member, device=z.device),
                 )
         return self._moved[place]
-
-
-def superposition(moving: np.ndarray, fixed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rotation `R` and translation `t` that minimise :math:`|R r + t - s|` (Kabsch 1976).
-
-    Args:
-        moving: Points `r`, `(A, 3)`.
-        fixed: Points `s`, `(A, 3)`.
-    """
-    a, b = moving.mean(axis=0), fixed.mean(axis=0)
-    u, _, vt = np.linalg.svd((fixed - b).T @ (moving - a))
-    turn = u @ np.diag([1.0, 1.0, np.sign(np.linalg.det(u @ vt))]) @ vt
-    return turn, b - turn @ a
 
 
 def _hinge(start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:

@@ -17,7 +17,8 @@ import gemmi
 import numpy as np
 
 from pyrocryo.files import replacing
-from pyrocryo.molecules.adenylate_kinase import DATA, DOMAINS, superposition
+from pyrocryo.molecules.adenylate_kinase import DATA, DOMAINS
+from pyrocryo.molecules.domains import superposition
 
 FILES = {"ca_open": "4akeA_alg_fixed.pdb", "ca_closed": "pdb1ake.pdb"}
 

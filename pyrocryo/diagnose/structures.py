@@ -1,0 +1,257 @@
+"""Decoded structures and maps against those that simulated particles were made from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyrocryo.diagnose.common import first, models
+from pyrocryo.diagnose.conformations import atoms, has_atoms, posterior_means
+from pyrocryo.errors import InputError
+from pyrocryo.imaging import splat_map
+from pyrocryo.metrics import mcc
+from pyrocryo.metrics.maps import fsc, resolution
+from pyrocryo.metrics.r2 import halves
+from pyrocryo.molecules.domains import domain_angles, superposition
+from pyrocryo.pair import Pair
+from pyrocryo.particles import Particles
+from pyrocryo.svi import Fit
+
+__all__ = ["Structures", "structures"]
+
+HALF = 0.5  # of the Fourier shell correlation
+
+
+@dataclass(frozen=True)
+class Structures:
+    """Conformations decoded at the posterior mean, for S seeds, against the truth.
+
+    Attributes:
+        rmsd: `(S, M)` Å, root mean square deviation of the atoms of M conformations; None without
+            atoms that correspond to the molecule's.
+        superposed: `(S, M)` Å, the same with each conformation superposed on its truth: the error
+            of shape alone.
+        still_rmsd: `(M,)` Å, of the true conformation at the mean of the true `z`: what a volume
+            that does not move can have at best.
+        resolution: `(S, m)` Å at which the Fourier shell correlation of decoded and true density
+            falls below .5, of m conformations; no mask. None where the frame is not known.
+        still_resolution: `(m,)` Å, of the true density at the mean of the true `z`.
+        nyquist: Å, the finest that the maps can show.
+        spearman: `(S, H)` rank correlation of each true coordinate with the angle of the domain
+            that follows it best; None without atoms or without domains.
+        fitted: Whether the poses were not known, and one rigid motion of all structures was fitted
+            on the half that is not scored.
+        seeds: Their names.
+        reading: The same in words.
+    """
+
+    rmsd: np.ndarray | None
+    superposed: np.ndarray | None
+    still_rmsd: np.ndarray | None
+    resolution: np.ndarray | None
+    still_resolution: np.ndarray | None
+    nyquist: float
+    spearman: np.ndarray | None
+    fitted: bool
+    seeds: tuple[int, ...]
+    reading: str
+
+    def scores(self) -> dict[str, list[float]]:
+        """Medians and 90th percentiles, one number a seed, as model files return them.
+
+        ``rmsd``, ``rmsd_90``, ``rmsd_superposed``, ``rmsd_still``, ``fsc_half``, ``fsc_half_90``,
+        ``fsc_half_still`` (all in Å) and ``angle_spearman_1``, ...: those that are known.
+        """
+        told: dict[str, list[float]] = {}
+
+        def put(name: str, values: np.ndarray | None, share: float = 0.5) -> None:
+            if values is not None:
+                rows = np.broadcast_to(values, (len(self.seeds), values.shape[-1]))
+                told[name] = np.quantile(rows, share, axis=1).tolist()
+
+        put("rmsd", self.rmsd)
+        put("rmsd_90", self.rmsd, 0.9)
+        put("rmsd_superposed", self.superposed)
+        put("rmsd_still", self.still_rmsd)
+        put("fsc_half", self.resolution)
+        put("fsc_half_90", self.resolution, 0.9)
+        put("fsc_half_still", self.still_resolution)
+        if self.spearman is not None:
+            for k, column in enumerate(self.spearman.T, start=1):
+                told[f"angle_spearman_{k}"] = column.tolist()
+        return told
+
+
+def structures(
+    fit: Fit | Pair,
+    molecule: Any,
+    particles: Particles,
+    *,
+    most: int = 200,
+    maps: int = 20,
+    segmentation: Any = None,
+) -> Structures:
+    """What a fit decodes, against the molecule that the particles were simulated from.
+
+        >>> print(pc.diagnose.structures(fit, adk, particles.test).reading)  # doctest: +SKIP
+
+    With known poses the frames agree, and nothing is superposed for ``rmsd``. With unknown ones
+    the decoded molecule lies anywhere: one rotation and translation for all conformations is
+    fitted to the atoms on one half of them (Kabsch 1976), and scored on the other; maps are then
+    compared in that frame. Without atoms there is no such frame, and nothing is compared.
+
+    Args:
+        fit: A fit, or a trained pair, of a volume in space.
+        molecule: What was simulated, with ``centres(z)``, ``width``, ``weight`` and ``dim``.
+        particles: With ``truth``, such as ``particles.test``.
+        most: Particles to look at.
+        maps: Of their conformations (of each frame), at most how many to compare as maps.
+        segmentation: `(A,)` domains of the atoms, for ``spearman``; by default
+            ``molecule.domain``, if it has it.
+
+    Raises:
+        InputError: If the volume is flat, or the particles have no truth, or one of another
+            molecule.
+    """
+    pairs = models(fit, particles, 4)
+    if "truth" not in particles.fields:
+        raise InputError("particles: expected the truth of simulated particles, they have none")
+    if any(pair.volume.dim != 3 for pair in pairs.values()) or molecule.spatial != 3:
+        raise InputError("fit: expected a volume and a molecule in space; flat ones have no atoms")
+    if maps < 1:
+        raise InputError(f"maps: expected one or more, got {maps}")
+    part = first(particles, most)
+    true_z = part.truth.reshape(-1, part.truth.shape[-1])
+    if true_z.shape[1] != molecule.dim:
+        raise InputError(
+            f"molecule: moves in {molecule.dim} ways, the truth has {true_z.shape[1]}"
+        )
+    truth = _centres(molecule, true_z)
+    still = _centres(molecule, true_z.mean(axis=0))
+    some = next(iter(pairs.values()))
+    hidden = some.pose.latent
+    fitted, rows = halves(len(truth), part.frames or 1, 0) if hidden else (None,) * 2
+    rows = np.arange(len(truth)) if rows is None else np.sort(rows)
+    if segmentation is None:
+        segmentation = getattr(molecule, "domain", None)
+    alike = all(_correspond(pair, truth.shape[1]) for pair in pairs.values())
+    seen = rows[np.unique(np.linspace(0, len(rows) - 1, maps).round().astype(int))]
+    voxel = some.box * part.pixel_size / some.volume.side
+    found: dict[str, list] = {"rmsd": [], "superposed": [], "spearman": [], "resolution": []}
+    for pair in pairs.values():
+        z = posterior_means(pair, part)
+        turn, move = np.eye(3), np.zeros(3)
+        if alike:
+            x = atoms(pair, z)
+            if hidden:
+                turn, move = superposition(*(a[fitted].reshape(-1, 3) for a in (x, truth)))
+            placed = x[rows] @ turn.T + move
+            found["rmsd"].append(_rmsd(placed, truth[rows]))
+            own = superposition(placed, truth[rows])
+            moved = placed @ np.swapaxes(own[0], -1, -2) + own[1][:, None]
+            found["superposed"].append(_rmsd(moved, truth[rows]))
+            if segmentation is not None:
+                angles = _hinges(x[rows], still, segmentation)
+                found["spearman"].append(
+                    [
+                        mcc(true_z[rows, [k], None], angles, kind="spearman").value
+                        for k in range(molecule.dim)
+                    ]
+                )
+        if alike or not hidden:
+            # the truth where the decoded molecule lies
+            there = (truth[seen] - move) @ turn
+            found["resolution"].append(
+                [
+                    _half(_density(pair, code), centres, molecule, voxel)
+                    for code, centres in zip(z[seen], there, strict=True)
+                ]
+            )
+    got = {name: np.array(values) if values else None for name, values in found.items()}
+    still_map = _true_map(still, molecule, some.volume.side, voxel)
+    numbers = {
+        **got,
+        "still_rmsd": _rmsd(still[None], truth[rows]) if alike else None,
+        "still_resolution": None
+        if got["resolution"] is None
+        else np.array([_half(still_map, centres, molecule, voxel) for centres in truth[seen]]),
+        "nyquist": 2 * voxel,
+        "fitted": hidden and alike,
+    }
+    return Structures(**numbers, seeds=tuple(pairs), reading=_reading(**numbers))
+
+
+def _centres(molecule: Any, z: np.ndarray) -> np.ndarray:
+    with torch.no_grad():
+        return molecule.centres(torch.as_tensor(z, dtype=torch.float64)).numpy()
+
+
+def _correspond(pair: Pair, count: int) -> bool:
+    """Whether atoms are the molecule's one by one: as many, and begun at a reference."""
+    if not has_atoms(pair) or getattr(pair.volume, "_reference", 0) is None:
+        return False
+    return atoms(pair, np.zeros(pair.dim)).shape[-2] == count
+
+
+def _rmsd(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return np.sqrt(np.square(x - y).sum(axis=-1).mean(axis=-1))
+
+
+def _hinges(x: np.ndarray, reference: np.ndarray, segmentation: Any) -> np.ndarray:
+    return domain_angles(x, reference, segmentation).hinges()[1]
+
+
+def _density(pair: Pair, z: np.ndarray) -> np.ndarray:
+    return pair.density(torch.as_tensor(z)).cpu().numpy()
+
+
+def _true_map(centres: np.ndarray, molecule: Any, side: int, voxel: float) -> np.ndarray:
+    width, weight = (a.to(torch.float64).cpu() for a in (molecule.width, molecule.weight))
+    told: Tensor = splat_map(torch.as_tensor(centres), width, weight, side=side, voxel_size=voxel)
+    return told.numpy()
+
+
+def _half(density: np.ndarray, centres: np.ndarray, molecule: Any, voxel: float) -> float:
+    true = _true_map(centres, molecule, density.shape[-1], voxel)
+    return resolution(fsc(density, true), voxel, HALF)
+
+
+def _reading(
+    rmsd: np.ndarray | None,
+    superposed: np.ndarray | None,
+    still_rmsd: np.ndarray | None,
+    resolution: np.ndarray | None,
+    still_resolution: np.ndarray | None,
+    nyquist: float,
+    spearman: np.ndarray | None,
+    fitted: bool,
+) -> str:
+    said = []
+    if rmsd is not None:
+        where = "one frame fitted on the other half" if fitted else "nothing superposed"
+        said.append(
+            f"atoms are off by {np.median(rmsd):.2f} Å (median RMSD; 90 % of conformations below "
+            f"{np.quantile(rmsd, 0.9):.2f} Å; {where}), {np.median(superposed):.2f} Å once each "
+            f"is superposed; a perfect volume that does not move is off by "
+            f"{np.median(still_rmsd):.2f} Å"
+        )
+    if spearman is not None:
+        rho = ", ".join(f"{value:.3f}" for value in spearman.mean(axis=0))
+        said.append(f"angles of its domains follow the true coordinates with Spearman {rho}")
+    if resolution is not None:
+        low, high = np.quantile(resolution, [0.1, 0.9])
+        said.append(
+            f"maps agree with the true density (FSC = .5) to {np.median(resolution):.1f} Å "
+            f"({low:.1f} to {high:.1f} Å for 80 % of conformations; Nyquist {nyquist:.1f} Å), the "
+            f"true mean conformation to {np.median(still_resolution):.1f} Å"
+        )
+    else:
+        said.append(
+            "poses are unknown and the volume has no atoms of the molecule, so there is no frame "
+            "to compare maps in"
+        )
+    return "; ".join(said)
