@@ -1,6 +1,6 @@
 """Image formation: what the microscope does to a molecule's density."""
 
-from pyrocryo.imaging.ctf import contrast_transfer, modulated
+from pyrocryo.imaging.ctf import contrast_transfer, filtered, modulated, transfer
 from pyrocryo.imaging.resample import polar, resample, resample_projection, rings
 from pyrocryo.imaging.slices import band_limited, slice_projection
 from pyrocryo.imaging.splat import one_each, splat, splat_map, window
@@ -8,6 +8,7 @@ from pyrocryo.imaging.splat import one_each, splat, splat_map, window
 __all__ = [
     "band_limited",
     "contrast_transfer",
+    "filtered",
     "modulated",
     "one_each",
     "polar",
@@ -17,5 +18,6 @@ __all__ = [
     "slice_projection",
     "splat",
     "splat_map",
+    "transfer",
     "window",
 ]
