@@ -11,9 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-import torch
-
 import pyrocryo as pc
 
 
@@ -38,7 +35,7 @@ class Config:
     blend: int = 3
     """Residues on either side of a joint that share its motion."""
     limit: int = 0
-    """Held-out molecules to compute the information limit for."""
+    """Held-out molecules to compute the information limit for (100 take a minute or two)."""
     data_seed: int = 0
     """Seed of the simulated data."""
 
@@ -101,3 +98,15 @@ def pair(config: Config, particles: pc.Particles) -> pc.Pair:
         box=particles.box,
         rotate=config.bodies == "free" and time,
     )
+
+
+def scores(config: Config, fit: pc.Fit, scored: pc.Particles, out: Path) -> dict[str, list[float]]:
+    """Structures against the truth, bonds, and what the images allow."""
+    if "truth" not in scored.fields:
+        return {}
+    law = pc.priors.LaplaceTransition(2, rate=2.0) if config.prior == "time" else None
+    molecule = pc.molecules.AdenylateKinase()
+    found = pc.diagnose.structures(fit, molecule, scored, limit=config.limit, law=law)
+    bonds = pc.diagnose.stereochemistry(fit, scored)
+    print(f"{found.reading}\n{bonds.reading}")
+    return found.scores() | {"bond_max": bonds.bond_max.tolist(), "torn": bonds.torn.tolist()}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
 
 from pyrocryo.errors import InputError
-from pyrocryo.imaging import modulated
+from pyrocryo.imaging import filtered, modulated, transfer
 from pyrocryo.particles import Particles
 
 __all__ = ["CTF"]
@@ -18,11 +20,13 @@ class CTF(nn.Module):
 
     ``Pair(..., optics=pc.optics.CTF())``, for particles with a field ``ctf``
     (:func:`pyrocryo.imaging.contrast_transfer`). What the volume learns is then the density, and
-    the encoders see phase-flipped images: those without the oscillating sign.
+    the encoders see phase-flipped images: those without the oscillating sign. Guides that compare
+    images with projections of the volume see the images as they are, and projections through
+    the CTF.
 
     Args:
         margin: See :func:`pyrocryo.imaging.modulated`.
-        flip: Whether encoders see phase-flipped images, or images as they are.
+        flip: Whether other encoders see phase-flipped images, or images as they are.
     """
 
     def __init__(self, *, margin: int = 1, flip: bool = True) -> None:
@@ -47,7 +51,16 @@ class CTF(nn.Module):
 
     def forward(self, clean: Tensor, batch: Any) -> Tensor:
         """Clean images `(..., B, [T,] D, D)` as they are seen."""
-        return modulated(clean, batch.ctf, pixel_size=batch.pixel_size, margin=self.margin)
+        return self.through(batch)(clean)
+
+    def through(self, batch: Any) -> Callable[[Tensor], Tensor]:
+        """The same for guides that compare many projections: computes the CTFs once.
+
+        A function of clean images with any leading axes; linear and symmetric.
+        """
+        wide = self.margin * batch.images.shape[-1]
+        multiplier = transfer(batch.ctf, box=wide, pixel_size=batch.pixel_size, like=batch.images)
+        return functools.partial(filtered, multiplier=multiplier)
 
     def corrected(self, batch: Any) -> Any:
         """The batch as encoders are to see it."""

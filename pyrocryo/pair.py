@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -304,8 +303,7 @@ class Pair(Registered):
         more = {name: getattr(batch, name) for name in names if name not in READ}
         compares = "optics" in names
         if compares:
-            optics = self.optics
-            more["optics"] = None if optics is None else functools.partial(optics, batch=batch)
+            more["optics"] = None if self.optics is None else self.optics.through(batch)
         read = batch if compares or self.optics is None else self.optics.corrected(batch)
         return read.images, more
 

@@ -239,6 +239,8 @@ def test_particles_of_another_law():
     again = pc.simulate.poses(pc.molecules.TwoArms(), n=4000, seed=3, prior=law)
     np.testing.assert_array_equal(made.truth, again.truth)
     with pytest.raises(pc.InputError, match=r"prior: expected draws \(10, 2\)"):
-        pc.simulate.poses(pc.molecules.TwoArms(), n=10, prior=dist.Normal(torch.zeros(3), 1).to_event(1))
+        pc.simulate.poses(
+            pc.molecules.TwoArms(), n=10, prior=dist.Normal(torch.zeros(3), 1).to_event(1)
+        )
     with pytest.raises(pc.InputError, match="prior: expected a distribution, got float"):
         pc.simulate.poses(pc.molecules.TwoArms(), n=10, prior=1.0)

@@ -19,6 +19,8 @@ from pyrocryo.metrics.r2 import halves
 from pyrocryo.molecules.domains import domain_angles, superposition
 from pyrocryo.pair import Pair
 from pyrocryo.particles import Particles
+from pyrocryo.priors import IsotropicNormal
+from pyrocryo.simulate import information_limit
 from pyrocryo.svi import Fit
 
 __all__ = ["Structures", "structures"]
@@ -43,6 +45,10 @@ class Structures:
         nyquist: Å, the finest that the maps can show.
         spearman: `(S, H)` rank correlation of each true coordinate with the angle of the domain
             that follows it best; None without atoms or without domains.
+        limit: `(H,)` the same of the exact posterior mean under the true molecule and poses, on
+            the first molecules, which no model can beat on average; None where it was not asked
+            for.
+        share: `(S, H)` the correlations on these same molecules, over ``limit``.
         fitted: Whether the poses were not known, and one rigid motion of all structures was fitted
             on the half that is not scored.
         seeds: Their names.
@@ -56,6 +62,8 @@ class Structures:
     still_resolution: np.ndarray | None
     nyquist: float
     spearman: np.ndarray | None
+    limit: np.ndarray | None
+    share: np.ndarray | None
     fitted: bool
     seeds: tuple[int, ...]
     reading: str
@@ -64,7 +72,8 @@ class Structures:
         """Medians and 90th percentiles, one number a seed, as model files return them.
 
         ``rmsd``, ``rmsd_90``, ``rmsd_superposed``, ``rmsd_still``, ``fsc_half``, ``fsc_half_90``,
-        ``fsc_half_still`` (all in Å) and ``angle_spearman_1``, ...: those that are known.
+        ``fsc_half_still`` (all in Å), and ``angle_spearman_1``, ..., ``angle_limit_1``, ... and
+        ``angle_share_1``, ...: those that are known.
         """
         told: dict[str, list[float]] = {}
 
@@ -80,9 +89,11 @@ class Structures:
         put("fsc_half", self.resolution)
         put("fsc_half_90", self.resolution, 0.9)
         put("fsc_half_still", self.still_resolution)
-        if self.spearman is not None:
-            for k, column in enumerate(self.spearman.T, start=1):
-                told[f"angle_spearman_{k}"] = column.tolist()
+        for name, values in (("spearman", self.spearman), ("share", self.share)):
+            for k, column in enumerate([] if values is None else values.T, start=1):
+                told[f"angle_{name}_{k}"] = column.tolist()
+        for k, value in enumerate([] if self.limit is None else self.limit, start=1):
+            told[f"angle_limit_{k}"] = [float(value)] * len(self.seeds)
         return told
 
 
@@ -94,6 +105,8 @@ def structures(
     most: int = 200,
     maps: int = 20,
     segmentation: Any = None,
+    limit: int = 0,
+    law: Any = None,
 ) -> Structures:
     """What a fit decodes, against the molecule that the particles were simulated from.
 
@@ -112,6 +125,9 @@ def structures(
         maps: Of their conformations (of each frame), at most how many to compare as maps.
         segmentation: `(A,)` domains of the atoms, for ``spearman``; by default
             ``molecule.domain``, if it has it.
+        limit: Molecules for which to compute what the images allow at all
+            (:func:`pyrocryo.simulate.information_limit`): some 0.1 s each at 64 pixels.
+        law: Of the true `z`, for that; by default a standard normal.
 
     Raises:
         InputError: If the volume is flat, or the particles have no truth, or one of another
@@ -122,6 +138,8 @@ def structures(
         raise InputError("particles: expected the truth of simulated particles, they have none")
     if any(pair.volume.dim != 3 for pair in pairs.values()) or molecule.spatial != 3:
         raise InputError("fit: expected a volume and a molecule in space; flat ones have no atoms")
+    if limit == 1 or limit < 0:
+        raise InputError(f"limit: expected 0 or at least 2 molecules, got {limit}")
     if maps < 1:
         raise InputError(f"maps: expected one or more, got {maps}")
     part = first(particles, most)
@@ -142,6 +160,8 @@ def structures(
     seen = rows[np.unique(np.linspace(0, len(rows) - 1, maps).round().astype(int))]
     voxel = some.box * part.pixel_size / some.volume.side
     found: dict[str, list] = {"rmsd": [], "superposed": [], "spearman": [], "resolution": []}
+    best, few = _limit(molecule, first(particles, limit), law) if limit else (None, None)
+    shares = []
     for pair in pairs.values():
         z = posterior_means(pair, part)
         turn, move = np.eye(3), np.zeros(3)
@@ -155,13 +175,10 @@ def structures(
             moved = placed @ np.swapaxes(own[0], -1, -2) + own[1][:, None]
             found["superposed"].append(_rmsd(moved, truth[rows]))
             if segmentation is not None:
-                angles = _hinges(x[rows], still, segmentation)
-                found["spearman"].append(
-                    [
-                        mcc(true_z[rows, [k], None], angles, kind="spearman").value
-                        for k in range(molecule.dim)
-                    ]
-                )
+                angles = _hinges(x, still, segmentation)
+                found["spearman"].append(_ranked(true_z[rows], angles[rows]))
+                if best is not None:
+                    shares.append(_ranked(true_z[:few], angles[:few]) / best)
         if alike or not hidden:
             # the truth where the decoded molecule lies
             there = (truth[seen] - move) @ turn
@@ -180,6 +197,8 @@ def structures(
         if got["resolution"] is None
         else np.array([_half(still_map, centres, molecule, voxel) for centres in truth[seen]]),
         "nyquist": 2 * voxel,
+        "limit": best,
+        "share": np.array(shares) if shares else None,
         "fitted": hidden and alike,
     }
     return Structures(**numbers, seeds=tuple(pairs), reading=_reading(**numbers))
@@ -192,9 +211,24 @@ def _centres(molecule: Any, z: np.ndarray) -> np.ndarray:
 
 def _correspond(pair: Pair, count: int) -> bool:
     """Whether atoms are the molecule's one by one: as many, and begun at a reference."""
-    if not has_atoms(pair) or getattr(pair.volume, "_reference", 0) is None:
+    if not has_atoms(pair) or getattr(pair.volume, "_free", False):
         return False
     return atoms(pair, np.zeros(pair.dim)).shape[-2] == count
+
+
+def _ranked(truth: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """Rank correlation of each true coordinate with what follows it best."""
+    each = (truth[:, [k]] for k in range(truth.shape[1]))
+    return np.array([mcc(column, found, kind="spearman").value for column in each])
+
+
+def _limit(molecule: Any, particles: Particles, law: Any) -> tuple[np.ndarray, int]:
+    """Rank correlations that the images allow, and of how many conformations."""
+    prior = IsotropicNormal(molecule.dim) if law is None else law
+    if particles.frames and len(prior.event_shape) == 1:
+        prior = prior.expand((particles.frames,)).to_event(1)
+    best = information_limit(molecule, particles, prior).reshape(-1, molecule.dim)
+    return _ranked(particles.truth.reshape(-1, molecule.dim), best), len(best)
 
 
 def _rmsd(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -228,6 +262,8 @@ def _reading(
     still_resolution: np.ndarray | None,
     nyquist: float,
     spearman: np.ndarray | None,
+    limit: np.ndarray | None,
+    share: np.ndarray | None,
     fitted: bool,
 ) -> str:
     said = []
@@ -242,6 +278,12 @@ def _reading(
     if spearman is not None:
         rho = ", ".join(f"{value:.3f}" for value in spearman.mean(axis=0))
         said.append(f"angles of its domains follow the true coordinates with Spearman {rho}")
+    if limit is not None:
+        rho = ", ".join(f"{value:.3f}" for value in limit)
+        said.append(f"the exact posterior of the true molecule with {rho}")
+    if share is not None:
+        rho = ", ".join(f"{value:.3f}" for value in share.mean(axis=0))
+        said.append(f"on the same molecules these reach {rho} of that")
     if resolution is not None:
         low, high = np.quantile(resolution, [0.1, 0.9])
         said.append(

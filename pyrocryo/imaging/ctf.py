@@ -20,11 +20,10 @@ import math
 import torch
 from scipy import constants
 from torch import Tensor
-from torch.nn.functional import pad
 
 from pyrocryo.precision import exact
 
-__all__ = ["contrast_transfer", "modulated", "wavelength"]
+__all__ = ["contrast_transfer", "filtered", "modulated", "transfer", "wavelength"]
 
 
 def wavelength(voltage: Tensor) -> Tensor:
@@ -89,16 +88,30 @@ def modulated(
         sign: Multiply by the sign of the CTF alone (phase flipping), which leaves white noise
             white.
     """
-    box = images.shape[-1]
-    wide = margin * box
-    before = wide // 2 - box // 2
-    sides = (before, wide - box - before)
-    padded = pad(images, sides * 2) if margin > 1 else images
-    transfer = contrast_transfer(ctf, box=wide, pixel_size=pixel_size)
-    transfer = (transfer.sign() if sign else transfer).to(images.dtype)
-    if wide % 2 == 0:  # at the Nyquist frequency of x, ky and -ky are one place
-        row = torch.arange(wide, device=images.device)
-        row = torch.minimum(row, wide - row)
-        transfer = torch.cat([transfer[..., :-1], transfer[..., row, -1:]], dim=-1)
-    seen = torch.fft.irfft2(torch.fft.rfft2(padded) * transfer, s=(wide, wide))
-    return seen[..., before : before + box, before : before + box]
+    wide = margin * images.shape[-1]
+    multiplier = transfer(ctf, box=wide, pixel_size=pixel_size, like=images)
+    return filtered(images, multiplier.sign() if sign else multiplier)
+
+
+def transfer(ctf: Tensor, *, box: int, pixel_size: float | Tensor, like: Tensor) -> Tensor:
+    """What :func:`filtered` multiplies by, `(..., box, box // 2 + 1)`, of the type of ``like``.
+
+    The CTF; at the Nyquist frequency of x, where ky and -ky are one place, that of ``abs(ky)``.
+    """
+    multiplier = contrast_transfer(ctf, box=box, pixel_size=pixel_size).to(like.dtype)
+    if box % 2 == 0:
+        row = torch.arange(box, device=ctf.device)
+        row = torch.minimum(row, box - row)
+        multiplier = torch.cat([multiplier[..., :-1], multiplier[..., row, -1:]], dim=-1)
+    return multiplier
+
+
+@exact
+def filtered(images: Tensor, multiplier: Tensor) -> Tensor:
+    """Images `(..., D, D)`, multiplied by :func:`transfer` of a box that may be wider than they.
+
+    Zeros are around them then, and what comes to lie there is left out.
+    """
+    box, wide = images.shape[-1], multiplier.shape[-2]
+    spectrum = torch.fft.rfft2(images, s=(wide, wide)) * multiplier
+    return torch.fft.irfft2(spectrum, s=(wide, wide))[..., :box, :box]
