@@ -56,22 +56,23 @@ def test_z_of_0_starts_as_the_reference_and_moves_from_there(adk, hidden):
 def test_the_field_is_what_the_formula_says(adk, incompressible):
     volume = flowing(adk.ca_open, incompressible=incompressible, hidden=(), points=7)
     z, r = draws(1)[0], torch.as_tensor(adk.ca_open[:5])
-    w = 0.3 * volume.field(z).unflatten(-1, (7, 3))  # in units of l
-    away = (r[:, None] - torch.as_tensor(volume.control)) / volume.length
-    kernel = (-0.5 * away.square().sum(-1)).exp().unsqueeze(-1)
-    arrow = torch.linalg.cross(w.expand_as(away), away) if incompressible else w
-    expected = volume.length * (kernel * arrow).sum(1)
-    torch.testing.assert_close(volume.velocity(r, z), expected, atol=1e-6, rtol=1e-6)
-    if incompressible:  # and it is a curl
+    w = volume.length * volume.first * volume.field(z).unflatten(-1, (7, 3))
 
-        def potential(x):
-            d = (x - torch.as_tensor(volume.control)) / volume.length
-            return ((-0.5 * d.square().sum(-1)).exp()[:, None] * w).sum(0) * volume.length**2
+    def kernels(x):
+        s = (x - torch.as_tensor(volume.control)) / volume.length
+        return s, (-0.5 * s.square().sum(-1, keepdim=True)).exp()
 
+    def potential(x):
+        s, kernel = kernels(x)
+        return (0.5 * volume.length * kernel * torch.linalg.cross(w, s)).sum(0)
+
+    if incompressible:
         j = torch.vmap(torch.func.jacrev(potential))(r)
-        curl = torch.stack([j[:, (k + 2) % 3, (k + 1) % 3] - j[:, (k + 1) % 3, (k + 2) % 3]
-                            for k in range(3)], dim=-1)  # fmt: skip
-        torch.testing.assert_close(expected, curl)
+        ahead, across = [1, 2, 0], [2, 0, 1]
+        expected = j[:, across, ahead] - j[:, ahead, across]
+    else:
+        expected = torch.stack([(kernels(x)[1] * w).sum(0) for x in r])
+    torch.testing.assert_close(volume.velocity(r, z), expected, atol=1e-6, rtol=1e-6)
 
 
 def test_an_incompressible_flow_keeps_volumes(adk):

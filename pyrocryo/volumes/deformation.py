@@ -16,7 +16,8 @@ from pyrocryo.volumes.gaussians import SPEED, GaussianVolume
 
 __all__ = ["Deformation", "control_points"]
 
-FIRST = 0.3  # size of the first motions: weights in units of the kernel's length
+FIRST = 1.0  # size of the first motions: weights in units of the kernel's length
+WIDER = 1.25  # default length of the kernel, in mean distances of a control point from the next
 FILLED = 0.6  # standard deviation of a map's Gaussians, in units of their spacing
 FAINTEST = 0.1  # of a map's maximum: what counts as molecule unless told
 SHARPENED = 20  # rounds that find heights whose sum is the map
@@ -37,14 +38,17 @@ class Deformation(GaussianVolume):
 
     With ``incompressible``, the field is the curl of a vector potential,
 
-    .. math:: v = \nabla \times \sum_j l K(|r - c_j| / l)\, w_j
-                = \sum_j K\, w_j \times (r - c_j) / l,
+    .. math:: v = \nabla \times \sum_j \tfrac{l}{2} K(|s_j|)\, w_j \times s_j
+                = \sum_j K \big[(1 - \tfrac{1}{2} |s_j|^2)\, w_j
+                  + \tfrac{1}{2} (s_j \cdot w_j)\, s_j\big],
+              \quad s_j = (r - c_j) / l,
 
-    so that it has no divergence anywhere and the flow keeps every volume (to the error of its
-    integration): each control point turns what is around it, and no density is squeezed.
+    so that it has no divergence anywhere and the flow keeps every volume, to the error of its
+    integration: each control point sends a jet along :math:`w_j`, which returns around it.
 
-    The flow of a smooth field is invertible, so that it cannot fold, and bonds do not break where
-    a rigid body would end. They stretch: the length of a bond is between
+    The flow of a smooth field is invertible, so that it cannot fold (integrated with ``steps``
+    enough: :meth:`carried` goes both ways), and bonds do not break where a rigid body would end.
+    They stretch: the length of a bond is between
     :math:`e^{-\int |\nabla v| dt}` and :math:`e^{\int |\nabla v| dt}` times that of the reference,
     with the norm (the largest stretch) along the way of its atoms. Nothing holds residues
     together beyond that; :class:`pyrocryo.penalties.Bonds` does, and
@@ -56,7 +60,7 @@ class Deformation(GaussianVolume):
         positions: `(A, 3)` in Å from the box centre; in the order of the chain for restraints.
         pixel_size: Å per pixel of the images.
         points: Number of control points, at most A.
-        length: `l` in Å; by default the mean distance of a control point from the next.
+        length: `l` in Å; by default 1.25 times the mean distance of a control point from the next.
         incompressible: Keep volumes.
         steps: Steps of the classical Runge-Kutta method (four fields each).
         width: First standard deviation of each Gaussian in Å, one or `(A,)`.
@@ -74,7 +78,7 @@ class Deformation(GaussianVolume):
         positions: Any,
         *,
         pixel_size: float,
-        points: int = 32,
+        points: int = 24,
         length: float | None = None,
         incompressible: bool = False,
         steps: int = 1,
@@ -99,7 +103,7 @@ class Deformation(GaussianVolume):
         self._width = one_each("width", width, self.count)
         self._weight = one_each("weight", weight, self.count, least=0.0)
         self.control = control_points(positions.double().numpy(), int(points))
-        self.length = float(_spacing(self.control) if length is None else length)
+        self.length = float(WIDER * _spacing(self.control) if length is None else length)
         self.incompressible = bool(incompressible)
         self.steps = int(steps)
         self.hidden = tuple(hidden)
@@ -180,6 +184,8 @@ class Deformation(GaussianVolume):
         near = torch.as_tensor((self.control - middle) / self.length, dtype=start.dtype)
         self.register_buffer("middle", torch.as_tensor(middle, dtype=start.dtype))
         self.register_buffer("near", near)  # control points as the field sees them
+        overlap = (-0.5 * torch.cdist(near, near).square()).exp().sum(1).mean()
+        self.first = FIRST / float(overlap)  # so that longer kernels do not start with more
         self.rest = nn.Parameter(torch.zeros_like(near))
         self.field = perceptron(latent, self.hidden, near.numel(), bias=False)
         return self
@@ -234,21 +240,31 @@ class Deformation(GaussianVolume):
         return self.length * self._velocity(s, self._weights(z))
 
     def _weights(self, z: Tensor) -> Tensor:
-        """Of the field, in units of `l`: `(..., J, 3)`; or `(..., J, 6)` if it is a curl."""
+        """What kernels are multiplied with: `(..., J, 3)`, in units of `l`; 19 if incompressible.
+
+        All that a sum over control points has to know of `w` and `c`, so that it is one matrix
+        product.
+        """
         moved = self.field(z) - self.field(torch.zeros_like(z))
-        w = FIRST * (SPEED * self.rest + moved.unflatten(-1, self.near.shape))
+        w = self.first * (SPEED * self.rest + moved.unflatten(-1, self.near.shape))
         if not self.incompressible:
             return w
-        return torch.cat([w, torch.linalg.cross(w, self.near.expand_as(w), dim=-1)], dim=-1)
+        c = self.near
+        along = (c * w).sum(-1, keepdim=True)
+        outer = (c.unsqueeze(-1) * w.unsqueeze(-2)).flatten(-2)
+        return torch.cat([w, c.square().sum(-1, keepdim=True) * w, along, along * c, outer], -1)
 
     def _velocity(self, s: Tensor, weights: Tensor) -> Tensor:
         c = self.near
-        far = 0.5 * s.square().sum(-1, keepdim=True) + 0.5 * c.square().sum(-1)
-        v = (s @ c.T - far).exp() @ weights
+        square = s.square().sum(-1, keepdim=True)
+        summed = (s @ c.T - 0.5 * (square + c.square().sum(-1))).exp() @ weights
         if not self.incompressible:
-            return v
-        turn, away = v[..., :3], v[..., 3:]
-        return torch.linalg.cross(turn, s, dim=-1) - away
+            return summed
+        w, square_w, along, along_c, outer = summed.split((3, 3, 1, 3, 9), dim=-1)
+        outer = outer.unflatten(-1, (3, 3))
+        across = (s.unsqueeze(-1) * outer).sum(-2) - 0.5 * (outer * s.unsqueeze(-2)).sum(-1)
+        ahead = s * ((s * w).sum(-1, keepdim=True) - along) + along_c
+        return w - 0.5 * (square * w + square_w) + across + 0.5 * ahead
 
 
 def control_points(positions: np.ndarray, count: int) -> np.ndarray:
