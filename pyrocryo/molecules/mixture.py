@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy import ndimage
 from torch import Tensor
 
 from pyrocryo.errors import InputError
@@ -17,6 +18,7 @@ __all__ = ["Mixture", "cubic", "mixture"]
 
 FAINT = 0.05  # of the brightest voxels: what is fainter is not density
 NOISE = 3.0  # standard deviations of the voxels outside of the ball that fits the box
+SPECK = 0.02  # of the brightest part: what is fainter, and not joined to others, is noise
 RATE = 0.03  # of Adam, in units of the widths
 
 
@@ -59,9 +61,9 @@ def mixture(
 
     .. math:: v(r) \approx b + \sum_a w_a \frac{h}{\sqrt{2 \pi} s_a} e^{-|r - r_a|^2 / 2 s_a^2}
 
-    Voxels above ``threshold`` are clustered by k-means, each weighing what it is bright; then
-    places, widths and heights follow the squared error (Adam), with `b` what is left over. A start
-    for ``Atoms(m.positions, width=m.width, weight=m.weight, free=True, ...)``
+    Voxels above ``threshold``, but for specks, are clustered by k-means, each weighing what it is
+    bright; then places, widths and heights follow the squared error (Adam), with `b` what is left
+    over. A start for ``Atoms(m.positions, width=m.width, weight=m.weight, free=True, ...)``
     (:class:`pyrocryo.volumes.Atoms`). Gaussians that are wider than the map is sharp overlap, and
     one map has many mixtures: they are places to hang motions on, not atoms.
 
@@ -92,7 +94,7 @@ def mixture(
         threshold = max(
             empty.mean() + NOISE * empty.std(), FAINT * float(np.quantile(values, 0.999))
         )
-    chosen = np.argwhere(values > threshold)
+    chosen = np.argwhere(_joined(values, threshold))
     if len(chosen) < count:
         raise InputError(
             f"threshold: {len(chosen)} voxels are above {threshold:.3g}, too few for {count} "
@@ -110,6 +112,17 @@ def mixture(
     centres, width, weight, shown = _fitted(target, start, voxel_size, steps)
     correlation = np.corrcoef(shown.ravel(), target.ravel())[0, 1]
     return Mixture(centres.numpy(), width.numpy(), weight.numpy(), float(correlation))
+
+
+def _joined(values: np.ndarray, threshold: float) -> np.ndarray:
+    """Which voxels are above the threshold, but for specks: noise that is by itself."""
+    above = values > threshold
+    label, parts = ndimage.label(above)
+    if parts < 2:
+        return above
+    total = ndimage.sum_labels(values, label, np.arange(parts + 1))
+    total[0] = -np.inf
+    return (total > SPECK * total[1:].max())[label]
 
 
 def cubic(map: Any, voxel_size: float) -> np.ndarray:
