@@ -4,7 +4,7 @@ from pyrocryo.molecules.adenylate_kinase import AdenylateKinase
 from pyrocryo.molecules.arms import Arms, TwoArms
 from pyrocryo.molecules.arms3d import Arms3D
 from pyrocryo.molecules.elastic import Elastic, Modes, normal_modes
-from pyrocryo.molecules.trajectory import amplitudes, anharmonic
+from pyrocryo.molecules.trajectory import amplitudes, anharmonic, overlap
 
 __all__ = [
     "AdenylateKinase",
@@ -16,4 +16,5 @@ __all__ = [
     "amplitudes",
     "anharmonic",
     "normal_modes",
+    "overlap",
 ]
