@@ -339,6 +339,27 @@ def test_two_modes_are_recovered(modes):
     assert float(far.median()) < 1.5 < 3.0 < float(still.median())
 
 
+def test_combinations_about_another_mean_are_recovered():
+    """Hinges from the open form, poses of the CORE: mean and motions, with ten modes."""
+    molecule = pc.molecules.AdenylateKinase()
+    particles = pc.simulate.poses(molecule, n=300, box=32, pixel_size=3.0, snr=1.0, seed=0)
+    modes = pc.molecules.normal_modes(OPEN, 10)
+    learned = {"rest": True, "whole": True, "hidden": ()}
+    volume = pc.volumes.NormalModes(modes, pixel_size=3.0, amplitude=4.0, **learned)
+    pair = pc.Pair(pc.priors.IsotropicNormal(2), volume, 32, guide=pc.guides.GaussNewton())
+    fit = pc.fit(pair, particles, steps=150, batch_size=32)
+    with torch.no_grad():
+        z = fit.pairs[0].posterior_of(particles.batch(np.arange(300))).mean
+        moved = fit.pairs[0].volume.structure(z)
+    true = molecule.centres(torch.as_tensor(particles.truth, dtype=torch.float32))
+    far = ((moved - true) ** 2).sum(-1).mean(-1).sqrt()
+    still = ((torch.as_tensor(OPEN) - true) ** 2).sum(-1).mean(-1).sqrt()
+    assert float(far.median()) < 1.8 < 2.8 < float(still.median())
+    design = np.column_stack([np.ones(300), z.numpy()])
+    guess = design @ np.linalg.lstsq(design, particles.truth, rcond=None)[0]
+    assert (_r2(particles.truth, guess) > [0.5, 0.7]).all()
+
+
 def _r2(truth, found):
     return 1 - ((truth - found) ** 2).sum(axis=0) / ((truth - truth.mean(axis=0)) ** 2).sum(axis=0)
 

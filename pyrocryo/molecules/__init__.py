@@ -7,7 +7,7 @@ from pyrocryo.molecules.docking import Docked, dock
 from pyrocryo.molecules.domains import DomainMotions, domain_angles
 from pyrocryo.molecules.elastic import Elastic, Modes, normal_modes
 from pyrocryo.molecules.mixture import Mixture, mixture
-from pyrocryo.molecules.trajectory import amplitudes, anharmonic
+from pyrocryo.molecules.trajectory import amplitudes, anharmonic, overlap
 
 __all__ = [
     "AdenylateKinase",
@@ -25,4 +25,5 @@ __all__ = [
     "domain_angles",
     "mixture",
     "normal_modes",
+    "overlap",
 ]

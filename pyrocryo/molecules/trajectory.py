@@ -24,7 +24,7 @@ from pyrocryo.priors import Boltzmann
 from pyrocryo.priors.profiles import Profile, profile
 from pyrocryo.priors.terms import positive_kelvin
 
-__all__ = ["Landscape", "Moved", "Well", "amplitudes", "anharmonic", "effective_frames"]
+__all__ = ["Landscape", "Moved", "Well", "amplitudes", "anharmonic", "effective_frames", "overlap"]
 
 log = logging.getLogger(__name__)
 
@@ -144,6 +144,30 @@ def amplitudes(modes: Modes, trajectory: Any, amplitude: Any = 1.0) -> np.ndarra
         trajectory: `(M, A, 3)` Å, the atoms of the modes in the same order.
         amplitude: What the volume or the molecule was given.
     """
+    return _along(modes, _displacements(modes, trajectory)) / modes.scales(amplitude)
+
+
+def overlap(modes: Modes, conformations: Any) -> np.ndarray:
+    r"""Share of each squared displacement that the first 1, ..., n modes hold, `(M, n)`.
+
+    :math:`\sum_{j \le k} (m_j \cdot d)^2 / |d|^2`, with `d` the way from the reference after
+    superposition: how many modes a known change of conformation takes, before any are used.
+
+    Args:
+        modes: Of :func:`pyrocryo.molecules.normal_modes`.
+        conformations: `(M, A, 3)` Å, such as another structure of the molecule (`M` = 1).
+    """
+    moved = _displacements(modes, conformations)
+    far = (moved**2).sum(axis=(1, 2))
+    return (_along(modes, moved) ** 2).cumsum(axis=1) / np.maximum(far, 1e-300)[:, None]
+
+
+def _along(modes: Modes, moved: np.ndarray) -> np.ndarray:
+    return moved.reshape(len(moved), -1) @ modes.vectors.reshape(len(modes), -1).T
+
+
+def _displacements(modes: Modes, trajectory: Any) -> np.ndarray:
+    """Of each frame from the reference `(M, A, 3)`, after superposition."""
     frames = np.asarray(trajectory, dtype=np.float64)
     if frames.ndim != 3 or frames.shape[1:] != modes.positions.shape or not len(frames):
         raise InputError(
@@ -152,12 +176,11 @@ def amplitudes(modes: Modes, trajectory: Any, amplitude: Any = 1.0) -> np.ndarra
         )
     if not np.isfinite(frames).all():
         raise InputError("trajectory: expected finite numbers of Å")
-    scale = modes.scales(amplitude)
     moved = np.empty_like(frames)
     for m, frame in enumerate(frames):
         turn, move = superposition(frame, modes.positions)
         moved[m] = frame @ turn.T + move - modes.positions
-    return moved.reshape(len(frames), -1) @ modes.vectors.reshape(len(modes), -1).T / scale
+    return moved
 
 
 def anharmonic(

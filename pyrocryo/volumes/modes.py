@@ -52,7 +52,10 @@ class NormalModes(GaussianVolume):
             ``scales(amplitude)`` and ``stiffness(amplitude)``, such as
             :func:`pyrocryo.molecules.normal_modes`. `z` of K numbers goes along the first K.
         pixel_size: Å per pixel of the images.
-        amplitude: Factor `a` on the thermal amplitudes, or one for each mode `(n,)`.
+        amplitude: Factor `a` on the thermal amplitudes, or one for each mode `(n,)`. Domains move
+            much further than springs fitted to crystals allow. Of several, the one of the lowest
+            loss; or see where ``stretch`` goes; or, of another structure of the molecule, what
+            :func:`pyrocryo.molecules.amplitudes` says.
         rest: Learn `c`, from 0, along all modes: for a reference that is not the mean of the
             particles. `z` then counts from there, and no longer from the reference.
         stretch: Learn one more factor on the amplitudes of `z`, from 1 (:attr:`factor`): how much
