@@ -16,6 +16,6 @@ from pyrocryo.diagnose.twin import Twins, evil_twin
 __all__ = [
     "Gap", "Generator", "Indices", "Invariance", "Invertibility", "Stereochemistry",
     "Structures", "Twins", "amortisation_gap", "evil_twin", "indices", "invertibility",
-    "pose_invariance", "posterior_means", "separation", "simulator", "stereochemistry", "structures",
-    "turned_batch", "turned_images",
+    "pose_invariance", "posterior_means", "separation", "simulator", "stereochemistry",
+    "structures", "turned_batch", "turned_images",
 ]  # fmt: skip

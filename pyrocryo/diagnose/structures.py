@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from pyrocryo.diagnose.common import first, models
 from pyrocryo.diagnose.conformations import atoms, has_atoms, posterior_means
 from pyrocryo.errors import InputError
 from pyrocryo.imaging import splat_map
-from pyrocryo.metrics import mcc
 from pyrocryo.metrics.maps import fsc, resolution
+from pyrocryo.metrics.mcc import matched
 from pyrocryo.metrics.r2 import halves
 from pyrocryo.molecules.domains import domain_angles, superposition
 from pyrocryo.pair import Pair
@@ -42,6 +42,11 @@ class Structures:
         resolution: `(S, m)` Å at which the Fourier shell correlation of decoded and true density
             falls below .5, of m conformations; no mask. None where the frame is not known.
         still_resolution: `(m,)` Å, of the true density at the mean of the true `z`.
+        explained: `(S,)` share of the motion of the atoms: 1 minus the mean square error over that
+            of the true conformation at the mean of the true `z`. 1 is perfect, 0 what a volume
+            that does not move can have at best.
+        explained_density: `(S,)` the same of densities, the decoded ones in the brightness and
+            background that fit best, one for all.
         nyquist: Å, the finest that the maps can show.
         spearman: `(S, H)` rank correlation of each true coordinate with the angle of the domain
             that follows it best; None without atoms or without domains.
@@ -60,6 +65,8 @@ class Structures:
     still_rmsd: np.ndarray | None
     resolution: np.ndarray | None
     still_resolution: np.ndarray | None
+    explained: np.ndarray | None
+    explained_density: np.ndarray | None
     nyquist: float
     spearman: np.ndarray | None
     limit: np.ndarray | None
@@ -72,8 +79,9 @@ class Structures:
         """Medians and 90th percentiles, one number a seed, as model files return them.
 
         ``rmsd``, ``rmsd_90``, ``rmsd_superposed``, ``rmsd_still``, ``fsc_half``, ``fsc_half_90``,
-        ``fsc_half_still`` (all in Å), and ``angle_spearman_1``, ..., ``angle_limit_1``, ... and
-        ``angle_share_1``, ...: those that are known.
+        ``fsc_half_still`` (all in Å), ``motion_explained``, ``motion_explained_density``, and
+        ``angle_spearman_1``, ..., ``angle_limit_1``, ... and ``angle_share_1``, ...: those that
+        are known.
         """
         told: dict[str, list[float]] = {}
 
@@ -89,6 +97,9 @@ class Structures:
         put("fsc_half", self.resolution)
         put("fsc_half_90", self.resolution, 0.9)
         put("fsc_half_still", self.still_resolution)
+        for name, values in (("", self.explained), ("_density", self.explained_density)):
+            if values is not None:
+                told[f"motion_explained{name}"] = values.tolist()
         for name, values in (("spearman", self.spearman), ("share", self.share)):
             for k, column in enumerate([] if values is None else values.T, start=1):
                 told[f"angle_{name}_{k}"] = column.tolist()
@@ -117,6 +128,9 @@ def structures(
     fitted to the atoms on one half of them (Kabsch 1976), and scored on the other; maps are then
     compared in that frame. Without atoms there is no such frame, and nothing is compared.
 
+    Where most of a molecule stays still, RMSD and resolution look good whether a volume moves or
+    not: read them beside ``still_rmsd`` and ``still_resolution``, or read ``explained``.
+
     Args:
         fit: A fit, or a trained pair, of a volume in space.
         molecule: What was simulated, with ``centres(z)``, ``width``, ``weight`` and ``dim``.
@@ -126,7 +140,7 @@ def structures(
         segmentation: `(A,)` domains of the atoms, for ``spearman``; by default
             ``molecule.domain``, if it has it.
         limit: Molecules for which to compute what the images allow at all
-            (:func:`pyrocryo.simulate.information_limit`): some 0.1 s each at 64 pixels.
+            (:func:`pyrocryo.simulate.information_limit`), at most ``most``: some 0.1 s each.
         law: Of the true `z`, for that; by default a standard normal.
 
     Raises:
@@ -159,9 +173,11 @@ def structures(
     alike = all(_correspond(pair, truth.shape[1]) for pair in pairs.values())
     seen = rows[np.unique(np.linspace(0, len(rows) - 1, maps).round().astype(int))]
     voxel = some.box * part.pixel_size / some.volume.side
-    found: dict[str, list] = {"rmsd": [], "superposed": [], "spearman": [], "resolution": []}
-    best, few = _limit(molecule, first(particles, limit), law) if limit else (None, None)
+    names = ("rmsd", "superposed", "spearman", "resolution", "explained", "explained_density")
+    found: dict[str, list] = {name: [] for name in names}
+    best, few = _limit(molecule, first(part, limit), law) if limit else (None, None)
     shares = []
+    still_rmsd = _rmsd(still, truth[rows])
     for pair in pairs.values():
         z = posterior_means(pair, part)
         turn, move = np.eye(3), np.zeros(3)
@@ -170,32 +186,33 @@ def structures(
             if hidden:
                 turn, move = superposition(*(a[fitted].reshape(-1, 3) for a in (x, truth)))
             placed = x[rows] @ turn.T + move
-            found["rmsd"].append(_rmsd(placed, truth[rows]))
+            off = _rmsd(placed, truth[rows])
+            found["rmsd"].append(off)
+            found["explained"].append(1 - np.square(off).sum() / np.square(still_rmsd).sum())
             own = superposition(placed, truth[rows])
             moved = placed @ np.swapaxes(own[0], -1, -2) + own[1][:, None]
             found["superposed"].append(_rmsd(moved, truth[rows]))
             if segmentation is not None:
-                angles = _hinges(x, still, segmentation)
+                angles = domain_angles(x, still, segmentation).hinges()[1]
                 found["spearman"].append(_ranked(true_z[rows], angles[rows]))
                 if best is not None:
                     shares.append(_ranked(true_z[:few], angles[:few]) / best)
         if alike or not hidden:
             # the truth where the decoded molecule lies
-            there = (truth[seen] - move) @ turn
-            found["resolution"].append(
-                [
-                    _half(_density(pair, code), centres, molecule, voxel)
-                    for code, centres in zip(z[seen], there, strict=True)
-                ]
-            )
+            there = [(centres - move) @ turn for centres in (*truth[seen], still)]
+            *true, mean = _true_maps(there, molecule, some.volume.side, voxel)
+            decoded = [pair.density(torch.as_tensor(code)).cpu().numpy() for code in z[seen]]
+            found["resolution"].append(_halves(decoded, true, voxel))
+            found["explained_density"].append(_explained(np.stack(decoded), np.stack(true), mean))
     got = {name: np.array(values) if values else None for name, values in found.items()}
-    still_map = _true_map(still, molecule, some.volume.side, voxel)
+    still_resolution = None
+    if got["resolution"] is not None:
+        *true, mean = _true_maps([*truth[seen], still], molecule, some.volume.side, voxel)
+        still_resolution = np.array(_halves([mean] * len(true), true, voxel))
     numbers = {
         **got,
-        "still_rmsd": _rmsd(still[None], truth[rows]) if alike else None,
-        "still_resolution": None
-        if got["resolution"] is None
-        else np.array([_half(still_map, centres, molecule, voxel) for centres in truth[seen]]),
+        "still_rmsd": still_rmsd if alike else None,
+        "still_resolution": still_resolution,
         "nyquist": 2 * voxel,
         "limit": best,
         "share": np.array(shares) if shares else None,
@@ -219,7 +236,7 @@ def _correspond(pair: Pair, count: int) -> bool:
 def _ranked(truth: np.ndarray, found: np.ndarray) -> np.ndarray:
     """Rank correlation of each true coordinate with what follows it best."""
     each = (truth[:, [k]] for k in range(truth.shape[1]))
-    return np.array([mcc(column, found, kind="spearman").value for column in each])
+    return np.array([matched(column, found, "spearman")[0] for column in each])
 
 
 def _limit(molecule: Any, particles: Particles, law: Any) -> tuple[np.ndarray, int]:
@@ -235,23 +252,23 @@ def _rmsd(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.sqrt(np.square(x - y).sum(axis=-1).mean(axis=-1))
 
 
-def _hinges(x: np.ndarray, reference: np.ndarray, segmentation: Any) -> np.ndarray:
-    return domain_angles(x, reference, segmentation).hinges()[1]
-
-
-def _density(pair: Pair, z: np.ndarray) -> np.ndarray:
-    return pair.density(torch.as_tensor(z)).cpu().numpy()
-
-
-def _true_map(centres: np.ndarray, molecule: Any, side: int, voxel: float) -> np.ndarray:
+def _true_maps(
+    centres: Sequence[np.ndarray], molecule: Any, side: int, voxel: float
+) -> list[np.ndarray]:
     width, weight = (a.to(torch.float64).cpu() for a in (molecule.width, molecule.weight))
-    told: Tensor = splat_map(torch.as_tensor(centres), width, weight, side=side, voxel_size=voxel)
-    return told.numpy()
+    told = {"side": side, "voxel_size": voxel}
+    return [splat_map(torch.as_tensor(x), width, weight, **told).numpy() for x in centres]
 
 
-def _half(density: np.ndarray, centres: np.ndarray, molecule: Any, voxel: float) -> float:
-    true = _true_map(centres, molecule, density.shape[-1], voxel)
-    return resolution(fsc(density, true), voxel, HALF)
+def _halves(maps: Sequence[np.ndarray], true: Sequence[np.ndarray], voxel: float) -> list[float]:
+    return [resolution(fsc(a, b), voxel, HALF) for a, b in zip(maps, true, strict=True)]
+
+
+def _explained(decoded: np.ndarray, true: np.ndarray, still: np.ndarray) -> float:
+    """Share of the squares of ``true - still`` that maps `(m, ...)` explain."""
+    a, b = decoded - decoded.mean(dtype=np.float64), true - true.mean()
+    brightness = (a * b).sum() / max(np.square(a).sum(), 1e-30)
+    return float(1 - np.square(brightness * a - b).sum() / np.square(still - true).sum())
 
 
 def _reading(
@@ -260,6 +277,8 @@ def _reading(
     still_rmsd: np.ndarray | None,
     resolution: np.ndarray | None,
     still_resolution: np.ndarray | None,
+    explained: np.ndarray | None,
+    explained_density: np.ndarray | None,
     nyquist: float,
     spearman: np.ndarray | None,
     limit: np.ndarray | None,
@@ -273,7 +292,8 @@ def _reading(
             f"atoms are off by {np.median(rmsd):.2f} Å (median RMSD; 90 % of conformations below "
             f"{np.quantile(rmsd, 0.9):.2f} Å; {where}), {np.median(superposed):.2f} Å once each "
             f"is superposed; a perfect volume that does not move is off by "
-            f"{np.median(still_rmsd):.2f} Å"
+            f"{np.median(still_rmsd):.2f} Å: {100 * explained.mean():.0f} % of the motion is "
+            "explained"
         )
     if spearman is not None:
         rho = ", ".join(f"{value:.3f}" for value in spearman.mean(axis=0))
@@ -289,7 +309,8 @@ def _reading(
         said.append(
             f"maps agree with the true density (FSC = .5) to {np.median(resolution):.1f} Å "
             f"({low:.1f} to {high:.1f} Å for 80 % of conformations; Nyquist {nyquist:.1f} Å), the "
-            f"true mean conformation to {np.median(still_resolution):.1f} Å"
+            f"true mean conformation to {np.median(still_resolution):.1f} Å, and "
+            f"{100 * explained_density.mean():.0f} % of the motion of the density is explained"
         )
     else:
         said.append(

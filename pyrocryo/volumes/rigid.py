@@ -39,9 +39,9 @@ class RigidBodies(Atoms):
     (:func:`pyrocryo.diagnose.stereochemistry` says how far, :class:`pyrocryo.penalties.Bonds`
     bounds it). One body does not move: it is the frame.
 
-    What is learned are the twists at `z = 0` (0 at first), and their change, a network of `z`. With
-    ``separate``, each body is driven by latents of its own, in the order of the bodies: `z` has
-    one number a body, or as many for each. That alone says which latent is whose: give the pair
+    What is learned are the twists at `z = 0` (0 at first), and their change, a network of `z`.
+    With ``separate``, each body is driven by latents of its own, in the order of the bodies: `z`
+    has one number a body, or as many for each. That alone says which latent is whose: give the pair
     ``rotate=False``.
 
     With ``hinges``, body `b` turns about a given axis by an angle that is a function of one latent
@@ -121,8 +121,8 @@ class RigidBodies(Atoms):
             raise InputError(f"dim: {count} hinges need as many latents, z has {latent}")
         if self.separate and latent % count:
             raise InputError(
-                f"dim: {count} bodies with latents of their own need as many, or a multiple; z has "
-                f"{latent}"
+                f"dim: {count} bodies with latents of their own need as many, or a multiple; "
+                f"z has {latent}"
             )
         super().build(latent, box)
         share = blended(self._segmentation, self._reference, self.bodies, self.blend)
