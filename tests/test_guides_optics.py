@@ -193,14 +193,16 @@ def test_traced_and_alone_or_in_company(around, caplog):
     guide = pc.guides.Search(24, angles=16, heads=2, iterations=1)
     pair, _ = _known(
         particles,
+        pc.guides.GaussNewton(1),
         pose=pc.poses.SO3(around=around, shift_sd=1.0),
         pose_guide=pc.guides.Refine(1) if around else guide,
     )
     options = {"steps": 3, "batch_size": 6, "progress": False}
+    python = pc.fit(pair, particles, seeds=2, capture=False, **options).history["loss"]
     kept = pc.fit(pair, particles, seeds=2, capture=True, together=2, **options)
     assert "2 seeds at once" in caplog.text
+    np.testing.assert_allclose(kept.history["loss"], python, rtol=2e-3)
+    if around:
+        one = pc.fit(pair, particles, capture=True, **options).history["loss"]
+        np.testing.assert_allclose(one, python[:1], rtol=1e-5)
     assert "not traced" not in caplog.text
-    one = pc.fit(pair, particles, capture=True, **options).history["loss"][0]
-    plain = pc.fit(pair, particles, capture=False, **options).history["loss"][0]
-    np.testing.assert_allclose(one, plain, rtol=1e-4)
-    np.testing.assert_allclose(kept.history["loss"][0], plain, rtol=2e-3)

@@ -25,6 +25,8 @@ from pyrocryo.precision import exact
 
 __all__ = ["contrast_transfer", "filtered", "modulated", "transfer", "wavelength"]
 
+MOST = 2**21  # numbers of padded images made at once on a CPU: more fall out of its caches
+
 
 def wavelength(voltage: Tensor) -> Tensor:
     r"""Wavelength (Å) of electrons at ``voltage`` (kV), relativistic.
@@ -113,5 +115,12 @@ def filtered(images: Tensor, multiplier: Tensor) -> Tensor:
     Zeros are around them then, and what comes to lie there is left out.
     """
     box, wide = images.shape[-1], multiplier.shape[-2]
+    further = images.dim() - multiplier.dim()
+    rows = math.prod(images.shape[:further]) if further > 0 else 1
+    share = max(1, MOST * rows // max(1, images[..., 0, 0].numel() * wide**2))
+    if images.device.type == "cpu" and rows > share:
+        parts = images.flatten(end_dim=further - 1).split(share)
+        every = torch.cat([filtered(part, multiplier) for part in parts])
+        return every.unflatten(0, images.shape[:further])
     spectrum = torch.fft.rfft2(images, s=(wide, wide)) * multiplier
     return torch.fft.irfft2(spectrum, s=(wide, wide))[..., :box, :box]
