@@ -245,7 +245,7 @@ class Deformation(GaussianVolume):
         All that a sum over control points has to know of `w` and `c`, so that it is one matrix
         product.
         """
-        moved = self.field(z) - self.field(torch.zeros_like(z))
+        moved = self.field(z) - self.field(z.new_zeros(z.shape[-1]))
         w = self.first * (SPEED * self.rest + moved.unflatten(-1, self.near.shape))
         if not self.incompressible:
             return w
