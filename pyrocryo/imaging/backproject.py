@@ -20,6 +20,7 @@ from pyrocryo.precision import applied
 __all__ = ["Consensus", "backproject"]
 
 FLAT = 1e-4  # 1 - cos of the tilt, below which all particles are seen along one direction
+SEEN = 0.143  # correlation of halves in a shell that shows signal (Rosenthal, Henderson 2003)
 LEAST = 0.02  # Fourier shell correlation that a shell is granted at least
 FINE = 10  # cycles a box up to which slices are sampled as finely as the grid
 AT_ONCE = 2**19  # numbers put into the grid at once: with their addresses, they fit into a cache
@@ -44,8 +45,8 @@ class Consensus:
 
     @property
     def resolution(self) -> float:
-        """Å at which the correlation of the halves falls below .143 (Rosenthal 2003)."""
-        return resolution(self.fsc, self.voxel_size, threshold=0.143)
+        """Å at which the correlation of the halves falls below .143."""
+        return resolution(self.fsc, self.voxel_size, threshold=SEEN)
 
     def __repr__(self) -> str:
         return (
@@ -72,7 +73,9 @@ def backproject(
     map, a :math:`\mathrm{sinc}^2` along each axis, is divided out), inside the sphere of Nyquist.
     By default λ is what the two halves of the molecules tell about noise in each shell,
     :math:`\lambda = \bar D (1 - FSC) / 2 FSC` with :math:`\bar D` the mean of the denominator's
-    sum, which is Wiener's filter (Scheres 2012, Eq. 4, with the shells' signal taken from FSC).
+    sum: Wiener's filter (Scheres 2012, the shells' signal from FSC). Few numbers make the
+    first shells, whose FSC goes wrong by much: up to the last with an FSC of .143, no shell is
+    taken to have less signal than those beyond.
 
     Molecules that move are averaged, blurred where they do. A map of one end of a latent is that
     of particles weighted by where they lie on it: ``weights=z[:, 0] > np.quantile(z[:, 0], .9)``.
@@ -240,7 +243,10 @@ def _shells(total: Tensor, curve: np.ndarray, wide: int, oversampling: int) -> T
     count = torch.bincount(shell[filled], minlength=len(curve)).clamp_min(1)
     mean = torch.bincount(shell[filled], total[filled].double(), minlength=len(curve)) / count
     agreed = torch.as_tensor(curve).clamp(LEAST, 1.0)
-    return (mean * (1 - agreed) / (2 * agreed)).float()[shell]
+    level = mean * (1 - agreed) / (2 * agreed)
+    seen = 1 + int((agreed >= SEEN).nonzero().max()) if (agreed >= SEEN).any() else 1
+    level[:seen] = level[:seen].flip(0).cummin(0).values.flip(0)
+    return level.float()[shell]
 
 
 def _radius(wide: int) -> Tensor:
