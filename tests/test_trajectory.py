@@ -171,11 +171,15 @@ def test_paths_are_not_equilibrium(modes, rng):
         anharmonic(modes, _frames(modes, back, rng), temperature=KELVIN)
 
 
-def test_short_trajectories_are_warned_of(modes, rng, caplog):
+def test_short_trajectories_and_small_units_are_warned_of(modes, rng, caplog):
     q = np.stack([_series(400, _one, rng) for _ in range(3)], axis=1)
     with caplog.at_level(logging.WARNING):
         anharmonic(modes, _frames(modes, q, rng), temperature=KELVIN)
     assert "its 400 frames are worth" in caplog.text
+    assert "amplitude" not in caplog.text
+    with caplog.at_level(logging.WARNING):
+        anharmonic(modes, _frames(modes, q + 5, rng), temperature=KELVIN)
+    assert "z is 5." in caplog.text
 
 
 @pytest.mark.parametrize(

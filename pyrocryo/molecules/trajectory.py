@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 FOLDS = 5  # blocks of frames in a row, each held out once
 FEWEST, FEW = 20, 100  # effective frames: refused, and warned of
+WIDE = 2.0  # units of z, root mean square, from which a larger unit is advised
 TREND, SURE = 0.2, 4.0  # share of the variance in a straight line, and its t, to be refused
 BETTER = 2.0  # standard errors by which an energy must beat the harmonic one
 HOTTER = 2.0  # the grid of the prior is wide enough up to this many times the temperature
@@ -199,9 +200,11 @@ def anharmonic(
 
     Args:
         modes: As many as `z` has numbers.
-        trajectory: `(M, A, 3)` Å, frames at equal intervals.
+        trajectory: `(M, A, 3)` Å, frames at equal intervals, such as those of
+            :func:`pyrocryo.io.read_trajectory`.
         temperature: Of the trajectory, in K.
-        amplitude: What the volume is given.
+        amplitude: What the volume is given; best such that amplitudes are of order 1 (a warning
+            says which), as guides look for `z` near 0.
 
     Raises:
         InputError: If frames do not fit; or a mode drifts (more than a fifth of its variance is a
@@ -230,6 +233,15 @@ def anharmonic(
         raise InputError(f"{told}; expected at least {FEWEST}: run it for longer")
     if sizes[worst] < FEW:
         log.warning("%s: energies are rough", told)
+    far = np.sqrt((q**2).mean(axis=0))
+    if far.max() > WIDE:
+        log.warning(
+            "amplitude: z is %.1f along mode %d (root mean square), and guides look for it within "
+            "a few units of 0; one that is %.1f times as large makes it 1",
+            far.max(),
+            int(far.argmax()) + 1,
+            far.max(),
+        )
     wells = tuple(_chosen(k, q[:, k], sizes[k], kelvin) for k in range(len(modes)))
     correlation = np.corrcoef(q.T).reshape(len(modes), len(modes))
     return Landscape(wells, kelvin, correlation)
