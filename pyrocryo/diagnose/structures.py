@@ -122,8 +122,8 @@ def structures(
         fit: A fit, or a trained pair, of a volume in space.
         molecule: What was simulated, with ``centres(z)``, ``width``, ``weight`` and ``dim``.
         particles: With ``truth``, such as ``particles.test``.
-        most: Particles to look at.
-        maps: Of their conformations (of each frame), at most how many to compare as maps.
+        most: Particles to look at, all frames of each.
+        maps: How many of their conformations to compare as maps, at most.
         segmentation: `(A,)` domains of the atoms, for ``spearman``; by default
             ``molecule.domain``, if it has it.
 
@@ -254,8 +254,7 @@ def _reading(
             f"atoms are off by {np.median(rmsd):.2f} Å (median RMSD; 90 % of conformations below "
             f"{np.quantile(rmsd, 0.9):.2f} Å; {where}), {np.median(superposed):.2f} Å once each "
             f"is superposed; a perfect volume that does not move is off by "
-            f"{np.median(still_rmsd):.2f} Å: {100 * explained.mean():.0f} % of the motion is "
-            "explained"
+            f"{np.median(still_rmsd):.2f} Å: {_share(explained.mean())} of the motion is explained"
         )
     if spearman is not None:
         rho = ", ".join(f"{value:.3f}" for value in spearman.mean(axis=0))
@@ -266,7 +265,7 @@ def _reading(
             f"maps agree with the true density (FSC = .5) to {np.median(resolution):.1f} Å "
             f"({low:.1f} to {high:.1f} Å for 80 % of conformations; Nyquist {nyquist:.1f} Å), the "
             f"true mean conformation to {np.median(still_resolution):.1f} Å, and "
-            f"{100 * explained_density.mean():.0f} % of the motion of the density is explained"
+            f"{_share(explained_density.mean())} of the motion of the density is explained"
         )
     else:
         said.append(
@@ -274,3 +273,7 @@ def _reading(
             "to compare maps in"
         )
     return "; ".join(said)
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.0f} %" if value > 0 else "none (less than by not moving)"
