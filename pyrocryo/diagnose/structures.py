@@ -113,7 +113,8 @@ def structures(
     With known poses the frames agree, and nothing is superposed for ``rmsd``. With unknown ones
     the decoded molecule lies anywhere: one rotation and translation for all conformations is
     fitted to the atoms on one half of them (Kabsch 1976), and scored on the other; maps are then
-    compared in that frame. Without atoms there is no such frame, and nothing is compared.
+    compared in that frame. A mirrored molecule, which fits the same images, is not turned back:
+    its RMSD stays large. Without atoms there is no such frame, and nothing is compared.
 
     Where most of a molecule stays still, RMSD and resolution look good whether a volume moves or
     not: read them beside ``still_rmsd`` and ``still_resolution``, or read ``explained``.
@@ -165,13 +166,10 @@ def structures(
             x = atoms(pair, z)
             if hidden:
                 turn, move = superposition(*(a[fitted].reshape(-1, 3) for a in (x, truth)))
-            placed = x[rows] @ turn.T + move
-            off = _rmsd(placed, truth[rows])
+            off, shape = _off(x[rows] @ turn.T + move, truth[rows])
             found["rmsd"].append(off)
+            found["superposed"].append(shape)
             found["explained"].append(1 - np.square(off).sum() / np.square(still_rmsd).sum())
-            own = superposition(placed, truth[rows])
-            moved = placed @ np.swapaxes(own[0], -1, -2) + own[1][:, None]
-            found["superposed"].append(_rmsd(moved, truth[rows]))
             if segmentation is not None:
                 angles = domain_angles(x[rows], still, segmentation).hinges()[1]
                 factors = (true_z[rows, k, None] for k in range(molecule.dim))
@@ -214,6 +212,12 @@ def _correspond(pair: Pair, count: int) -> bool:
 
 def _rmsd(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.sqrt(np.square(x - y).sum(axis=-1).mean(axis=-1))
+
+
+def _off(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """RMSD `(M,)` of structures `(M, A, 3)` as they lie, and each superposed."""
+    turn, move = superposition(x, y)
+    return _rmsd(x, y), _rmsd(x @ np.swapaxes(turn, -1, -2) + move[:, None], y)
 
 
 def _true_maps(
