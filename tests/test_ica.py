@@ -307,6 +307,9 @@ def test_of_arrays_from_the_shell(tmp_path, capsys):
     assert not (tmp_path / "none").exists()
     assert main([*line, "--out", str(out)]) == 2
     assert "is not empty" in capsys.readouterr().err
+    words = ["--structure", str(tmp_path / "a.pdb"), "--out", str(tmp_path / "none")]
+    assert main([*line, *words]) == 2
+    assert "arrays have no atoms" in capsys.readouterr().err
 
 
 MODEL = """

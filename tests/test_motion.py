@@ -249,6 +249,15 @@ def test_from_the_shell(tmp_path, volume, capsys):
         assert (tmp_path / "named" / "z1.pdb").exists()
 
 
+def test_help_says_everything(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["movie", "--help"])
+    assert not stop.value.code
+    said = " ".join(capsys.readouterr().out.split())
+    for word in ("--axis", "--seed", "--frames", "--structure", "--out", "z1.cxc", "from 1"):
+        assert word in said
+
+
 def _three():
     from pyrocryo.io.motion import _alanines
 

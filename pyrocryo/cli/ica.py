@@ -10,6 +10,7 @@ import numpy as np
 import tyro
 
 from pyrocryo.cli.latents import array, posterior
+from pyrocryo.cli.movie import named
 from pyrocryo.errors import InputError
 
 if TYPE_CHECKING:
@@ -23,8 +24,8 @@ class Ica:
     """PCA and FastICA of latents: negentropies, and which components are told apart.
 
     Of a run folder (each seed by itself), of a .npy array (N, K), or of cryoDRGN's z.N.pkl (read
-    as data, not run). With --out also maps along each component of a run, which runs the model
-    file kept in its folder, and lists of the particles at both ends.
+    as data, not run). With --out also lists of the particles at both ends of each component and,
+    of a run, maps and structures along it, which runs the model file kept in its folder.
     """
 
     latents: tyro.conf.Positional[Path]
@@ -39,8 +40,11 @@ class Ica:
     """Bins along a component, of equally many particles."""
     seed: int = 0
     """Draws starts and halves."""
+    structure: Path | None = None
+    """PDB or mmCIF file that names the volume's atoms; by default Cα of alanines."""
     out: Path | None = None
-    """Also write ica.json, sources.npy, lists of particles and maps to this folder."""
+    """Also write ica.json, sources.npy, lists of particles, maps, structures where the volume has
+    atoms, and scripts for ChimeraX to this folder."""
 
     def run(self) -> None:
         """Prints the components."""
@@ -77,10 +81,17 @@ class Ica:
             return
         if self.latents.is_dir():
             fit, _ = io.load_fit(self.latents)
+        names = None
+        if self.structure is not None:
+            if fit is None:
+                raise InputError("structure: arrays have no atoms to give names to; name a run")
+            names = named(self.structure, fit.pairs[0])
         io.new_folder(self.out)
         for seed, ica in found.items():
             folder = self.out if seed is None else self.out / f"seed{seed}"
-            io.write_components(folder, fit, ica, count=self.bins, seed=seed, rows=images)
+            io.write_components(
+                folder, fit, ica, count=self.bins, seed=seed, structure=names, rows=images
+            )
         print(self.out)
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pyrocryo.io import Structure
     from pyrocryo.pair import Pair
 
-__all__ = ["Movie"]
+__all__ = ["Movie", "named"]
 
 KINDS = ("CA", "backbone", "all")
 
@@ -62,14 +62,7 @@ class Movie:
             raise InputError(f"axis: expected 1 to {pair.dim}, got {self.axis}")
         if self.frames < 2:
             raise InputError(f"frames: expected two or more, got {self.frames}")
-        names = None
-        if self.structure is not None:
-            if not has_atoms(pair):
-                raise InputError(
-                    f"structure: the volume ({type(pair.volume).__name__}) has no atoms in space "
-                    "to give names to"
-                )
-            names = _named(self.structure, pair)
+        names = None if self.structure is None else named(self.structure, pair)
         io.new_folder(self.out)
         files = io.write_motion(
             self.out,
@@ -89,11 +82,18 @@ class Movie:
             print(f"the volume ({type(pair.volume).__name__}) has no atoms: maps only")
 
 
-def _named(path: Path, pair: Pair) -> Structure:
-    """The atoms of a file that are as many as the volume's."""
-    from pyrocryo import io
-    from pyrocryo.diagnose.conformations import atoms
+def named(path: Path, pair: Pair) -> Structure:
+    """The atoms of a PDB or mmCIF file that are as many as the volume's.
 
+    Raises:
+        InputError: If there are none, or the volume has no atoms.
+    """
+    from pyrocryo import io
+    from pyrocryo.diagnose.conformations import atoms, has_atoms
+
+    if not has_atoms(pair):
+        what = type(pair.volume).__name__
+        raise InputError(f"structure: the volume ({what}) has no atoms in space to give names to")
     count = atoms(pair, np.zeros(pair.dim)).shape[-2]
     held = {}
     for kind in KINDS:

@@ -126,7 +126,8 @@ def structures(
     With known poses the frames agree, and nothing is superposed for ``rmsd``. With unknown ones
     the decoded molecule lies anywhere: one rotation and translation for all conformations is
     fitted to the atoms on one half of them (Kabsch 1976), and scored on the other; maps are then
-    compared in that frame. Without atoms there is no such frame, and nothing is compared.
+    compared in that frame. A mirrored molecule, which fits the same images, is not turned back:
+    its RMSD stays large. Without atoms there is no such frame, and nothing is compared.
 
     Where most of a molecule stays still, RMSD and resolution look good whether a volume moves or
     not: read them beside ``still_rmsd`` and ``still_resolution``, or read ``explained``.
@@ -135,8 +136,8 @@ def structures(
         fit: A fit, or a trained pair, of a volume in space.
         molecule: What was simulated, with ``centres(z)``, ``width``, ``weight`` and ``dim``.
         particles: With ``truth``, such as ``particles.test``.
-        most: Particles to look at.
-        maps: Of their conformations (of each frame), at most how many to compare as maps.
+        most: Particles to look at, all frames of each.
+        maps: How many of their conformations to compare as maps, at most.
         segmentation: `(A,)` domains of the atoms, for ``spearman``; by default
             ``molecule.domain``, if it has it.
         limit: Molecules for which to compute what the images allow at all
@@ -185,13 +186,10 @@ def structures(
             x = atoms(pair, z)
             if hidden:
                 turn, move = superposition(*(a[fitted].reshape(-1, 3) for a in (x, truth)))
-            placed = x[rows] @ turn.T + move
-            off = _rmsd(placed, truth[rows])
+            off, shape = _off(x[rows] @ turn.T + move, truth[rows])
             found["rmsd"].append(off)
+            found["superposed"].append(shape)
             found["explained"].append(1 - np.square(off).sum() / np.square(still_rmsd).sum())
-            own = superposition(placed, truth[rows])
-            moved = placed @ np.swapaxes(own[0], -1, -2) + own[1][:, None]
-            found["superposed"].append(_rmsd(moved, truth[rows]))
             if segmentation is not None:
                 angles = domain_angles(x, still, segmentation).hinges()[1]
                 found["spearman"].append(_ranked(true_z[rows], angles[rows]))
@@ -252,6 +250,12 @@ def _rmsd(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.sqrt(np.square(x - y).sum(axis=-1).mean(axis=-1))
 
 
+def _off(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """RMSD `(M,)` of structures `(M, A, 3)` as they lie, and each superposed."""
+    turn, move = superposition(x, y)
+    return _rmsd(x, y), _rmsd(x @ np.swapaxes(turn, -1, -2) + move[:, None], y)
+
+
 def _true_maps(
     centres: Sequence[np.ndarray], molecule: Any, side: int, voxel: float
 ) -> list[np.ndarray]:
@@ -292,8 +296,7 @@ def _reading(
             f"atoms are off by {np.median(rmsd):.2f} Å (median RMSD; 90 % of conformations below "
             f"{np.quantile(rmsd, 0.9):.2f} Å; {where}), {np.median(superposed):.2f} Å once each "
             f"is superposed; a perfect volume that does not move is off by "
-            f"{np.median(still_rmsd):.2f} Å: {100 * explained.mean():.0f} % of the motion is "
-            "explained"
+            f"{np.median(still_rmsd):.2f} Å: {_share(explained.mean())} of the motion is explained"
         )
     if spearman is not None:
         rho = ", ".join(f"{value:.3f}" for value in spearman.mean(axis=0))
@@ -310,7 +313,7 @@ def _reading(
             f"maps agree with the true density (FSC = .5) to {np.median(resolution):.1f} Å "
             f"({low:.1f} to {high:.1f} Å for 80 % of conformations; Nyquist {nyquist:.1f} Å), the "
             f"true mean conformation to {np.median(still_resolution):.1f} Å, and "
-            f"{100 * explained_density.mean():.0f} % of the motion of the density is explained"
+            f"{_share(explained_density.mean())} of the motion of the density is explained"
         )
     else:
         said.append(
@@ -318,3 +321,7 @@ def _reading(
             "to compare maps in"
         )
     return "; ".join(said)
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.0f} %" if value > 0 else "none (less than by not moving)"
