@@ -41,8 +41,8 @@ class RigidBodies(Atoms):
 
     What is learned are the twists at `z = 0` (0 at first), and their change, a network of `z`.
     With ``separate``, each body is driven by latents of its own, in the order of the bodies: `z`
-    has one number a body, or as many for each. That alone says which latent is whose: give the pair
-    ``rotate=False``.
+    has one number a body, or as many for each. That alone says which latent is whose: give the
+    pair ``rotate=False``.
 
     With ``hinges``, body `b` turns about a given axis by an angle that is a function of one latent
     alone, linear or monotone: `z` then has one number a hinge, in their order; give the pair
