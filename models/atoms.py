@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 import pyrocryo as pc
 
 DEGREES, MOVED = 6.5, 1.5  # errors of given poses about (°) and along (Å) each axis
@@ -100,7 +102,7 @@ def pair(config: Config, particles: pc.Particles) -> pc.Pair:
     )
 
 
-def _volume(config: Config, particles: pc.Particles):
+def _volume(config: Config, particles: pc.Particles) -> torch.nn.Module:
     """What moves."""
     molecule = pc.molecules.AdenylateKinase(width=config.width)
     told = {"pixel_size": particles.pixel_size, "width": config.width}

@@ -104,7 +104,7 @@ def scores(config: Config, fit: pc.Fit, scored: pc.Particles, out: Path) -> dict
     return told
 
 
-def _ica(six: np.ndarray, method: str):
+def _ica(six: np.ndarray, method: str) -> pc.identify.LinearICA:
     """Of parameters in rad and Å, each body's turn counted as what it moves 15 Å away."""
     scale = np.tile([15.0] * 3 + [1.0] * 3, BODIES)
     return pc.identify.linear_ica(scale * six, components=BODIES, method=method)

@@ -48,8 +48,6 @@ DEGREES, MOVED = 6.5, 1.5  # errors of given poses about (°) and along (Å) eac
 
 def training(config: Config) -> dict[str, float]:
     """Settings of the fit."""
-    if config.bonds < 0:
-        raise pc.InputError(f"bonds: expected a weight of 0 or more, got {config.bonds}")
     on = {"penalties": (pc.penalties.Bonds(config.bonds),)} if config.bonds else {}
     return {"steps": STEPS[config.bodies], "batch_size": 32, "lr": 1e-2, **on}
 
@@ -73,6 +71,8 @@ def particles(config: Config) -> pc.Particles:
 
 def pair(config: Config, particles: pc.Particles) -> pc.Pair:
     """Model and guide."""
+    if config.limit == 1 or config.limit < 0:
+        raise pc.InputError(f"limit: expected 0 or at least 2 molecules, got {config.limit}")
     molecule = pc.molecules.AdenylateKinase()
     hinges = {k + 1: (molecule.axis[k], molecule.pivot[k]) for k in range(2)}
     poses = {

@@ -212,6 +212,7 @@ def fitted(adk, volume, particles, reference, **options):
 def test_hinges_are_found_and_restraints_keep_bonds(adk):
     particles = pc.simulate.poses(adk, n=600, seed=0, box=24, pixel_size=4.0, snr=2.0)
     true = adk.centres(torch.as_tensor(particles.truth[:200], dtype=torch.float64))
+
     def off(structure):  # Å
         return (structure - true).square().sum(-1).mean(-1).sqrt().median()
 

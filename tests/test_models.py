@@ -123,24 +123,74 @@ def test_poses_in_space_in_short_form(stem, options, tmp_path):
     assert (out / "poses_seed0.star").exists()
 
 
-@pytest.mark.parametrize("volume", ["hinges", "atoms"])
-def test_adenylate_kinase_in_short_form(volume, tmp_path):
-    model = next(p for p in MODELS if p.stem == "adenylate_kinase")
+DECODERS = [
+    ("atoms", "--volume hinges --no-ctf --limit 2"),
+    ("atoms", "--volume atoms --prior isotropic --pose refined"),
+    ("atoms", "--volume residues --bonds 1"),
+    ("atoms", "--volume incompressible --prior isotropic --pose searched"),
+    ("atoms", "--volume mixture --no-ctf"),
+    ("atoms", "--volume map --no-ctf --prior isotropic --batch-size 4"),
+    ("atoms", "--volume fourier --no-ctf --prior isotropic --batch-size 4"),
+    ("modes", "--latents 10 --knowledge amplitudes --limit 2 --no-ctf"),
+    ("modes", "--knowledge none --pose refined"),
+    ("modes", "--knowledge time --no-ctf"),
+    ("modes", "--knowledge temperature"),
+    ("rigid_bodies", "--bodies hinges --pose searched"),
+    ("rigid_bodies", "--bodies separate --limit 2 --bonds 10"),
+    ("rigid_bodies", "--bodies free --prior time --pose refined --no-ctf"),
+    ("linear_ica", "--law two --no-ctf"),
+    ("linear_ica", "--law laplace --latents 2 --shared --bins 3"),
+]
+
+
+@pytest.mark.parametrize(
+    ("stem", "options"), DECODERS, ids=lambda o: o.replace("--", "").replace(" ", "-")
+)
+def test_decoders_of_adenylate_kinase_in_short_form(stem, options, tmp_path):
+    model = next(p for p in MODELS if p.stem == stem)
     out = tmp_path / "run"
-    options = ["--n", "40", "--volume", volume, "--limit", "2", "--out", str(out)]
-    assert main(["fit", str(model), *options, *SHORT]) == 0
+    few = ["--n", "90", "--steps", "3", "--draws", "2", "--held-out", "8"]
+    assert (
+        main(["fit", str(model), "--out", str(out), "--batch-size", "8", *few, *options.split()])
+        == 0
+    )
     metrics = json.loads((out / "metrics.json").read_text())
-    for hinge in ("spearman_nmp", "spearman_lid"):
-        assert len(metrics[hinge]["per_seed"]) == len(metrics[f"{hinge}_limit"]["per_seed"]) == 1
-    assert (out / "volumes" / "seed0_median.mrc").exists()
+    same_atoms = not {"mixture", "map", "fourier"} & set(options.split())
+    assert ("rmsd" in metrics) == same_atoms
+    assert ("angle_limit_1" in metrics) == ("--limit" in options)
+    assert ("bond_max" in metrics) == (
+        same_atoms and "hinges" not in options and stem == "atoms" or stem == "rigid_bodies"
+    )
+    if stem == "modes":
+        assert {"mcc_ica", "ica_separated"} <= set(metrics)
+    if stem == "linear_ica":
+        assert {"mcc_pca", "mcc_fastica", "negentropy_fastica_2"} <= set(metrics)
+        count = 3 if "--bins" in options else 10
+        assert len(list((out / "ica_seed0").glob("ic1_*.mrc"))) == count
+        assert (out / "ica_seed0" / "ic2.cxc").exists()
 
 
-def test_a_limit_of_one_molecule_is_refused_before_training(tmp_path, capsys):
-    model = next(p for p in MODELS if p.stem == "adenylate_kinase")
-    options = ["--n", "40", "--limit", "1", "--out", str(tmp_path / "run")]
-    assert main(["fit", str(model), *options]) == 2
-    assert "limit: expected 0 or at least 2 molecules, got 1" in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()
+@pytest.mark.parametrize(
+    ("stem", "options", "told"),
+    [
+        ("atoms", "--limit 1", "limit: expected 0 or at least 2 molecules, got 1"),
+        ("atoms", "--volume map --pose refined", "volume: a map starts from a map of the images"),
+        ("atoms", "--bonds -1", "weight: expected 0 or more, got -1"),
+        ("modes", "--latents 11", "latents: expected 1 to 10 (modes), got 11"),
+        ("modes", "--latents 3 --knowledge temperature", "latents: the spreads are those of 2"),
+        ("rigid_bodies", "--limit -1", "limit: expected 0 or at least 2 molecules, got -1"),
+        ("linear_ica", "--latents 3", "dim: 2 bodies with latents of their own"),
+    ],
+)
+def test_mistakes_are_told_before_training(stem, options, told, tmp_path, capsys):
+    model = next(p for p in MODELS if p.stem == stem)
+    out = tmp_path / "run"
+    assert (
+        main(["fit", str(model), "--n", "60", "--no-ctf", "--out", str(out), *options.split()])
+        == 2
+    )
+    assert told in capsys.readouterr().err
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(("volume", "steps"), [("implicit", "60"), ("atoms", "200")])
