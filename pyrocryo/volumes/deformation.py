@@ -126,6 +126,9 @@ class Deformation(GaussianVolume):
         start so that their sum is the map at the centres of the cubes, and are learned. Density
         below the threshold is left out: background is not carried.
 
+        Images show where density is, not which: within even density the flow may slide unseen, so
+        that conformations are found better than the ways of single residues (:meth:`carried`).
+
         Args:
             density: `(D, D, D)`, indexed `[z, y, x]`, with the box centre at voxel ``D // 2``, as
                 :func:`pyrocryo.io.read_map` gives it.
@@ -185,7 +188,7 @@ class Deformation(GaussianVolume):
         self.register_buffer("middle", torch.as_tensor(middle, dtype=start.dtype))
         self.register_buffer("near", near)  # control points as the field sees them
         overlap = (-0.5 * torch.cdist(near, near).square()).exp().sum(1).mean()
-        self.first = FIRST / float(overlap)  # so that longer kernels do not start with more
+        self.first = FIRST / float(overlap)  # longer kernels do not start with more
         self.rest = nn.Parameter(torch.zeros_like(near))
         self.field = perceptron(latent, self.hidden, near.numel(), bias=False)
         return self
