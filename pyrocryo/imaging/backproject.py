@@ -109,7 +109,8 @@ def backproject(
         raise InputError(f"weights: {len(rows)} particles have any; two halves need at least 2")
     box, wide = particles.box, oversampling * particles.box
     planes = _planes(box, oversampling)
-    grid = torch.zeros(2, 3, wide * wide * (wide // 2 + 1))  # halves; real, imaginary, C squared
+    # halves; real, imaginary, C squared
+    grid = torch.zeros(2, 3, wide * wide * (wide // 2 + 1), dtype=torch.float32)
     points = sum(len(plane.k) for plane in planes) * (particles.frames or 1)
     size = max(1, AT_ONCE // (8 * points))
     for half in range(2):
@@ -173,9 +174,9 @@ def _slices(batch: Any, share: Tensor, plane: _Plane, box: int) -> tuple[Tensor,
     several = len(images) // len(share)
     share = share.repeat_interleave(several)[:, None] * plane.step**2
     spectrum = _transform(images, plane).flatten(1)[:, plane.where]
-    shift = torch.full((len(images), 2), float(box // 2))
+    shift = torch.full((len(images), 2), float(box // 2), dtype=torch.float32)
     if hasattr(batch, "shift"):
-        shift = shift + batch.shift.reshape(-1, 2) / batch.pixel_size
+        shift = shift + batch.shift.reshape(-1, 2).float() / batch.pixel_size.float()
     turn = 2 * torch.pi * torch.remainder(shift @ (plane.k / box).T, 1.0)
     spectrum = share * spectrum * torch.polar(torch.ones_like(turn), turn)
     square = share.expand_as(turn)
@@ -190,7 +191,7 @@ def _slices(batch: Any, share: Tensor, plane: _Plane, box: int) -> tuple[Tensor,
     back = points[..., 0] < 0  # F(-k) is the conjugate of F(k): half of it is kept
     points = torch.where(back[..., None], -points, points)
     values = spectrum.real, torch.where(back, -spectrum.imag, spectrum.imag), square
-    return torch.stack([v.flatten() for v in values], dim=-1), points.reshape(-1, 3)
+    return torch.stack([v.flatten() for v in values], dim=-1).float(), points.reshape(-1, 3)
 
 
 def _transform(images: Tensor, plane: _Plane) -> Tensor:
@@ -203,7 +204,7 @@ def _transform(images: Tensor, plane: _Plane) -> Tensor:
     for k in torch.fft.fftfreq(plane.side), torch.fft.rfftfreq(plane.side):
         turn = torch.remainder((k * plane.side).round()[:, None] * r, box / plane.step)
         turn = turn * (-2 * torch.pi * plane.step / box)
-        waves.append(torch.polar(torch.ones_like(turn), turn))
+        waves.append(torch.polar(torch.ones_like(turn), turn).to(torch.complex64))
     along_y, along_x = waves
     return along_y @ torch.complex(images @ along_x.real.T, images @ along_x.imag.T)
 
@@ -265,4 +266,4 @@ def _map(grid: Tensor, level: Tensor | float, box: int, wide: int) -> np.ndarray
     at = torch.remainder(r, wide).long()
     small = whole[at][:, at][:, :, at]
     fall = torch.sinc(r / wide).square()
-    return (small / (fall[:, None, None] * fall[:, None] * fall)).numpy()
+    return (small / (fall[:, None, None] * fall[:, None] * fall)).float().numpy()

@@ -124,6 +124,7 @@ def dock(
     if not amplitude > 0:
         raise InputError(f"amplitude: expected a positive factor, got {amplitude}")
     looks = one_each("width", width, len(r)), one_each("weight", weight, len(r), least=0.0)
+    looks = looks[0].float(), looks[1].float()
     target = torch.as_tensor(values, dtype=torch.float32)
     still = torch.as_tensor(r - middle, dtype=torch.float32)
     best, second = _placed(still, looks, target, voxel_size)
@@ -222,7 +223,7 @@ def _orientations() -> Tensor:
     )
     still = torch.zeros(ANGLES)
     turn = quaternions.exponential(torch.stack([still, still, turn], dim=-1))
-    return quaternions.product(turn, view.unsqueeze(1)).reshape(-1, 4)
+    return quaternions.product(turn, view.unsqueeze(1)).reshape(-1, 4).float()
 
 
 def _correlation(
@@ -243,7 +244,7 @@ def _refined(
 ) -> _Place:
     """The nearest place where the correlation is highest."""
     reach = still.norm(dim=-1).mean()  # a turn by 1 / reach moves atoms by 1 Å
-    step = torch.zeros(6, requires_grad=True)
+    step = torch.zeros(6, dtype=still.dtype, requires_grad=True)
 
     def place() -> tuple[Tensor, Tensor]:
         turn = quaternions.product(quaternions.exponential(step[:3] / reach), start)
@@ -269,7 +270,7 @@ def _bent(
     """Rotation, translation, amplitudes in units of ``soft``, and the correlation there."""
     reach = still.norm(dim=-1).mean()
     unit = soft.square().sum(-1).mean(-1).sqrt()  # Å an atom, on average
-    free = torch.zeros(6 + len(soft), requires_grad=True)
+    free = torch.zeros(6 + len(soft), dtype=still.dtype, requires_grad=True)
 
     def now() -> tuple[Tensor, Tensor, Tensor]:
         turn = quaternions.matrix(quaternions.exponential(free[:3] / reach)) @ rigid.rotation
