@@ -47,6 +47,22 @@ class NormalModes(GaussianVolume):
     squared way to the closed form, the first 2, 10 and 20 modes have .72, .93 and .93 after
     superposition (of 1AKE .71, .93 and .94), and .57, .73 and .74 in the frame of the CORE.
 
+    Of 1000 images of it (32 pixels of 3 Å, SNR 1, poses known, GaussNewton, 300 steps, three
+    seeds that differ by .03 Å and .004), ten modes of the open form and ``amplitude`` 4: median Cα
+    RMSD to the truth, as it is and superposed, and linear R² of the two hinges, whose bound by the
+    true molecule is .71 and .85 (120 images):
+
+    ================================  ======  ==========  ==========
+    learned                           RMSD    superposed  R²
+    ================================  ======  ==========  ==========
+    10 modes, nothing                 2.60 Å  1.84 Å      .55, .69
+    10 modes, rest                    2.21    1.28        .59, .75
+    10 modes, rest, whole             1.58    1.37        .69, .84
+    2 combinations, rest              2.14    1.14        .60, .79
+    2 combinations, rest, whole       1.44    1.25        .72, .86
+    2 curved (64), rest, whole        1.20    1.02        .73, .86
+    ================================  ======  ==========  ==========
+
     Args:
         modes: With ``positions`` `(A, 3)` in Å from the box centre, ``vectors`` `(n, A, 3)`,
             ``scales(amplitude)`` and ``stiffness(amplitude)``, such as
