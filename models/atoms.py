@@ -58,6 +58,8 @@ def training(config: Config) -> dict:
     on = {"penalties": (pc.penalties.Bonds(config.bonds),)} if config.bonds else {}
     if config.volume == "hinges":
         return {"steps": 100, "batch_size": 32, "lr": 1e-2, **on}
+    if config.volume in ("residues", "incompressible", "map"):
+        return {"steps": 300, "batch_size": 32, "lr": 2e-2, **on}
     return {"steps": 500, "batch_size": 32, "lr": 4e-3, **on}
 
 

@@ -18,6 +18,7 @@ import torch
 import pyrocryo as pc
 
 BODIES = 2  # that move
+FEWEST = 500  # particles, for linear ICA
 
 
 @dataclass
@@ -85,6 +86,9 @@ def scores(config: Config, fit: pc.Fit, scored: pc.Particles, out: Path) -> dict
         found = pc.diagnose.structures(fit, pc.molecules.AdenylateKinase(), scored)
         print(found.reading)
         told |= found.scores()
+    if len(scored) < FEWEST:
+        print(f"no linear ICA: {len(scored)} particles were held out, it wants {FEWEST}")
+        return told
     for seed, trained in zip(fit.seeds, fit.pairs, strict=True):
         z = pc.diagnose.posterior_means(trained, scored)
         with torch.no_grad():

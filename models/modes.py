@@ -20,6 +20,7 @@ import pyrocryo as pc
 
 DEGREES, MOVED = 6.5, 1.5  # errors of given poses about (°) and along (Å) each axis
 WIDEST = 3.0  # of z, where the hinges' law is flat
+FEWEST = 500  # images, for linear ICA
 SPREADS = pc.simulate.default_scales(2)  # of the hinges, by temperature in K
 
 
@@ -123,6 +124,9 @@ def scores(config: Config, fit: pc.Fit, scored: pc.Particles, out: Path) -> dict
     told = found.scores()
     for trained in fit.pairs:
         z = pc.diagnose.posterior_means(trained, scored)
+        if len(z) < FEWEST:
+            print(f"no linear ICA: {len(z)} images were held out, it wants {FEWEST}")
+            break
         ica = pc.identify.linear_ica(z, components=2, frames=scored.frames or 1)
         mcc = pc.metrics.mcc(scored.truth.reshape(-1, 2), ica.sources).value
         told.setdefault("mcc_ica", []).append(mcc)

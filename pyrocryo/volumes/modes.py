@@ -166,6 +166,11 @@ class NormalModes(GaussianVolume):
         if self.hidden == ():
             nn.init.normal_(self.mixing, std=SMALL)
 
+    @property
+    def axes(self) -> str | None:
+        """What each latent is, where that is given."""
+        return "the motion along one normal mode" if self.hidden is None else None
+
     def extra_repr(self) -> str:
         """What decides its numbers beside the weights: resuming goes by it."""
         far = np.linspace(1, 2, len(self.scale)) * self.scale
