@@ -11,6 +11,7 @@ import numpy as np
 
 from pyrocryo.errors import InputError
 from pyrocryo.fields import checked
+from pyrocryo.preprocess import Preprocessing, background
 from pyrocryo.windows import cut, windowed
 
 __all__ = ["PER_IMAGE", "ImageSource", "Particles", "Statistics"]
@@ -46,7 +47,7 @@ class Statistics(NamedTuple):
     background_sd: float
 
 
-class Particles:
+class Particles(Preprocessing):
     r"""Images and the per-particle fields that describe them.
 
     Conventions. The image of a molecule with density `v` is
@@ -276,10 +277,7 @@ class Particles:
         """
         if self._statistics is not None:
             return self._statistics
-        r = np.arange(self.box) - self.box // 2
-        corner = np.hypot(r[:, None], r) > self.box / 2
-        if not corner.any():
-            corner[:] = True
+        corner = background(self.box)
         sums = np.zeros((2, 3))  # all pixels, background: how many, their sum, their squares
         for rows in self.chunks():
             images = self.raw(rows).astype(np.float64)
@@ -330,6 +328,11 @@ class Particles:
     def _copy(self) -> Particles:
         new = object.__new__(Particles)
         new.__dict__.update(self.__dict__)
+        return new
+
+    def _seen(self, images: Any) -> Particles:
+        new = self._copy()
+        new.images, new._statistics, new._digest = images, None, None
         return new
 
     def _subset(self, chosen: np.ndarray) -> Particles:
