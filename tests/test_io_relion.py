@@ -263,11 +263,35 @@ def test_optics_groups_are_joined(tmp_path):
         ),
         (GROUPS, {"rlnMagMat00": [1, 1.01]}, "rlnMagMat00 is '1.01', expected 1: anisotropic"),
         (GROUPS, {"rlnImageDimensionality": [3, 3]}, "expected 2: only 2-D images"),
+        (GROUPS, {"rlnTomoSubTomogramsAre2DStacks": [0, 1]}, "is '1', expected 0: stacks of the"),
+        (GROUPS, {"rlnCtfDataArePhaseFlipped": [1, 1]}, "is '1', expected 0: phase-flipped"),
+        (
+            GROUPS | DEFOCUS,
+            {"rlnOddZernike": ["[]", "[0,x]"]},
+            "rlnOddZernike is '.0,x.', expected a",
+        ),
     ],
 )
 def test_optics_groups_refused(tmp_path, particles, optics, message):
     with pytest.raises(InputError, match=message):
         io.load(files(tmp_path, particles, OPTICS | optics))
+
+
+def test_aberrations_and_helices_are_warned_of(tmp_path, caplog):
+    optics = {"rlnOddZernike": ["[0,0,0]", "[0,0.2,-.1]"], "rlnEvenZernike": ["[0,0]", "[]"]}
+    kinds = {"rlnHelicalTubeID": [3] * 4, "rlnTomoName": ["TS_01"] * 4}
+    scaled = {"rlnCtfScalefactor": [1.0, 0.9, 1.0, 0.8]}
+    particles = io.load(files(tmp_path, GROUPS | DEFOCUS | kinds | scaled, OPTICS | optics))
+    assert len(particles) == 4
+    said = [record.getMessage().partition("p.star: ")[2] for record in caplog.records]
+    assert said == [
+        "rlnHelicalTubeID is 3: helical segments; neighbours in a tube and the symmetry are not "
+        "used",
+        "rlnTomoName is TS_01: from tomograms; the tilts of one molecule count as particles of "
+        "their own",
+        "rlnCtfScalefactor other than 1 is not modelled, and it is 0.9 in 2 rows",
+        "rlnOddZernike is [0,0.2,-.1]; aberrations are not modelled",
+    ]
 
 
 def test_identity_magnification_is_fine(tmp_path):

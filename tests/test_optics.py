@@ -184,7 +184,7 @@ def test_what_is_not_modelled_is_said(tmp_path, caplog):
     star.write(path, blocks)
     pc.io.load(path)
     assert [r.getMessage().split(": ")[1] for r in caplog.records] == [
-        "rlnBeamTiltX other than 0 is not modelled"
+        "rlnBeamTiltX other than 0 is not modelled, and it is 0.5 in 6 rows"
     ]
 
 

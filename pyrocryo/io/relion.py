@@ -12,6 +12,7 @@ from pyrocryo.io import star
 from pyrocryo.io.columns import fields_in, of_molecules
 from pyrocryo.io.cryodrgn import read_poses
 from pyrocryo.io.mrc import Stacks, read_header
+from pyrocryo.io.oddities import check_columns, check_optics
 from pyrocryo.particles import Particles
 from pyrocryo.rotations import matrix_from_euler
 
@@ -25,19 +26,9 @@ ORIGINS_IN_PIXELS = ("rlnOriginX", "rlnOriginY")
 DEFOCUS = ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle")
 MICROSCOPE = ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")
 B_FACTOR = "rlnCtfBfactor"
-NOT_MODELLED = {"rlnCtfScalefactor": 1, "rlnBeamTiltX": 0, "rlnBeamTiltY": 0}  # but for these
 MOLECULE, FRAME = "pyrocryoMolecule", "pyrocryoFrame"
 TEMPERATURES = ("pyrocryoTemperature", "rlnTemperature")
 TIME, TRUTH = "pyrocryoTime", "pyrocryoTruth"
-REQUIRED = {  # columns that would make the images mean something else
-    "rlnCtfDataAreCtfPremultiplied": (0, "images multiplied by their CTF are not supported"),
-    "rlnImageDimensionality": (2, "only 2-D images are supported"),
-    "rlnIsFlip": (0, "mirrored particles are not supported"),
-    "rlnMagMat00": (1, "anisotropic magnification is not supported"),
-    "rlnMagMat01": (0, "anisotropic magnification is not supported"),
-    "rlnMagMat10": (0, "anisotropic magnification is not supported"),
-    "rlnMagMat11": (1, "anisotropic magnification is not supported"),
-}
 
 
 def load(
@@ -77,10 +68,7 @@ def load(
     """
     path = Path(path)
     rows = _Rows(path)
-    for name, (value, reason) in REQUIRED.items():
-        if name in rows.columns:
-            ok = np.abs(rows.numbers(name) - value) < 1e-6
-            rows.check(name, ok, f"{value}: {reason}")
+    check_columns(rows)
     found = _pixel_size(rows)
     size = _agreed(rows, "rlnImageSize") if "rlnImageSize" in rows.columns else None
     images = Stacks(_image_rows(rows, folder), source=path.name)
@@ -304,9 +292,7 @@ def _ctf(rows: _Rows) -> np.ndarray | None:
     if missing:
         log.warning("%s: CTF not read, no column %s", rows.path, ", ".join(missing))
         return None
-    for name, value in NOT_MODELLED.items():
-        if name in rows.columns and (rows.numbers(name) != value).any():
-            log.warning("%s: %s other than %g is not modelled", rows.path, name, value)
+    check_optics(rows)
     phase = rows.table("rlnPhaseShift") if "rlnPhaseShift" in rows.columns else 0.0
     envelope = [rows.table(B_FACTOR)] if B_FACTOR in rows.columns else []
     phase = np.zeros((rows.size, 1)) + phase
