@@ -9,8 +9,20 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from pyrocryo.errors import InputError
+from pyrocryo.rotations import euler_from_matrix
 
-__all__ = ["images", "increments", "latents", "loss", "metrics", "poses", "traversal"]
+__all__ = [
+    "defocus",
+    "images",
+    "increments",
+    "latents",
+    "loss",
+    "metrics",
+    "montage",
+    "poses",
+    "traversal",
+    "views",
+]
 
 SHOWN = 1500  # points in a scatter plot
 LOWEST = -0.15  # of metrics shown on a 0-1 scale
@@ -75,6 +87,68 @@ def images(observed: np.ndarray, clean: np.ndarray, title: str) -> Figure:
             axes.imshow(picture, cmap="gray", vmin=-limit, vmax=limit, origin="lower")
             axes.set(xticks=[], yticks=[])
         axes_row[0].set_ylabel(name)
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def montage(pictures: np.ndarray, names: Sequence[Any], title: str, *, columns: int = 8) -> Figure:
+    """Pictures `(n, D, D)` and their names, row by row.
+
+    Grey values run from the 1st to the 99th percentile of each.
+    """
+    rows = -(-len(pictures) // columns)
+    size = (1.25 * columns, 1.4 * rows + 0.4)
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in panels:
+        axes.axis("off")
+    for axes, picture, name in zip(panels, pictures, names, strict=False):
+        low, high = np.nanquantile(picture, [0.01, 0.99])
+        axes.imshow(picture, cmap="gray", vmin=low, vmax=high, origin="lower")
+        axes.set_title(str(name), fontsize=7, pad=2)
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def views(rotation: np.ndarray, title: str) -> Figure:
+    """Directions of view of rotations `(N, 3, 3)` on the sphere, and angles in the plane.
+
+    Areas on the map are true (Mollweide); colours count views in bins as wide as each other,
+    over what uniform views would give there.
+    """
+    beam = np.asarray(rotation)[:, 2]
+    angle = euler_from_matrix(rotation)[:, 2]
+    flat = (np.abs(beam[:, 2]) > 1 - 1e-6).all()
+    figure = Figure(figsize=(3.6 if flat else 9, 3.4), layout="constrained")
+    if not flat:
+        axes = figure.add_subplot(1, 2, 1, projection="mollweide")
+        bands, sectors = (12, 24) if len(beam) > 2000 else (6, 12)
+        heights, turns = np.linspace(-1, 1, bands + 1), np.linspace(-np.pi, np.pi, sectors + 1)
+        longitude = np.arctan2(beam[:, 1], beam[:, 0])
+        count, _, _ = np.histogram2d(beam[:, 2].clip(-1, 1), longitude, (heights, turns))
+        shown = axes.pcolormesh(turns, np.arcsin(heights), count / count.mean(), cmap="viridis")
+        if len(beam) <= SHOWN:
+            axes.plot(longitude, np.arcsin(beam[:, 2].clip(-1, 1)), ".", ms=2, color="w")
+        axes.set_xticks([])
+        axes.set_yticks(np.deg2rad([-60, -30, 0, 30, 60]))
+        axes.tick_params(labelsize=7)
+        axes.set_title("views, over uniform ones", fontsize=9)
+        figure.colorbar(shown, ax=axes, shrink=0.7)
+    axes = figure.add_subplot(1, 1 if flat else 2, 1 if flat else 2)
+    axes.hist(angle, np.linspace(-180, 180, 37), color="C0")
+    axes.set(xlabel="ψ, turn in the plane (°)", ylabel="images", xticks=np.arange(-180, 181, 90))
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def defocus(ctf: np.ndarray, title: str) -> Figure:
+    """Histograms of the mean defocus and the astigmatism of CTFs `(N, 7)` or `(N, 8)`."""
+    figure = Figure(figsize=(6.4, 2.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.hist(1e-4 * ctf[:, :2].mean(axis=1), 40, color="C0")
+    left.set(xlabel="defocus (µm)", ylabel="images")
+    right.hist(np.abs(ctf[:, 0] - ctf[:, 1]), 40, color="C1")
+    right.set(xlabel="astigmatism (Å)")
     figure.suptitle(title, fontsize=10)
     return figure
 

@@ -11,6 +11,7 @@ from pyrocryo.cli.bench import Bench
 from pyrocryo.cli.fit import Fit, command
 from pyrocryo.cli.ica import Ica
 from pyrocryo.cli.identify import Identify
+from pyrocryo.cli.inspect import Inspect
 from pyrocryo.cli.movie import Movie
 from pyrocryo.cli.parse import parsed
 from pyrocryo.cli.read import Compare, Report
@@ -24,6 +25,7 @@ log = logging.getLogger("pyrocryo")
 COMMANDS = {
     "fit": Fit,
     "simulate": Simulate,
+    "inspect": Inspect,
     "report": Report,
     "compare": Compare,
     "identify": Identify,

@@ -138,6 +138,11 @@ class Stacks:
         return self.shape[0]
 
     @property
+    def headers(self) -> list[Header]:
+        """Of each stack."""
+        return list(self._headers)
+
+    @property
     def voxel_size(self) -> float:
         """Å per pixel by the header of the first stack; 0 where it does not say."""
         return self._headers[0].voxel_size
