@@ -91,8 +91,10 @@ def images(observed: np.ndarray, clean: np.ndarray, title: str) -> Figure:
     return figure
 
 
-def montage(pictures: np.ndarray, names: Sequence[Any], title: str, *, columns: int = 8) -> Figure:
-    """Pictures `(n, D, D)` and their names, row by row.
+def montage(
+    pictures: Sequence[np.ndarray | None], names: Sequence[Any], title: str, *, columns: int = 8
+) -> Figure:
+    """Pictures `(D, D)` of any size and their names, row by row; None leaves a place empty.
 
     Grey values run from the 1st to the 99th percentile of each.
     """
@@ -103,6 +105,8 @@ def montage(pictures: np.ndarray, names: Sequence[Any], title: str, *, columns: 
     for axes in panels:
         axes.axis("off")
     for axes, picture, name in zip(panels, pictures, names, strict=False):
+        if picture is None:
+            continue
         low, high = np.nanquantile(picture, [0.01, 0.99])
         axes.imshow(picture, cmap="gray", vmin=low, vmax=high, origin="lower")
         axes.set_title(str(name), fontsize=7, pad=2)
@@ -128,7 +132,9 @@ def views(rotation: np.ndarray, title: str) -> Figure:
         count, _, _ = np.histogram2d(beam[:, 2].clip(-1, 1), longitude, (heights, turns))
         shown = axes.pcolormesh(turns, np.arcsin(heights), count / count.mean(), cmap="viridis")
         if len(beam) <= SHOWN:
-            axes.plot(longitude, np.arcsin(beam[:, 2].clip(-1, 1)), ".", ms=2, color="w")
+            axes.plot(
+                longitude, np.arcsin(beam[:, 2].clip(-1, 1)), ".", ms=2, color="w", alpha=0.6
+            )
         axes.set_xticks([])
         axes.set_yticks(np.deg2rad([-60, -30, 0, 30, 60]))
         axes.tick_params(labelsize=7)

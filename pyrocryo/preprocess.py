@@ -182,6 +182,14 @@ class Preprocessing:
     def _seen(self, images: Any) -> Self:
         raise NotImplementedError
 
+    def prepared(self, box: int | None = None, *, invert: bool = False) -> Self:
+        """As files of real particles often need: :meth:`downsampled` to ``box``, :meth:`inverted`.
+
+        Either is left out unless asked for.
+        """
+        made = self if box is None else self.downsampled(box)
+        return made.inverted() if invert else made
+
     def downsampled(self, box: int) -> Self:
         """The same particles in a smaller, even ``box``, by Fourier crop when they are read.
 

@@ -37,6 +37,10 @@ class Fit:
     """Poses in cryoDRGN's form (.pkl), for particles that come without."""
     pixel_size: float | None = None
     """Å per pixel, for particles that do not say."""
+    downsample: int | None = None
+    """Box (even) to Fourier-crop the particles of --data to; their pixels get wider."""
+    invert: bool = False
+    """The particles of --data are darker than their background: change the sign."""
     seeds: int = 1
     """How many seeds to train."""
     together: int | None = None
@@ -134,6 +138,8 @@ class Fit:
             "source": str(self.data.resolve()) if self.data else SIMULATED,
             "poses": str(self.poses.resolve()) if self.poses else None,
             "pixel_size": self.pixel_size,
+            "downsample": self.downsample,
+            "invert": self.invert,
             "body": None if self.body is None else str(self.body),
             "body_residual_deg": [p.frame.residual_deg for p in fit.pairs if p.frame],
             "device": self.device,
@@ -161,16 +167,28 @@ class Fit:
         return model, model.Config()
 
     def _particles(self, model: ModuleType, config: Any) -> Any:
-        from pyrocryo import io
+        from pyrocryo import inspection, io
 
         if self.data is not None:
-            return io.load(self.data, poses=self.poses, pixel_size=self.pixel_size).standardised()
+            read = io.load(self.data, poses=self.poses, pixel_size=self.pixel_size)
+            read = read.prepared(self.downsample, invert=self.invert)
+            if inspection.looks_dark(read):
+                log.warning(
+                    "%s: particles look darker than their background%s",
+                    self.data,
+                    " once inverted; was --invert meant?" if self.invert else "; see --invert",
+                )
+            return read.standardised()
         if not hasattr(model, "particles"):
             raise InputError(
                 f"data: {self.model} simulates nothing; give it --data PARTICLES.star"
             )
-        if self.poses is not None or self.pixel_size is not None:
-            raise InputError("poses and pixel-size go with --data; the model simulates its own")
+        given = (self.poses, self.pixel_size, self.downsample, self.invert or None)
+        if any(value is not None for value in given):
+            raise InputError(
+                "poses, pixel-size, downsample and invert go with --data; the model simulates "
+                "its own"
+            )
         return model.particles(config)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tyro
 
 from pyrocryo.errors import InputError
@@ -14,6 +15,7 @@ from pyrocryo.errors import InputError
 __all__ = ["Inspect"]
 
 SHOWN = 24  # particles in the montage
+COLUMNS = 8
 PIXELS = 64  # of a picture that shows the particle and not the noise
 
 
@@ -79,7 +81,7 @@ def _lines(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "fields", ", ".join(found["fields"]) or "none"
     for group in found["optics_groups"]:
         more = [
-            f"{group[key]} {unit}"
+            f"{float(group[key]):g} {unit}"
             for key, unit in (
                 ("pixel_size_in_angstroms", "Å/px"),
                 ("box", "px"),
@@ -138,7 +140,7 @@ def _of_poses(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield (
             "poses",
             f"views {_even(seen['uniform_p'])}: largest moment {seen['largest_moment']:.3f} "
-            f"(even: .333), {seen['filled']:.0%} of {128} areas seen (even: "
+            f"(even: .333), {seen['filled']:.0%} of 128 areas seen (even: "
             f"{seen['filled_if_uniform']:.0%}); {turns}",
         )
     if "shift" in found:
@@ -152,7 +154,11 @@ def _of_poses(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _even(p: float) -> str:
-    return f"uneven, p = {p:.1g}" if p < 0.01 else f"even as far as seen, p = {p:.2f}"
+    return f"{'uneven' if p < 0.01 else 'even as far as seen'}, p {_probability(p)}"
+
+
+def _probability(p: float) -> str:
+    return "< 1e-9" if p < 1e-9 else f"= {p:.2g}"
 
 
 def _of_images(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -176,7 +182,9 @@ def _of_images(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             f"{snr['box']:.2g}{error} over the box, {snr['central_disc']:.2g} in a disc half as "
             f"wide{colour}",
         )
-    told = "" if sign.get("p") is None else f" (t = {sign['t']:.1f}, p = {sign['p']:.1g})"
+    told = ""
+    if sign["p"] is not None:
+        told = f" (t = {sign['t']:.1f}, p {_probability(sign['p'])})"
     text = {
         "bright": f"bright particles{told}",
         "dark": f"dark particles{told}: fit with --invert",
@@ -184,14 +192,14 @@ def _of_images(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     }
     yield "sign", text[sign["verdict"]]
     for name, said in (
-        ("not_finite", "images have pixels that are not numbers"),
-        ("constant", "images are constant"),
-        ("repeated", "images are copies of another"),
+        ("not_finite", "with pixels that are not numbers"),
+        ("constant", "of one value"),
+        ("repeated", "with the very background of another"),
     ):
-        if images[name]["count"]:
+        if count := images[name]["count"]:
             first = images[name]["first"][0]
-            which = " = ".join(map(str, first)) if isinstance(first, list) else first
-            yield "note", f"{images[name]['count']} {said}, first particle {which} (from 0)"
+            which = " like ".join(map(str, first[::-1])) if isinstance(first, list) else first
+            yield "note", f"{count} image{'s' * (count > 1)} {said}, first {which} (from 0)"
 
 
 def _figures(name: str, particles: Any, found: Mapping[str, Any]) -> dict[str, Any]:
@@ -199,16 +207,14 @@ def _figures(name: str, particles: Any, found: Mapping[str, Any]) -> dict[str, A
     from pyrocryo.inspection import sample
 
     rows = sample(particles, SHOWN * (particles.frames or 1))
-    box = min(PIXELS, particles.box // 4 * 2)
-    raw = particles.raw(rows)
-    small = particles.downsampled(box).raw(rows) if box >= 8 else raw
-    if particles.frames:
-        raw, small = raw[:, 0], small[:, 0]
-    labels = particles.index[rows].tolist()
-    pictures = [*raw, *small]
-    wider = f"{particles.pixel_size * particles.box / box:.3g}"
-    title = f"{name}: as stored, then in pixels of {wider} Å"
-    figures = {"montage": plots.montage(pictures, labels * 2, title)}
+    pictures, labels = list(_first(particles.raw(rows), particles)), particles.index[rows].tolist()
+    title = f"{name}: as stored"
+    if particles.box > PIXELS:  # what noise hides in narrow pixels
+        gap = -len(rows) % COLUMNS
+        small = _first(particles.downsampled(PIXELS).raw(rows), particles)
+        pictures, labels = [*pictures, *[None] * gap, *small], [*labels, *[None] * gap, *labels]
+        title += f", then in pixels of {particles.pixel_size * particles.box / PIXELS:.3g} Å"
+    figures = {"montage": plots.montage(pictures, labels, title, columns=COLUMNS)}
     if "rotation" in particles.fields:
         rotation = particles.rotation.reshape(-1, 3, 3)
         figures["views"] = plots.views(rotation, name)
@@ -216,3 +222,7 @@ def _figures(name: str, particles: Any, found: Mapping[str, Any]) -> dict[str, A
         ctf = particles.ctf
         figures["defocus"] = plots.defocus(ctf.reshape(-1, ctf.shape[-1]), name)
     return figures
+
+
+def _first(images: np.ndarray, particles: Any) -> np.ndarray:
+    return images[:, 0] if particles.frames else images

@@ -99,15 +99,13 @@ def _headers(images: Any) -> list[Header]:
 def _of_headers(headers: list[Header], particles: Particles) -> list[str]:
     odd = []
     wide = [h for h in headers if h.voxel_size > 0]
-    other = [h for h in wide if abs(h.voxel_size / particles.pixel_size - 1) > 0.01]
-    if other:
+    if other := [h for h in wide if abs(h.voxel_size / particles.pixel_size - 1) > 0.01]:
         odd.append(
-            f"the header of {other[0].path.name} says {other[0].voxel_size:g} Å/px "
-            f"({len(other)} of {len(headers)} stacks do not agree with "
-            f"{particles.pixel_size:g} Å/px, which counts)"
+            f"{_counted(other, headers)} another pixel size than {particles.pixel_size:g} Å, "
+            f"which counts: {other[0].voxel_size:g} Å in {other[0].path.name}"
         )
-    if len(wide) < len(headers):
-        odd.append(f"{len(headers) - len(wide)} of {len(headers)} stacks do not say their Å/px")
+    if silent := [h for h in headers if not h.voxel_size > 0]:
+        odd.append(f"{_counted(silent, headers)} no pixel size")
     nameless = [h for h in headers[:OPENED] if not _named(h.path)]
     if nameless:
         odd.append(f"the header of {nameless[0].path.name} lacks the map ID 'MAP '; forgiven")
@@ -118,6 +116,12 @@ def _of_headers(headers: list[Header], particles: Particles) -> list[str]:
     if unused > 0:
         odd.append(f"{unused} images of the stacks are not listed")
     return odd
+
+
+def _counted(some: list[Header], every: list[Header]) -> str:
+    if len(every) == 1:
+        return "the stack's header has"
+    return f"the headers of {len(some)} of {len(every)} stacks have"
 
 
 def _named(path: Path) -> bool:

@@ -86,4 +86,5 @@ def _particles(module: Any, options: Any, config: Mapping[str, Any]) -> Particle
         return module.particles(options)
     poses = config.get("poses")
     read = load(config["source"], poses=poses, pixel_size=config.get("pixel_size"))
-    return read.standardised()
+    invert = bool(config.get("invert"))
+    return read.prepared(config.get("downsample"), invert=invert).standardised()
