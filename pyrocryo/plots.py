@@ -128,9 +128,11 @@ def views(rotation: np.ndarray, title: str) -> Figure:
         axes = figure.add_subplot(1, 2, 1, projection="mollweide")
         bands, sectors = (12, 24) if len(beam) > 2000 else (6, 12)
         heights, turns = np.linspace(-1, 1, bands + 1), np.linspace(-np.pi, np.pi, sectors + 1)
+        fine = np.linspace(-1, 1, 16 * bands + 1)  # bins are drawn in slices: edges are curved
         longitude = np.arctan2(beam[:, 1], beam[:, 0])
         count, _, _ = np.histogram2d(beam[:, 2].clip(-1, 1), longitude, (heights, turns))
-        shown = axes.pcolormesh(turns, np.arcsin(heights), count / count.mean(), cmap="viridis")
+        level = np.repeat(count / count.mean(), 16, axis=0)
+        shown = axes.pcolormesh(turns, np.arcsin(fine), level, cmap="viridis")
         if len(beam) <= SHOWN:
             axes.plot(
                 longitude, np.arcsin(beam[:, 2].clip(-1, 1)), ".", ms=2, color="w", alpha=0.6

@@ -252,10 +252,9 @@ def test_real_files(file, n, box, pixel, sign, defocus):
 @real_data
 def test_cryosparc_particles_are_bright():
     """The .cs file says that its images are dark, and they are turned when read."""
+    folder = DATA / "empiar10076"
     try:
-        particles = io.load(
-            DATA / "empiar10076" / "empiar_10076_7.cs", folder=DATA / "empiar10076"
-        )
+        particles = io.load(folder / "empiar_10076_7.cs", folder=folder)
     except InputError as error:
         if "not read yet" in str(error):
             pytest.skip("no reader of .cs files")
