@@ -32,7 +32,10 @@ class Fit:
     out: Path | None = None
     """Run folder to make (default: runs/ and the name of the model file)."""
     data: Path | None = None
-    """Particles: a RELION .star file or an .mrcs stack (default: the model simulates its own)."""
+    """Particles: a RELION .star file, a cryoSPARC .cs file or an .mrcs stack (default: the model
+    simulates its own)."""
+    passthrough: Path | None = None
+    """The passthrough .cs file that goes with --data PARTICLES.cs."""
     poses: Path | None = None
     """Poses in cryoDRGN's form (.pkl), for particles that come without."""
     pixel_size: float | None = None
@@ -132,6 +135,7 @@ class Fit:
             "model": str(self.model),
             "options": dataclasses.asdict(config),
             "source": str(self.data.resolve()) if self.data else SIMULATED,
+            "passthrough": str(self.passthrough.resolve()) if self.passthrough else None,
             "poses": str(self.poses.resolve()) if self.poses else None,
             "pixel_size": self.pixel_size,
             "body": None if self.body is None else str(self.body),
@@ -164,13 +168,16 @@ class Fit:
         from pyrocryo import io
 
         if self.data is not None:
-            return io.load(self.data, poses=self.poses, pixel_size=self.pixel_size).standardised()
+            given = {"passthrough": self.passthrough, "poses": self.poses}
+            return io.load(self.data, pixel_size=self.pixel_size, **given).standardised()
         if not hasattr(model, "particles"):
             raise InputError(
                 f"data: {self.model} simulates nothing; give it --data PARTICLES.star"
             )
-        if self.poses is not None or self.pixel_size is not None:
-            raise InputError("poses and pixel-size go with --data; the model simulates its own")
+        if any(x is not None for x in (self.poses, self.pixel_size, self.passthrough)):
+            raise InputError(
+                "poses, pixel-size and passthrough go with --data; the model simulates its own"
+            )
         return model.particles(config)
 
 
