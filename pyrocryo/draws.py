@@ -101,13 +101,17 @@ def moments(
         raise InputError(f"draws: expected at least 2, got {draws}")
     pair = fit.pairs[chain]
     pair.check(particles)
+    each = pair.volume.numbers_an_image * (particles.frames or 1)
+    if pair.pose.latent:
+        each *= draws
     found = []
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
-        for rows in particles.chunks(256):
+        for rows in particles.chunks(max(1, min(256, MOST_NUMBERS // each))):
             batch = pair.moved(particles.batch(rows))
             if pair.pose.latent:
-                z = torch.stack([pair.guide(batch) for _ in range(draws)])
+                with pyro.plate("draw", draws, dim=-2):
+                    z = pair.guide(batch)
                 law = z.mean(0), z.std(0)
             else:
                 q = pair.posterior_of(batch)

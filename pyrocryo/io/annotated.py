@@ -75,9 +75,10 @@ def annotate(
     if missing not in ("nan", "drop"):
         raise InputError(f"missing: expected 'nan' or 'drop', got {missing!r}")
     index, mean, sd = _moments(fit_or_post, particles, seed)
+    frames = mean.shape[1:-1]
+    values = {"z_mean": mean, "z_sd": sd} | _checked(further or {}, len(index), frames)
     _, size = names_and_rows(path)
-    rows = _rows(path, index, mean.shape[1:-1], size)
-    values = {"z_mean": mean, "z_sd": sd} | _checked(further or {}, len(index), mean.shape[1:-1])
+    rows = _rows(path, index, frames, size)
     table = {name: _spread(value, rows, size) for name, value in values.items()}
     is_star = path.suffix.lower() == ".star"
     columns = _star_columns(table) if is_star else {f"pyrocryo/{n}": v for n, v in table.items()}
