@@ -7,10 +7,13 @@ from gemmi import cif
 
 import pyrocryo as pc
 from pyrocryo import io
+from pyrocryo.cli import main
 from pyrocryo.draws import moments
 from pyrocryo.errors import InputError
 from pyrocryo.io import cryosparc, star
+from pyrocryo.io.cryodrgn import read_pickle
 from pyrocryo.particles import Particles
+from pyrocryo.rotations import vector_from_matrix
 from pyrocryo.to_arviz import to_arviz
 
 DATA = Path(os.environ.get("PYROCRYO_TEST_DATA", "no folder"))
@@ -353,3 +356,120 @@ def test_real_files_round_trip(tmp_path, name):
             for k, tag in enumerate(more[:2]):
                 found = np.array(list(after.find_loop(tag)), dtype=np.float32)
                 np.testing.assert_array_equal(found, mean[:, k])
+
+
+def test_where(tmp_path):
+    files(tmp_path)
+    post, z = posterior([3, 0, 1])
+    mean, sd = z[0].mean(0), z[0].std(0)
+    k_hat = np.array([0.3, 0.9, 0.1])
+    middle = np.sort(mean[:, 1])[1] - 1e-3
+    for kind in ("star", "cs"):
+        out = tmp_path / f"o.{kind}"
+        where = f"z2>= {middle} and sd1<{sd[:, 0].max() + 1:.3e} and k_hat < 0.7"
+        io.annotate(tmp_path / f"p.{kind}", out, post, further={"k_hat": k_hat}, where=where)
+        expected = sorted(np.array([3, 0, 1])[(mean[:, 1] >= middle) & (k_hat < 0.7)])
+        if kind == "cs":
+            found = (cryosparc.read(out)["uid"] - np.uint64(2**63)).tolist()
+        else:
+            found = [int(x.split("@")[0]) - 1 for x in star.read(out)["particles"]["rlnImageName"]]
+        assert found == expected
+        out.unlink()
+    io.annotate(tmp_path / "p.cs", out, post, further={"c": [4, 5, 6]}, where="c == 5")
+    assert cryosparc.read(out)["uid"] == 2**63
+    for where, message in {
+        "z3 > 1": "there is no z3, only z1, z2, sd1, sd2",
+        "z1 > 1000": "is true of none of the 4 rows",
+        "z1 > z2": "expected comparisons like",
+        "z1 > 1 or z2 > 1": "expected comparisons like",
+        "__import__('os') > 1": "expected comparisons like",
+        "z1 > nan": "expected comparisons like",
+        "": "expected comparisons like",
+    }.items():
+        with pytest.raises(InputError, match=message):
+            io.annotate(tmp_path / "p.cs", tmp_path / "w.cs", post, where=where)
+    assert not (tmp_path / "w.cs").exists()
+
+
+MODEL = """
+import dataclasses
+import pyrocryo as pc
+
+@dataclasses.dataclass
+class Config:
+    latents: int = 2
+
+def pair(config, particles):
+    prior = pc.priors.IsotropicNormal(config.latents)
+    return pc.Pair(prior, volume=pc.volumes.Grid(), box=particles.box)
+"""
+
+
+@pytest.fixture(scope="module")
+def of_cryosparc(fitted, tmp_path_factory):
+    """The same particles as cryoSPARC would have them, in two files, and a run on them."""
+    folder = tmp_path_factory.mktemp("project")
+    star_file, particles, _ = fitted
+    stack = (star_file / "p.mrcs").read_bytes()
+    (folder / "p.mrcs").write_bytes(stack)
+    n = len(particles)
+    uid = np.random.default_rng(0).permutation(n).astype(np.uint64) + np.uint64(10**18)
+    pose = vector_from_matrix(np.swapaxes(particles.rotation, 1, 2))
+    shift = -particles.shift / 6.0
+    aligned = np.array(
+        list(zip(uid, pose, shift, strict=True)),
+        dtype=[("uid", "<u8"), ("alignments3D/pose", "<f4", (3,)),
+               ("alignments3D/shift", "<f4", (2,))],
+    )  # fmt: skip
+    other = np.array(
+        [(u, b"p.mrcs", k, 6.0) for k, u in enumerate(uid)][::-1],
+        dtype=[("uid", "<u8"), ("blob/path", "S6"), ("blob/idx", "<u4"), ("blob/psize_A", "<f4")],
+    )
+    for name, table in (("p.cs", aligned), ("p_passthrough.cs", other)):
+        with (folder / name).open("wb") as file:
+            np.save(file, table)
+    (folder / "model.py").write_text(MODEL)
+    words = ["fit", folder / "model.py", "--data", folder / "p.cs", "--out", folder / "run"]
+    words += ["--passthrough", folder / "p_passthrough.cs", "--seeds", 2, "--steps", 3]
+    assert main_command([*words, "--batch-size", 8, "--draws", 3]) == 0
+    return folder
+
+
+def main_command(words):
+    return main([str(word) for word in words])
+
+
+def test_from_cryosparc_and_back(of_cryosparc, fitted, capsys):
+    folder = of_cryosparc
+    fit, particles = io.load_fit(folder / "run")
+    np.testing.assert_allclose(particles.rotation, fitted[1].rotation, atol=1e-6)
+    np.testing.assert_allclose(particles.shift, fitted[1].shift, atol=1e-5)
+    mean, sd = moments(fit, particles, chain=1)
+    middle = float(np.median(mean[:, 0]))
+    words = ["export", folder / "run", "--seed", 1]
+    assert main_command([*words, "--out", folder / "all.cs"]) == 0
+    new = cryosparc.read(folder / "all.cs")
+    np.testing.assert_array_equal(new["pyrocryo/z_mean"], mean)
+    np.testing.assert_array_equal(new["pyrocryo/z_sd"], sd)
+    assert main_command([*words, "--out", folder / "h.cs", "--where", f"z1 > {middle}"]) == 0
+    half = cryosparc.read(folder / "h.cs")
+    np.testing.assert_array_equal(half["uid"], new["uid"][mean[:, 0] > middle])
+    assert main_command([*words, "--out", folder / "z.3.pkl"]) == 0
+    np.testing.assert_array_equal(read_pickle(folder / "z.3.pkl"), mean)
+    star_file = ["--particles", fitted[0] / "p.star", "--out", folder / "all.star"]
+    assert main_command([*words, *star_file]) == 0
+    found = column(folder / "all.star", "pyrocryoZMean2").astype(np.float32)
+    np.testing.assert_array_equal(found, mean[:, 1])
+    capsys.readouterr()
+    for more, message in (
+        (["--out", folder / "all.cs"], "is there already"),
+        (["--out", folder / "new.cs", "--where", "z1"], "where: expected comparisons"),
+        (["--out", folder / "new.txt"], "expected a name that ends in .star, .cs or .pkl"),
+        (["--out", folder / "new.pkl", "--where", "z1 > 0"], "a .pkl holds all particles"),
+        (["--out", folder / "new.cs", "--particles", folder / "h.cs"], "rows, but the run is of"),
+    ):
+        assert main_command([*words, *more]) == 2
+        assert message in capsys.readouterr().err
+    assert main_command([*words[:2], "--out", folder / "new.cs"]) == 2
+    assert "seed: expected one of 0, 1, got None" in capsys.readouterr().err
+    assert not (folder / "new.cs").exists()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,10 +13,11 @@ from pyrocryo import draws
 from pyrocryo.errors import InputError
 from pyrocryo.io import relion
 from pyrocryo.io.copies import copied, names_and_rows
+from pyrocryo.io.where import true_of
 from pyrocryo.particles import Particles
 from pyrocryo.svi import Fit
 
-__all__ = ["annotate", "select"]
+__all__ = ["annotate", "chain_of", "select"]
 
 NAME = re.compile(r"[a-z]\w*", re.ASCII)
 TAKEN = (
@@ -39,6 +40,7 @@ def annotate(
     seed: int | None = None,
     further: Mapping[str, np.ndarray] | None = None,
     missing: Literal["nan", "drop"] = "nan",
+    where: str | None = None,
 ) -> None:
     """Writes a copy of a .star or .cs file with the posterior of each particle in it.
 
@@ -51,8 +53,8 @@ def annotate(
 
         particles = pc.io.load("particles.star")
         pc.io.annotate("particles.star", "with_z.star", fit, particles, seed=0)  # all particles
-        pc.io.annotate("particles.star", "held_out.star", post, further={"k_hat": k_hat},
-                       missing="drop")
+        pc.io.annotate("particles.star", "good.star", post, further={"k_hat": k_hat},
+                       where="z1 > 1.5 and k_hat < 0.7")
 
     Args:
         path: The file the particles were loaded from.
@@ -66,6 +68,9 @@ def annotate(
             order, such as ``k_hat`` or ``cluster``: columns ``pyrocryoKHat`` and
             ``pyrocryoCluster``, fields ``pyrocryo/k_hat`` and ``pyrocryo/cluster``.
         missing: Rows without a posterior hold NaN, or are left out.
+        where: Keep only rows for which this is true: comparisons of ``z1``, ``z2``, ...,
+            ``sd1``, ... or a name in ``further`` with a number, joined by ``and``, such as
+            ``"z1 > 1.5 and sd1 < 0.3"``. Rows without a posterior are then left out.
 
     Raises:
         InputError: If the posterior is not of this file's particles, it is not said which seed,
@@ -86,6 +91,10 @@ def annotate(
     if missing == "drop":
         keep = np.zeros(size, dtype=bool)
         keep[rows] = True
+    if where is not None:
+        keep = true_of(where, _by_name(table))
+        if not keep.any():
+            raise InputError(f"where: {where!r} is true of none of the {size} rows of {path}")
     copied(path, out, columns=columns, keep=keep)
 
 
@@ -138,7 +147,7 @@ def _moments(
     if isinstance(source, Fit):
         if particles is None:
             raise InputError("particles: a fit needs the particles to look at")
-        mean, sd = draws.moments(source, particles, chain=_chain(list(source.seeds), seed))
+        mean, sd = draws.moments(source, particles, chain=chain_of(source.seeds, seed))
         return particles.index, mean, sd
     try:
         z = source["posterior"]["z"]
@@ -146,17 +155,18 @@ def _moments(
     except (TypeError, KeyError, AttributeError):
         kind = type(source).__name__
         raise InputError(f"fit_or_post: expected a fit or a posterior, got {kind}") from None
-    drawn = np.asarray(z)[_chain(seeds, seed)]
+    drawn = np.asarray(z)[chain_of(seeds, seed)]
     return index, drawn.mean(axis=0), drawn.std(axis=0)
 
 
-def _chain(seeds: list[int], seed: int | None) -> int:
+def chain_of(seeds: Sequence[int], seed: int | None) -> int:
+    """Which of the seeds is meant; the only one need not be named."""
     if seed is None and len(seeds) == 1:
         return 0
     if seed not in seeds:
         known = ", ".join(map(str, seeds))
         raise InputError(f"seed: expected one of {known}, got {seed}")
-    return seeds.index(seed)
+    return list(seeds).index(seed)
 
 
 def _within(rows: np.ndarray, size: int, path: Path) -> None:
@@ -208,6 +218,13 @@ def _spread(value: np.ndarray, rows: np.ndarray, size: int) -> np.ndarray:
     out = np.full((size, *last), 0 if whole else np.nan, np.int64 if whole else np.float32)
     out[rows.ravel()] = value.reshape(-1, *last)
     return out
+
+
+def _by_name(table: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Columns as conditions call them."""
+    names = {f"z{k}": part for k, part in enumerate(table["z_mean"].T, start=1)}
+    names |= {f"sd{k}": part for k, part in enumerate(table["z_sd"].T, start=1)}
+    return names | {name: part for name, part in table.items() if part.ndim == 1}
 
 
 def _star_columns(table: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
