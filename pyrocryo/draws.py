@@ -15,7 +15,7 @@ from pyrocryo.particles import Particles
 from pyrocryo.svi import Fit
 from pyrocryo.to_arviz import to_arviz
 
-__all__ = ["posed", "posterior"]
+__all__ = ["moments", "posed", "posterior"]
 
 MOST_NUMBERS = 50_000_000  # held at once while decoding (200 MB)
 CONSTANT = ("truth", "rotation", "shift", "true_rotation", "true_shift", "temperature", "time")
@@ -77,6 +77,48 @@ def posterior(
         side = (pose * pose[:, :1]).sum(axis=-1, keepdims=True)
         stacked["pose"] = np.where(side < 0, -pose, pose)
     return _converted(fit, particles, stacked)
+
+
+def moments(
+    fit: Fit, particles: Particles, *, chain: int = 0, draws: int = 64, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Means and standard deviations of the posterior of `z`, of any number of particles.
+
+    By the guide alone: nothing is decoded. In closed form where poses are known; else over draws
+    of pose and `z`, so that what is not known of the pose is in them.
+
+    Args:
+        fit: A fit.
+        particles: Particles that it fits, whether trained on or not.
+        chain: Which of its seeds.
+        draws: Draws a particle, where poses are unknown.
+        seed: Seed of the draws.
+
+    Returns:
+        Two arrays `(N, [T,] K)` float32.
+    """
+    if draws < 2:
+        raise InputError(f"draws: expected at least 2, got {draws}")
+    pair = fit.pairs[chain]
+    pair.check(particles)
+    each = pair.volume.numbers_an_image * (particles.frames or 1)
+    if pair.pose.latent:
+        each *= draws
+    found = []
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed)
+        for rows in particles.chunks(max(1, min(256, MOST_NUMBERS // each))):
+            batch = pair.moved(particles.batch(rows))
+            if pair.pose.latent:
+                with pyro.plate("draw", draws, dim=-2):
+                    z = pair.guide(batch)
+                law = z.mean(0), z.std(0)
+            else:
+                q = pair.posterior_of(batch)
+                law = q.mean, q.variance.sqrt()
+            found.append([part.float().cpu().numpy() for part in law])
+    mean, sd = (np.concatenate(part) for part in zip(*found, strict=True))
+    return mean, sd
 
 
 def posed(fit: Fit, particles: Particles, *, chain: int = 0) -> Particles:

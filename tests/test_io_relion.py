@@ -395,8 +395,8 @@ def test_bare_stack(tmp_path):
 
 
 def test_other_suffixes():
-    with pytest.raises(InputError, match=r"\.cs files are not read yet"):
-        io.load("particles.cs")
+    with pytest.raises(InputError, match=r"passthrough: goes with a \.cs file"):
+        io.load("particles.star", passthrough="passthrough.cs")
     with pytest.raises(InputError, match=r"expected a file that ends in \.star"):
         io.load("particles.txt")
 

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Sequence
 
 from pyrocryo.cli.bench import Bench
+from pyrocryo.cli.export import Export
 from pyrocryo.cli.fit import Fit, command
 from pyrocryo.cli.ica import Ica
 from pyrocryo.cli.identify import Identify
@@ -32,6 +33,7 @@ COMMANDS = {
     "ica": Ica,
     "movie": Movie,
     "rehearse": Rehearse,
+    "export": Export,
     "bench": Bench,
 }
 ABOUT = f"The command line: ``pyrocryo {' | '.join(COMMANDS)}``."

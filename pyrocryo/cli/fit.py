@@ -32,7 +32,10 @@ class Fit:
     out: Path | None = None
     """Run folder to make (default: runs/ and the name of the model file)."""
     data: Path | None = None
-    """Particles: a RELION .star file or an .mrcs stack (default: the model simulates its own)."""
+    """Particles: a RELION .star file, a cryoSPARC .cs file or an .mrcs stack (default: the model
+    simulates its own)."""
+    passthrough: Path | None = None
+    """The passthrough .cs file that goes with --data PARTICLES.cs."""
     poses: Path | None = None
     """Poses in cryoDRGN's form (.pkl), for particles that come without."""
     pixel_size: float | None = None
@@ -136,6 +139,7 @@ class Fit:
             "model": str(self.model),
             "options": dataclasses.asdict(config),
             "source": str(self.data.resolve()) if self.data else SIMULATED,
+            "passthrough": str(self.passthrough.resolve()) if self.passthrough else None,
             "poses": str(self.poses.resolve()) if self.poses else None,
             "pixel_size": self.pixel_size,
             "downsample": self.downsample,
@@ -170,7 +174,8 @@ class Fit:
         from pyrocryo import inspection, io
 
         if self.data is not None:
-            read = io.load(self.data, poses=self.poses, pixel_size=self.pixel_size)
+            given = {"passthrough": self.passthrough, "poses": self.poses}
+            read = io.load(self.data, pixel_size=self.pixel_size, **given)
             read = read.prepared(self.downsample, invert=self.invert)
             if inspection.looks_dark(read):
                 log.warning(
@@ -183,11 +188,11 @@ class Fit:
             raise InputError(
                 f"data: {self.model} simulates nothing; give it --data PARTICLES.star"
             )
-        given = (self.poses, self.pixel_size, self.downsample, self.invert or None)
-        if any(value is not None for value in given):
+        told = (self.poses, self.pixel_size, self.passthrough, self.downsample)
+        if self.invert or any(value is not None for value in told):
             raise InputError(
-                "poses, pixel-size, downsample and invert go with --data; the model simulates "
-                "its own"
+                "poses, pixel-size, passthrough, downsample and invert go with --data; the model "
+                "simulates its own"
             )
         return model.particles(config)
 

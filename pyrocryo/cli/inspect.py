@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 import tyro
 
-from pyrocryo.errors import InputError
-
 __all__ = ["Inspect"]
 
 SHOWN = 24  # particles in the montage
@@ -46,12 +44,8 @@ class Inspect:
         from pyrocryo.files import replacing
         from pyrocryo.io.facts import facts
 
-        options: dict[str, Any] = {"poses": self.poses, "pixel_size": self.pixel_size}
-        if self.passthrough is not None:
-            if self.file.suffix.lower() != ".cs":
-                raise InputError(f"passthrough: goes with a .cs file, got {self.file}")
-            options["passthrough"] = self.passthrough
-        particles = io.load(self.file, **options)
+        given = {"passthrough": self.passthrough, "poses": self.poses}
+        particles = io.load(self.file, pixel_size=self.pixel_size, **given)
         found = facts(self.file, particles)
         found |= inspection.summary(particles, most=self.images)
         print(f"{self.file}")

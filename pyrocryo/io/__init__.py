@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from pyrocryo.errors import InputError
-from pyrocryo.io import relion
+from pyrocryo.io import cryosparc, relion
+from pyrocryo.io.cryodrgn import write_cryodrgn_latents
 from pyrocryo.io.mrc import read_map, write_map
 from pyrocryo.io.save import save
 from pyrocryo.io.structure import Structure, read_structure, write_structure
@@ -15,6 +16,7 @@ from pyrocryo.particles import Particles
 
 __all__ = [
     "Structure",
+    "annotate",
     "export",
     "load",
     "load_fit",
@@ -23,26 +25,31 @@ __all__ = [
     "read_structure",
     "read_trajectory",
     "save",
+    "select",
     "write_components",
+    "write_cryodrgn_latents",
     "write_map",
     "write_motion",
     "write_structure",
 ]
 
 
-def load(path: str | Path, **options: Any) -> Particles:
-    """Loads particles from a star file, or from a bare stack (``.mrcs``, ``.mrc``).
+def load(path: str | Path, *, passthrough: str | Path | None = None, **options: Any) -> Particles:
+    """Loads particles from a star file, a .cs file, or a bare stack (``.mrcs``, ``.mrc``).
 
-    Options: see :func:`pyrocryo.io.relion.load` and :func:`pyrocryo.io.relion.load_stack`.
+    Options: see :func:`pyrocryo.io.relion.load`, :func:`pyrocryo.io.cryosparc.load` (which alone
+    takes ``passthrough``) and :func:`pyrocryo.io.relion.load_stack`.
     """
     suffix = Path(path).suffix.lower()
+    if suffix == ".cs":
+        return cryosparc.load(path, passthrough=passthrough, **options)
+    if passthrough is not None:
+        raise InputError(f"passthrough: goes with a .cs file, not with {path}")
     if suffix == ".star":
         return relion.load(path, **options)
     if suffix in (".mrc", ".mrcs"):
         return relion.load_stack(path, **options)
-    if suffix == ".cs":
-        raise InputError(f"{path}: cryoSPARC's .cs files are not read yet; export a star file")
-    raise InputError(f"{path}: expected a file that ends in .star, .mrcs or .mrc")
+    raise InputError(f"{path}: expected a file that ends in .star, .cs, .mrcs or .mrc")
 
 
 def __getattr__(name: str) -> Any:
@@ -55,6 +62,10 @@ def __getattr__(name: str) -> Any:
         from pyrocryo.io.reopened import load_fit
 
         return load_fit
+    if name in ("annotate", "select"):
+        from pyrocryo.io import annotated
+
+        return getattr(annotated, name)
     if name == "write_components":
         from pyrocryo.io.components import write_components
 

@@ -1,4 +1,4 @@
-"""Poses from cryoDRGN's pickles, read without running what a pickle asks to run."""
+"""CryoDRGN's pickles: read without running what a pickle asks to run, and latents written."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from pyrocryo.errors import InputError
+from pyrocryo.files import replacing
 
-__all__ = ["read_pickle", "read_poses"]
+__all__ = ["read_pickle", "read_poses", "write_cryodrgn_latents"]
 
 
 class _Dtype:
@@ -137,3 +138,43 @@ def read_poses(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
         row = np.argwhere(~np.isfinite(trans))[0][0]
         raise InputError(f"{path}: translation {row + 1} is not a finite number")
     return rotation, trans
+
+
+def write_cryodrgn_latents(path: str | Path, z: np.ndarray, sd: np.ndarray | None = None) -> None:
+    """Writes latents as cryoDRGN does, ``z.pkl``: means, and log-variances if given.
+
+    Two pickles of float32 arrays, one after the other, of which ``cryodrgn analyze`` reads the
+    first; name it ``z.N.pkl`` (N is the epoch it asks for) where that is to find it.
+
+    Args:
+        path: File to write; one that is there is replaced.
+        z: Means `(N, K)`, one row an image, in the order of the particles cryoDRGN is given.
+        sd: Standard deviations `(N, K)`.
+
+    Raises:
+        InputError: If shapes are others, or a number is not finite.
+    """
+    arrays = []
+    for name, value in (("z", z), ("sd", sd)):
+        if value is None:
+            continue
+        value = np.asarray(value)
+        if value.ndim != 2 or 0 in value.shape or value.dtype.kind not in "iuf":
+            raise InputError(f"{name}: expected numbers (N, K), got {value.dtype} {value.shape}")
+        if arrays and value.shape != arrays[0].shape:
+            raise InputError(f"sd: expected the shape of z, {arrays[0].shape}, got {value.shape}")
+        good = np.isfinite(value) & ((value > 0) | (name == "z"))
+        if not good.all():
+            row = np.argwhere(~good)[0][0]
+            more = "" if name == "z" else ", more than 0"
+            raise InputError(
+                f"{name}: row {row + 1} is {value[row].tolist()}, expected finite numbers{more}"
+            )
+        value = 2 * np.log(value) if name == "sd" else value
+        arrays.append(np.ascontiguousarray(value, dtype=np.float32))
+    try:
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            for array in arrays:
+                pickle.dump(array, file)
+    except OSError as error:
+        raise InputError(f"{path}: cannot write it ({error.strerror or error})") from error

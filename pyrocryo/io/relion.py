@@ -16,7 +16,7 @@ from pyrocryo.io.oddities import check_columns, check_optics
 from pyrocryo.particles import Particles
 from pyrocryo.rotations import matrix_from_euler
 
-__all__ = ["load", "load_stack"]
+__all__ = ["chosen_pixel_size", "load", "load_stack", "molecules", "poses_of_cryodrgn"]
 
 log = logging.getLogger("pyrocryo")
 
@@ -75,8 +75,12 @@ def load(
     box = images.shape[-1]
     if size is not None and size != box:
         raise InputError(f"{path}: rlnImageSize is {size:g}, but the images are {box} pixels wide")
-    angstrom = _chosen(path, found, pixel_size, images)
-    fields = _poses(rows, angstrom) if poses is None else _others(poses, rows.size, box, angstrom)
+    angstrom = chosen_pixel_size(path, found, pixel_size, images)
+    fields = (
+        _poses(rows, angstrom)
+        if poses is None
+        else poses_of_cryodrgn(poses, rows.size, box, angstrom)
+    )
     fields |= {"ctf": _ctf(rows)}
     for name in TEMPERATURES:
         if name in rows.columns:
@@ -119,11 +123,16 @@ def load_stack(
     path = Path(path)
     n = read_header(path).shape[0]
     images = Stacks([(path, i) for i in range(n)], source=path.name)
-    angstrom = _chosen(path, None, pixel_size, images)
-    fields = {} if poses is None else _others(poses, n, images.shape[-1], angstrom)
+    angstrom = chosen_pixel_size(path, None, pixel_size, images)
+    fields = {} if poses is None else poses_of_cryodrgn(poses, n, images.shape[-1], angstrom)
     return Particles(
         images, pixel_size=angstrom, test_fraction=test_fraction, split_seed=split_seed, **fields
     )
+
+
+def molecules(path: str | Path) -> np.ndarray | None:
+    """Rows of the frames of each molecule of a star file, `(N, T)`; None where it has none."""
+    return _frames(_Rows(Path(path)))
 
 
 class _Rows:
@@ -218,7 +227,9 @@ def _pixel_size(rows: _Rows) -> float | None:
     return value
 
 
-def _chosen(path: Path, found: float | None, given: float | None, images: Stacks) -> float:
+def chosen_pixel_size(
+    path: Path, found: float | None, given: float | None, images: Stacks
+) -> float:
     """Å per pixel: what the star file says, else the argument, else the stack's header, else 1."""
     if found is not None:
         if given is not None and not np.isclose(given, found, rtol=1e-3):
@@ -276,7 +287,9 @@ def _complete(rows: _Rows, names: tuple[str, ...]) -> bool:
     return not missing
 
 
-def _others(poses: str | Path, n: int, box: int, angstrom: float) -> dict[str, np.ndarray]:
+def poses_of_cryodrgn(
+    poses: str | Path, n: int, box: int, angstrom: float
+) -> dict[str, np.ndarray]:
     """Rotations and shifts (Å) by cryoDRGN's poses."""
     rotation, trans = read_poses(poses)
     if len(rotation) != n:

@@ -84,7 +84,7 @@ def _options(kind: type, saved: Mapping[str, Any]) -> Any:
 def _particles(module: Any, options: Any, config: Mapping[str, Any]) -> Particles:
     if config["source"] == SIMULATED:
         return module.particles(options)
-    poses = config.get("poses")
-    read = load(config["source"], poses=poses, pixel_size=config.get("pixel_size"))
+    given = {name: config.get(name) for name in ("passthrough", "poses", "pixel_size")}
+    read = load(config["source"], **given)
     invert = bool(config.get("invert"))
     return read.prepared(config.get("downsample"), invert=invert).standardised()

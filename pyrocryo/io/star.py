@@ -12,7 +12,7 @@ from gemmi import cif
 from pyrocryo.errors import InputError
 from pyrocryo.files import replacing
 
-__all__ = ["Table", "read", "write"]
+__all__ = ["Table", "formatted", "read", "write"]
 
 Table = dict[str, list[str]]
 """Column name, without the leading underscore, to the values as they stand in the file."""
@@ -78,13 +78,14 @@ def write(path: str | Path, blocks: Mapping[str, Mapping[str, Sequence[Any]]]) -
             raise InputError(f"data_{block}: columns differ in length: {lengths}")
         lines += ["", "# version 30001", "", f"data_{block}", "", "loop_"]
         lines += [f"_{name} #{i}" for i, name in enumerate(table, start=1)]
-        lines += map(" ".join, zip(*map(_formatted, table.values()), strict=True))
+        lines += map(" ".join, zip(*map(formatted, table.values()), strict=True))
         lines += [""]
     with replacing(path) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _formatted(column: Sequence[Any]) -> Iterable[str]:
+def formatted(column: Sequence[Any]) -> Iterable[str]:
+    """Values as words of a star file, with all the digits that their type carries."""
     values = np.asarray(column)
     if values.dtype.kind == "f":
         return [f"{x:.9g}" for x in values] if values.itemsize <= 4 else map(repr, values.tolist())
