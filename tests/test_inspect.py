@@ -196,6 +196,8 @@ def test_command(tmp_path, capsys):
     assert "poses       none in the file" in capsys.readouterr().out
     assert main(["inspect", str(star), "--passthrough", "x.cs"]) == 2
     assert main(["inspect", str(tmp_path / "q.star")]) == 2
+    assert main(["inspect", str(tmp_path / "p.mrcs"), "--folder", "x"]) == 2
+    assert main(["inspect", str(star), "--folder", str(tmp_path)]) == 0
 
 
 def test_fit_of_dark_particles_in_a_smaller_box(tmp_path, caplog, capsys):

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import tyro
 
+from pyrocryo.errors import InputError
+
 __all__ = ["Inspect"]
 
 SHOWN = 24  # particles in the montage
@@ -33,6 +35,8 @@ class Inspect:
     """The passthrough file of a .cs file."""
     pixel_size: float | None = None
     """Å per pixel, for particles that do not say."""
+    folder: Path | None = None
+    """Where the image paths in the file start (default: its own folder, or the current one)."""
     images: int = 1000
     """Most images to look at."""
     out: Path | None = None
@@ -45,6 +49,10 @@ class Inspect:
         from pyrocryo.io.facts import facts
 
         given = {"passthrough": self.passthrough, "poses": self.poses}
+        if self.folder is not None:
+            if self.file.suffix.lower() not in (".star", ".cs"):
+                raise InputError(f"folder: {self.file} names no other files")
+            given["folder"] = self.folder
         particles = io.load(self.file, pixel_size=self.pixel_size, **given)
         found = facts(self.file, particles)
         found |= inspection.summary(particles, most=self.images)
@@ -75,7 +83,7 @@ def _lines(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "fields", ", ".join(found["fields"]) or "none"
     for group in found["optics_groups"]:
         more = [
-            f"{float(group[key]):g} {unit}"
+            f"{group[key]:g} {unit}"
             for key, unit in (
                 ("pixel_size_in_angstroms", "Å/px"),
                 ("box", "px"),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pyrocryo.errors import InputError
-from pyrocryo.io import star
+from pyrocryo.io import cryosparc, star
 from pyrocryo.io.mrc import Header, Stacks
 from pyrocryo.particles import Particles
 
@@ -63,9 +63,9 @@ def _star(path: Path) -> dict[str, Any]:
             {
                 "name": row.get("rlnOpticsGroupName", label),
                 "particles": counts[label],
-                "pixel_size_in_angstroms": row.get("rlnImagePixelSize"),
-                "box": row.get("rlnImageSize"),
-                "voltage_in_kilovolts": row.get("rlnVoltage"),
+                "pixel_size_in_angstroms": _number(row.get("rlnImagePixelSize")),
+                "box": _number(row.get("rlnImageSize")),
+                "voltage_in_kilovolts": _number(row.get("rlnVoltage")),
             }
         )
     odd = [f"optics group {g['name']} has no particles" for g in groups if not g["particles"]]
@@ -77,15 +77,22 @@ def _star(path: Path) -> dict[str, Any]:
     return {"format": f"STAR ({version})", "optics_groups": groups, "oddities": odd}
 
 
+def _number(text: str | None) -> float | None:
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return None
+
+
 def _cs(path: Path) -> dict[str, Any]:
-    table = np.load(path, mmap_mode="r", allow_pickle=False)
-    names = table.dtype.names or ()
+    table = cryosparc.read(path)
+    names = table.dtype.names
     column = next((name for name in names if name.endswith(GROUP)), None)
     groups = []
     if column is not None:
         values, counts = np.unique(table[column], return_counts=True)
         for value, count in zip(values.tolist(), counts.tolist(), strict=True):
-            groups.append({"name": str(value), "particles": count})
+            groups.append({"name": f"group {value}", "particles": count})
     return {"format": "cryoSPARC .cs", "optics_groups": groups, "oddities": []}
 
 
