@@ -16,6 +16,7 @@ __all__ = ["Inspect"]
 
 SHOWN = 24  # particles in the montage
 COLUMNS = 8
+GROUPS = 12  # optics groups in the printed summary
 PIXELS = 64  # of a picture that shows the particle and not the noise
 
 
@@ -81,7 +82,8 @@ def _lines(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         f"{found['box']} px of {found['pixel_size_in_angstroms']:g} Å: {wide:.4g} Å wide",
     )
     yield "fields", ", ".join(found["fields"]) or "none"
-    for group in found["optics_groups"]:
+    groups = found["optics_groups"]
+    for group in groups[:GROUPS]:
         more = [
             f"{group[key]:g} {unit}"
             for key, unit in (
@@ -92,6 +94,8 @@ def _lines(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             if group.get(key) is not None
         ]
         yield "optics", ", ".join([f"{group['name']}: {group['particles']} particles", *more])
+    if len(groups) > GROUPS:
+        yield "optics", f"and {len(groups) - GROUPS} groups more"
     yield from _of_optics(found)
     yield from _of_poses(found)
     if "temperature" in found:

@@ -53,7 +53,8 @@ def facts(path: str | Path, particles: Particles) -> dict[str, Any]:
 def _star(path: Path) -> dict[str, Any]:
     blocks = star.read(path)
     optics = blocks.get("optics", {})
-    table = blocks.get("particles") or next(b for b in blocks.values() if "rlnImageName" in b)
+    named = {name: block for name, block in blocks.items() if "rlnImageName" in block}
+    table = named.get("particles") or next(iter(named.values()))  # as relion.load takes it
     version = "RELION 3.1 or later" if optics else "RELION 3.0, or not RELION's"
     counts = Counter(table.get("rlnOpticsGroup", ()))
     groups = []
