@@ -214,7 +214,6 @@ def test_optics_are_given_to_who_has_a_default_for_them_too():
             assert optics is not None
             return super().forward(images, rotation, shift, optics)
 
-    pair = _known(_made(8), Compares(1))
-    batch = _made(8).batch(np.arange(4))
+    pair, batch = _known(_made(8), Compares(1))
     assert pair._shown(pair.encoder, batch)[0] is batch.images
-    assert pair.posterior_of(batch).mean.shape == (4, 2)
+    assert pair.posterior_of(batch).mean.shape == (8, 2)
