@@ -61,6 +61,8 @@ def particles(config: Config) -> pc.Particles:
 
 def pair(config: Config, particles: pc.Particles) -> pc.Pair:
     """Model and guide."""
+    if config.latents < BODIES:
+        raise pc.InputError(f"latents: expected {BODIES} or more, got {config.latents}")
     molecule = pc.molecules.AdenylateKinase()
     return pc.Pair(
         prior=pc.priors.IsotropicNormal(config.latents),
@@ -92,7 +94,8 @@ def scores(config: Config, fit: pc.Fit, scored: pc.Particles, out: Path) -> dict
     for seed, trained in zip(fit.seeds, fit.pairs, strict=True):
         z = pc.diagnose.posterior_means(trained, scored)
         with torch.no_grad():
-            six = trained.volume.motions(torch.as_tensor(z)).flatten(1).numpy()
+            latents = torch.as_tensor(z).to(trained.noise_steps)
+            six = trained.volume.motions(latents).flatten(1).cpu().numpy()
         found = {method: _ica(six, method) for method in ("pca", "fastica")}
         print(f"seed {seed}: {found['fastica'].reading}")
         told.setdefault("ica_separated", []).append(float(np.mean(found["fastica"].separated)))
@@ -104,7 +107,8 @@ def scores(config: Config, fit: pc.Fit, scored: pc.Particles, out: Path) -> dict
                 told.setdefault(f"negentropy_{method}_{k}", []).append(float(j))
         # what each component does: that of the latents, as only they can be decoded
         ica = pc.identify.linear_ica(z, components=BODIES)
-        pc.io.write_components(out / f"ica_seed{seed}", fit, ica, count=config.bins, seed=seed)
+        told_of = {"seed": seed, "rows": scored.index}
+        pc.io.write_components(out / f"ica_seed{seed}", fit, ica, count=config.bins, **told_of)
     return told
 
 

@@ -127,7 +127,9 @@ def scores(config: Config, fit: pc.Fit, scored: pc.Particles, out: Path) -> dict
         if len(z) < FEWEST:
             print(f"no linear ICA: {len(z)} images were held out, it wants {FEWEST}")
             break
-        ica = pc.identify.linear_ica(z, components=2, frames=scored.frames or 1)
+        ica = pc.identify.linear_ica(
+            z, components=min(2, config.latents), frames=scored.frames or 1
+        )
         mcc = pc.metrics.mcc(scored.truth.reshape(-1, 2), ica.sources).value
         told.setdefault("mcc_ica", []).append(mcc)
         told.setdefault("ica_separated", []).append(float(np.mean(ica.separated)))

@@ -29,7 +29,7 @@ class Config:
     snr: float = 0.1
     """Signal-to-noise ratio of the simulated images."""
     ctf: bool = True
-    """Simulate, and model, the CTF."""
+    """Simulate images through a CTF; it is modelled where particles have one."""
     bonds: float = 0.0
     """Weight of the restraint on bonds along the chain."""
     blend: int = 3
@@ -58,7 +58,7 @@ def particles(config: Config) -> pc.Particles:
     imaging = {"snr": config.snr, "box": 64, "pixel_size": 1.5, "ctf": config.ctf}
     common = {"seed": config.data_seed, **imaging}
     if config.prior == "time":
-        true = pc.simulate.time_resolved(molecule, n=config.n // 2, scale=0.5, **common)
+        true = pc.simulate.time_resolved(molecule, n=(config.n + 1) // 2, scale=0.5, **common)
     else:
         true = pc.simulate.poses(molecule, n=config.n, **common)
     if config.pose == "refined":
@@ -78,7 +78,7 @@ def pair(config: Config, particles: pc.Particles) -> pc.Pair:
     poses = {
         "known": pc.poses.Known,
         "refined": lambda: pc.poses.SO3(around=DEGREES, shift_sd=MOVED),
-        "searched": lambda: pc.poses.SO3(shift_sd=2.0),
+        "searched": lambda: pc.poses.SO3(shift_sd=MOVED),
     }
     time = config.prior == "time"
     return pc.Pair(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pyrocryo.errors import InputError
 
-__all__ = ["called", "for_each_frame", "latent_size", "on_device", "wanted"]
+__all__ = ["called", "for_each_frame", "latent_size", "on_device", "takes", "wanted"]
 
 
 def called(prior: Any) -> str:
@@ -33,6 +33,11 @@ def wanted(prior: Any) -> list[str]:
     call = prior.forward if isinstance(prior, nn.Module) else prior
     parameters = inspect.signature(call).parameters.values()
     return [p.name for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
+
+
+def takes(module: nn.Module, name: str) -> bool:
+    """Whether the forward of a module has a parameter of this name, with a default or without."""
+    return name in inspect.signature(module.forward).parameters
 
 
 def on_device(distribution: Any, device: torch.device) -> Any:

@@ -16,7 +16,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyrocryo.compatible import check_images, check_pose
-from pyrocryo.context import called, for_each_frame, latent_size, on_device, wanted
+from pyrocryo.context import called, for_each_frame, latent_size, on_device, takes, wanted
 from pyrocryo.errors import InputError
 from pyrocryo.guides import Amortised, Polar, Refine, Search
 from pyrocryo.particles import PER_IMAGE, Particles
@@ -301,7 +301,7 @@ class Pair(Registered):
         """
         names = wanted(guide)
         more = {name: getattr(batch, name) for name in names if name not in READ}
-        compares = "optics" in names
+        compares = "optics" in names or takes(guide, "optics")
         if compares:
             more["optics"] = None if self.optics is None else self.optics.through(batch)
         read = batch if compares or self.optics is None else self.optics.corrected(batch)

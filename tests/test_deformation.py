@@ -307,7 +307,10 @@ def test_bad_input_is_refused(adk):
         (lambda: make(x, pixel_size=1.0, length=-3.0), "length: expected a positive"),
         (lambda: make(x, pixel_size=1.0, steps=0), "steps: expected at least 1"),
         (lambda: make(x, pixel_size=1.0, width=[1.0, 2.0]), "width: expected a positive number"),
-        (lambda: make(x + 500, pixel_size=1.0).build(2, 32), "214 of 214 are outside of the box"),
+        (
+            lambda: make(x + 500, pixel_size=1.0).build(2, 32),
+            "214 of 214 atoms are outside of the box",
+        ),
         (lambda: of_map(d[0], 1.0, pixel_size=1.0), r"density: .* got shape \(4, 4\)"),
         (lambda: of_map(np.where(d > 0, np.nan, 0.0), 1.0, pixel_size=1.0), "density: "),
         (lambda: of_map(d, 0.0, pixel_size=1.0), "voxel_size: expected a positive number"),

@@ -206,3 +206,14 @@ def test_traced_and_alone_or_in_company(around, caplog):
         one = pc.fit(pair, particles, capture=True, **options).history["loss"]
         np.testing.assert_allclose(one, python[:1], rtol=1e-5)
     assert "not traced" not in caplog.text
+
+
+def test_optics_are_given_to_who_has_a_default_for_them_too():
+    class Compares(pc.guides.GaussNewton):
+        def forward(self, images, rotation, shift, optics=None):
+            assert optics is not None
+            return super().forward(images, rotation, shift, optics)
+
+    pair, batch = _known(_made(8), Compares(1))
+    assert pair._shown(pair.encoder, batch)[0] is batch.images
+    assert pair.posterior_of(batch).mean.shape == (8, 2)

@@ -309,7 +309,7 @@ def test_of_arrays_from_the_shell(tmp_path, capsys):
     assert "is not empty" in capsys.readouterr().err
     words = ["--structure", str(tmp_path / "a.pdb"), "--out", str(tmp_path / "none")]
     assert main([*line, *words]) == 2
-    assert "arrays have no atoms" in capsys.readouterr().err
+    assert "structure: names the atoms that a run decodes" in capsys.readouterr().err
 
 
 MODEL = """

@@ -249,6 +249,12 @@ def test_what_is_learned_starts_at_the_first_modes(modes, learned):
 LOOKS = ("brightness", "background", "log_width", "log_height")
 
 
+def test_modes_are_axes_until_they_are_combined(modes):
+    given = pc.volumes.NormalModes(modes, pixel_size=2.0, rest=True, stretch=True).build(2, 32)
+    assert given.axes == "the motion along one normal mode"
+    assert pc.volumes.NormalModes(modes, pixel_size=2.0, hidden=()).build(2, 32).axes is None
+
+
 def test_rest_and_combinations_go_along_the_modes(modes):
     """Amplitudes that the volume tells are those of the atoms, superposed or not."""
     learned = {"amplitude": [1.0, 2, 3, 4, 5, 6], "rest": True, "stretch": True, "hidden": ()}
@@ -410,7 +416,7 @@ def test_wrong_networks_are_named(make, message):
         ),
         (
             lambda m: pc.volumes.NormalModes(m, pixel_size=0.1).build(2, 32),
-            "modes: .* of 214 atoms are outside of the box",
+            "positions: .* of 214 atoms are outside of the box",
         ),
     ],
 )

@@ -38,7 +38,8 @@ def test_shell_commands_run(tmp_path, monkeypatch):
         for line in "\n".join(_blocks("sh")).splitlines()
         if line.startswith("pyrocryo ")
     ]
-    commands = ["simulate", "fit", "compare", "identify", "rehearse", *["fit"] * 6, "bench"]
+    commands = ["simulate", "fit", "compare", "identify", "ica", "fit", "movie", "rehearse"]
+    commands += [*["fit"] * 6, "bench"]
     assert [words[0] for words in lines] == commands
     for part in (step, splat, feed, cryodrgn):  # two minutes, else
         rows = [timing.row("it", [1.0], [2.0])]

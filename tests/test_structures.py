@@ -186,6 +186,32 @@ def test_frames_and_seeds():
     assert len(found.scores()["rmsd_still"]) == 2
 
 
+def test_the_limit_stands_beside_what_was_found():
+    noisy = _written(pc.simulate.poses(ADK, 60, 0, snr=0.5, box=32, pixel_size=3.0))
+    found = pc.diagnose.structures(
+        _pair(pc.volumes.Atoms.known(ADK, pixel_size=3.0)), ADK, noisy, limit=40
+    )
+    # an encoder that is told the truth beats the posterior of the images, here not by little
+    assert (found.limit > 0.5).all()
+    assert (found.limit < 0.98).all()
+    np.testing.assert_allclose(found.share[0] * found.limit, 1.0, atol=1e-3)
+    scores = found.scores()
+    assert scores["angle_limit_1"] == [found.limit[0]]
+    assert scores["angle_share_2"] == [found.share[0, 1]]
+    assert "the exact posterior of the true molecule with 0." in found.reading
+    # another law of z has another limit: narrower, and less is left to tell apart
+    narrow = torch.distributions.Normal(torch.zeros(2), 0.3)
+    law = torch.distributions.Independent(narrow, 1)
+    other = pc.diagnose.structures(
+        _pair(pc.volumes.Atoms.known(ADK, pixel_size=3.0)), ADK, noisy, limit=40, law=law
+    )
+    assert not np.allclose(other.limit, found.limit)
+    with pytest.raises(InputError, match="limit: expected 0 or at least 2 molecules, got 1"):
+        pc.diagnose.structures(
+            _pair(pc.volumes.Atoms.known(ADK, pixel_size=3.0)), ADK, noisy, limit=1
+        )
+
+
 def test_mistakes(particles):
     pair = _pair(_placed())
     for change, message in [
@@ -197,3 +223,14 @@ def test_mistakes(particles):
         given = {"fit": pair, "molecule": ADK, "particles": particles} | change
         with pytest.raises(InputError, match=message):
             pc.diagnose.structures(**given)
+
+
+def test_the_limit_is_of_the_true_poses():
+    true = pc.simulate.poses(ADK, 30, 0, snr=0.5, box=32, pixel_size=3.0)
+    wrong = pc.simulate.misplaced(true, degrees=6.5, angstroms=1.5, seed=1)
+    volume = pc.volumes.Atoms.known(ADK, pixel_size=3.0)
+    told = [
+        pc.diagnose.structures(_pair(volume), ADK, _written(p), limit=20).limit
+        for p in (true, wrong)
+    ]
+    np.testing.assert_array_equal(*told)

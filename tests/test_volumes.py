@@ -378,3 +378,29 @@ def test_what_a_training_step_costs(pairs_in_time):
     for name, seconds in median.items():
         print(f"{name:22s}{1e3 * seconds:8.1f} ms {seconds / median['grid']:6.1f} x grid")
     assert all(np.isfinite(seconds) for seconds in median.values())
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda x: pc.volumes.Atoms(x, pixel_size=3.0),
+        lambda x: pc.volumes.RigidBodies(x, np.arange(len(x)) // 100, pixel_size=3.0),
+        lambda x: pc.volumes.Deformation(x, pixel_size=3.0),
+        lambda x: pc.volumes.NormalModes(pc.molecules.normal_modes(x, 4), pixel_size=3.0),
+    ],
+    ids=["atoms", "bodies", "flow", "modes"],
+)
+def test_structures_as_read_are_told_to_be_outside_of_the_box(make):
+    x = pc.molecules.AdenylateKinase().ca_open
+    make(x).build(2, 32)
+    with pytest.raises(pc.InputError, match="214 of 214 atoms are outside of the box"):
+        make(x + [150.0, 0, 0]).build(2, 32)
+
+
+def test_voxels_of_a_map_are_no_chain():
+    density = np.zeros((16, 16, 16))
+    density[5:11, 5:11, 5:11] = 1.0
+    volume = pc.volumes.Deformation.of_map(density, 3.8, pixel_size=3.8, points=4)
+    pair = pc.Pair(pc.priors.IsotropicNormal(2), volume, 16)
+    with pytest.raises(pc.InputError, match="Bonds needs atoms in the order of a chain"):
+        pc.penalties.Bonds().check(pair)

@@ -94,13 +94,17 @@ post = pc.posterior(fit, some.take(range(min(200, len(some)))), draws=4)
 print(pc.identify.report(fit, post)["sentence"])
 
 # %% [markdown]
-# The latents know the angles (R²), and none of them is one (MCC).
+# Each latent is a mode, because the decoder says so, and the modes of a spring network are not the
+# molecule's hinges: the latents know the angles (R²), and none of them is one (MCC). A decoder
+# that learns which combinations of modes to use would not help by itself: its prior cannot tell
+# one from another.
 
 # %%
 trained = fit.pairs[0]
 z = pc.diagnose.posterior_means(trained, particles)
 print("R²", pc.metrics.r2(particles.truth, z).value)
 print("MCC of modes", pc.metrics.mcc(particles.truth, z).value)
+print(pc.identify.check_prior(pc.priors.IsotropicNormal(2)).sentence)
 
 # %% [markdown]
 # ## Axes from amplitudes that are not Gaussian
@@ -154,7 +158,7 @@ bodies = pc.Pair(
     rotate=False,
 )
 rigid = pc.fit(
-    bodies, particles, steps=STEPS, batch_size=32, lr=1e-2, penalties=[pc.penalties.Bonds(10.0)]
+    bodies, particles, steps=STEPS, batch_size=32, lr=1e-2, penalties=[pc.penalties.Bonds(0.1)]
 )
 post = pc.posterior(rigid, some.take(range(min(200, len(some)))), draws=4)
 print(pc.identify.report(rigid, post)["sentence"])
@@ -190,9 +194,10 @@ fig.tight_layout()
 # %% [markdown]
 # ## What can go wrong
 #
-# - *Not identified* is right of ten modes under an isotropic prior, however well they fit. If the
-#   hinges' laws were normal, ICA would say that nothing can tell; pairs in time or a second
-#   condition can (`models/modes.py --knowledge time`).
+# - Modes are axes that were given, not the molecule's; combinations of them under an isotropic
+#   prior are *not identified*, however well they fit. If the hinges' laws were normal, ICA would
+#   say that it cannot tell either; pairs in time or a second condition can
+#   (`models/modes.py --knowledge time`).
 # - A wrong segmentation gives axes all the same: they are given. Compare the ELBO with that of
 #   bodies that are all driven by all latents (`separate=False`).
 # - Poses are those of the CORE here, and modes move the whole: hence `whole=True`. Poses of a

@@ -42,6 +42,8 @@ class Ica:
     """Draws starts and halves."""
     structure: Path | None = None
     """PDB or mmCIF file that names the volume's atoms; by default Cα of alanines."""
+    chain: str | None = None
+    """Which chain of that file; by default all."""
     out: Path | None = None
     """Also write ica.json, sources.npy, lists of particles, maps, structures where the volume has
     atoms, and scripts for ChimeraX to this folder."""
@@ -53,6 +55,8 @@ class Ica:
 
         if self.bins < 2:
             raise InputError(f"bins: expected two or more, got {self.bins}")
+        if self.structure is not None and (self.out is None or not self.latents.is_dir()):
+            raise InputError("structure: names the atoms that a run decodes; give a run and --out")
         latents: dict[int | None, np.ndarray] = {}
         images, frames, fit = None, 1, None
         if self.latents.is_dir():
@@ -83,9 +87,7 @@ class Ica:
             fit, _ = io.load_fit(self.latents)
         names = None
         if self.structure is not None:
-            if fit is None:
-                raise InputError("structure: arrays have no atoms to give names to; name a run")
-            names = named(self.structure, fit.pairs[0])
+            names = named(self.structure, fit.pairs[0], self.chain)
         io.new_folder(self.out)
         for seed, ica in found.items():
             folder = self.out if seed is None else self.out / f"seed{seed}"

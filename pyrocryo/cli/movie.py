@@ -45,6 +45,8 @@ class Movie:
     structure: Path | None = None
     """PDB or mmCIF file that names the volume's atoms: of its Cα, its backbone or all its atoms,
     those that are as many; by default Cα of alanines."""
+    chain: str | None = None
+    """Which chain of the file; by default all."""
 
     def run(self) -> None:
         """Writes the files."""
@@ -62,7 +64,7 @@ class Movie:
             raise InputError(f"axis: expected 1 to {pair.dim}, got {self.axis}")
         if self.frames < 2:
             raise InputError(f"frames: expected two or more, got {self.frames}")
-        names = None if self.structure is None else named(self.structure, pair)
+        names = None if self.structure is None else named(self.structure, pair, self.chain)
         io.new_folder(self.out)
         files = io.write_motion(
             self.out,
@@ -82,8 +84,8 @@ class Movie:
             print(f"the volume ({type(pair.volume).__name__}) has no atoms: maps only")
 
 
-def named(path: Path, pair: Pair) -> Structure:
-    """The atoms of a PDB or mmCIF file that are as many as the volume's.
+def named(path: Path, pair: Pair, chain: str | None = None) -> Structure:
+    """The atoms of a PDB or mmCIF file, or of one chain, that are as many as the volume's.
 
     Raises:
         InputError: If there are none, or the volume has no atoms.
@@ -98,7 +100,7 @@ def named(path: Path, pair: Pair) -> Structure:
     held = {}
     for kind in KINDS:
         try:
-            found = io.read_structure(path, atoms=kind)
+            found = io.read_structure(path, atoms=kind, chain=chain)
         except InputError:
             if kind == "all":
                 raise

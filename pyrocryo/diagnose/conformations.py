@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pyrocryo.diagnose.common import batches
+from pyrocryo.errors import InputError
 from pyrocryo.pair import Pair
 from pyrocryo.particles import Particles
 
@@ -14,15 +15,27 @@ __all__ = ["atoms", "has_atoms", "posterior_means"]
 
 
 def posterior_means(pair: Pair, particles: Particles) -> np.ndarray:
-    """Means of the posterior of all images, `(N, K)`; frames of a molecule one after another."""
+    """Means of the posterior of all images, `(N, K)`; frames of a molecule one after another.
+
+    Args:
+        pair: A trained pair, such as ``fit.pairs[0]``.
+        particles: All of which are looked at.
+
+    Raises:
+        InputError: If it is a fit, or does not go with the particles.
+    """
+    if not isinstance(pair, Pair):
+        raise InputError(f"pair: expected one of fit.pairs, got {type(pair).__name__}")
+    pair.check(particles)
     with torch.no_grad():
         means = [pair.posterior_of(batch).mean for batch in batches(pair, particles)]
     return torch.cat(means).reshape(-1, pair.dim).cpu().numpy()
 
 
 def has_atoms(pair: Pair) -> bool:
-    """Whether the volume is one of atoms in space."""
-    return pair.volume.dim == 3 and hasattr(pair.volume, "structure")
+    """Whether the volume is one of atoms in space (and not of the voxels of a map)."""
+    volume = pair.volume
+    return volume.dim == 3 and hasattr(volume, "structure") and getattr(volume, "chain", True)
 
 
 def atoms(pair: Pair, z: np.ndarray) -> np.ndarray:

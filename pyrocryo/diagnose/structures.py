@@ -28,7 +28,7 @@ __all__ = ["Structures", "structures"]
 HALF = 0.5  # of the Fourier shell correlation
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Structures:
     """Conformations decoded at the posterior mean, for S seeds, against the truth.
 
@@ -134,7 +134,8 @@ def structures(
 
     Args:
         fit: A fit, or a trained pair, of a volume in space.
-        molecule: What was simulated, with ``centres(z)``, ``width``, ``weight`` and ``dim``.
+        molecule: What was simulated, with ``centres(z)``, ``width``, ``weight``, ``dim`` and
+            ``spatial``; for a limit also ``render``.
         particles: With ``truth``, such as ``particles.test``.
         most: Particles to look at, all frames of each.
         maps: How many of their conformations to compare as maps, at most.
@@ -240,6 +241,8 @@ def _ranked(truth: np.ndarray, found: np.ndarray) -> np.ndarray:
 def _limit(molecule: Any, particles: Particles, law: Any) -> tuple[np.ndarray, int]:
     """Rank correlations that the images allow, and of how many conformations."""
     prior = IsotropicNormal(molecule.dim) if law is None else law
+    names = [name for name in ("rotation", "shift") if f"true_{name}" in particles.fields]
+    particles = particles.having(**{name: getattr(particles, f"true_{name}") for name in names})
     if particles.frames and len(prior.event_shape) == 1:
         prior = prior.expand((particles.frames,)).to_event(1)
     best = information_limit(molecule, particles, prior).reshape(-1, molecule.dim)

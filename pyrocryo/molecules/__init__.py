@@ -7,7 +7,7 @@ from pyrocryo.molecules.docking import Docked, dock
 from pyrocryo.molecules.domains import DomainMotions, domain_angles
 from pyrocryo.molecules.elastic import Elastic, Modes, normal_modes
 from pyrocryo.molecules.mixture import Mixture, mixture
-from pyrocryo.molecules.trajectory import amplitudes, anharmonic, overlap
+from pyrocryo.molecules.trajectory import Landscape, Well, amplitudes, anharmonic, overlap
 
 __all__ = [
     "AdenylateKinase",
@@ -16,9 +16,11 @@ __all__ = [
     "Docked",
     "DomainMotions",
     "Elastic",
+    "Landscape",
     "Mixture",
     "Modes",
     "TwoArms",
+    "Well",
     "amplitudes",
     "anharmonic",
     "dock",

@@ -39,10 +39,11 @@ class Docked:
         rotation: `R`, `(3, 3)`.
         translation: `t`, `(3,)` Å.
         correlation: Of the map of Gaussians at these positions with the map.
-        runner_up: The best correlation at least 25° away. As good as the first, the place is
-            ambiguous: a symmetric molecule, or a map that shows too little.
-        mirror: The best correlation of the mirrored structure. Better than the first, the map is
-            of the other hand (or the structure).
+        runner_up: The best correlation at least 25° away, before it moved along modes. As good
+            as ``rigid``, the place is ambiguous: a symmetric molecule, or a map that shows too
+            little.
+        mirror: The best correlation of the mirrored structure, likewise. Better than ``rigid``,
+            the map is of the other hand (or the structure).
         amplitudes: `(n,)` Å along each mode, where modes were given; or None.
         rigid: Correlation before it moved along modes; the same as ``correlation`` without.
     """

@@ -32,10 +32,11 @@ class DomainMotions(NamedTuple):
     def hinges(self) -> tuple[np.ndarray, np.ndarray]:
         r"""The axis about which each domain turns most, and by how much about it.
 
-        The axis `a` is the first principal axis of the rotation vectors :math:`\theta_i n_i` over
-        all conformations, and the signed angle :math:`\theta_i n_i \cdot a`: of a hinge, exactly
-        the angle by which it is open, up to sign. The sign is such that angles are positive on
-        average.
+        The axis `a` is that along which the rotation vectors :math:`\theta_i n_i` vary most over
+        all conformations (of one conformation, their own), and the signed angle
+        :math:`\theta_i n_i \cdot a`: of conformations that differ by a hinge, exactly the angle
+        by which it is open, up to sign; of some that hardly differ, little of it. The sign is
+        such that angles are positive on average.
 
         Returns:
             Axes `(B, 3)`, and angles `(..., B)` in rad.

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from pyrocryo.errors import InputError
-from pyrocryo.molecules.adenylate_kinase import superposition
+from pyrocryo.molecules.domains import superposition
 from pyrocryo.molecules.elastic import Modes
 from pyrocryo.molecules.wells import FORMS, Fit, fitted
 from pyrocryo.priors import Boltzmann
@@ -60,7 +60,7 @@ class Moved(nn.Module):
         return f"at={self.at:.6g}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Well:
     """The energy of one mode.
 
@@ -91,7 +91,7 @@ class Well:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Landscape:
     """Energies of all modes, from :func:`anharmonic`; prints as a line for each.
 
@@ -177,11 +177,8 @@ def _displacements(modes: Modes, trajectory: Any) -> np.ndarray:
         )
     if not np.isfinite(frames).all():
         raise InputError("trajectory: expected finite numbers of Å")
-    moved = np.empty_like(frames)
-    for m, frame in enumerate(frames):
-        turn, move = superposition(frame, modes.positions)
-        moved[m] = frame @ turn.T + move - modes.positions
-    return moved
+    turn, move = superposition(frames, modes.positions)
+    return frames @ np.swapaxes(turn, -1, -2) + move[:, None] - modes.positions
 
 
 def anharmonic(

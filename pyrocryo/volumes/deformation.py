@@ -163,23 +163,18 @@ class Deformation(GaussianVolume):
         index = np.argwhere(inside)[:, ::-1]  # x, y, z
         positions = (index * edge + (edge - 1) / 2 - len(density) // 2) * voxel_size
         spacing = edge * voxel_size
-        return cls(
+        new = cls(
             positions,
             pixel_size=pixel_size,
             width=FILLED * spacing,
             weight=_heights(cubes, inside)[inside],
             **options,
         )
+        new.chain = False
+        return new
 
     def build(self, latent: int, box: int) -> Deformation:
         """Makes the parameters for `z` of ``latent`` numbers and images of ``box`` pixels."""
-        half = box * self.pixel_size / 2
-        outside = int((self._reference.abs() > half).any(dim=1).sum())
-        if 2 * outside > self.count:
-            raise InputError(
-                f"positions: {outside} of {self.count} are outside of the box, which reaches from "
-                f"-{half:g} to {half:g} Å about its centre; centre them"
-            )
         start = self._reference / self.pixel_size
         self._place(start, self._width / self.pixel_size, self._weight, box=box, learned=True)
         self._learn_shapes()

@@ -42,9 +42,11 @@ class GaussianVolume(nn.Module):
 
     Attributes:
         axes: What each latent is, where the volume itself says so, such as "one hinge"; or None.
+        chain: Whether the Gaussians may be atoms in the order of a chain.
     """
 
     axes: str | None = None
+    chain = True
 
     def __init__(
         self, *, pixel_size: float, dim: int, count: int, side: int | None = None
@@ -71,7 +73,17 @@ class GaussianVolume(nn.Module):
             height: `(A,)`, in any unit.
             box: Pixels along an edge of the images.
             learned: Whether :meth:`_learn_shapes` follows.
+
+        Raises:
+            InputError: If most places are outside of the box.
         """
+        half = box * self.pixel_size / 2
+        outside = int((start.abs() > box / 2).any(dim=-1).sum())
+        if 2 * outside > self.count:
+            raise InputError(
+                f"positions: {outside} of {self.count} atoms are outside of the box, which "
+                f"reaches from -{half:g} to {half:g} Å about its centre; centre the structure"
+            )
         self.box = box
         self._learned = learned
         self.side = self.side or min(box, MOST_VOXELS_A_SIDE[self.dim])

@@ -65,7 +65,7 @@ class NormalModes(GaussianVolume):
 
     Args:
         modes: With ``positions`` `(A, 3)` in Å from the box centre, ``vectors`` `(n, A, 3)`,
-            ``scales(amplitude)`` and ``stiffness(amplitude)``, such as
+            ``scales(amplitude)``, ``stiffness(amplitude)`` and ``thermal()``, such as
             :func:`pyrocryo.molecules.normal_modes`. `z` of K numbers goes along the first K.
         pixel_size: Å per pixel of the images.
         amplitude: Factor `a` on the thermal amplitudes, or one for each mode `(n,)`. Domains move
@@ -123,13 +123,6 @@ class NormalModes(GaussianVolume):
         if latent > n:
             raise InputError(f"dim: there are {n} modes, z has {latent} numbers")
         reference = np.asarray(self._modes.positions)
-        half = box * self.pixel_size / 2
-        outside = int((np.abs(reference) > half).any(axis=1).sum())
-        if 2 * outside > self.count:
-            raise InputError(
-                f"modes: {outside} of {self.count} atoms are outside of the box, which reaches "
-                f"from -{half:g} to {half:g} Å about its centre; centre the structure"
-            )
         like = {"dtype": torch.get_default_dtype()}
         along = self.scale[:latent, None, None] * self._modes.vectors[:latent]
         self._place(

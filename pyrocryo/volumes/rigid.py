@@ -111,6 +111,7 @@ class RigidBodies(Atoms):
         self.blend = int(blend)
         self.monotone = monotone
         self.separate = separate
+        self._alone = False
         self._segmentation = bodies
         self._hinges = None if hinges is None else [_line(*hinges[b], b) for b in self.bodies]
 
