@@ -4,6 +4,28 @@ Claim (Klindt et al. 2024, sections 4.2.1 and 4.2.3, Fig. 5B): with physics in t
 Laplace transitions in time, each latent is one motion of the protein: NMP closing, LID closing.
 
     z_1 ~ N(0, I),   (z_2 - z_1)_k ~ Laplace(0, b),   x_t ~ N(CTF pi_phi(v(z_t)), sigma^2)
+
+Data: pairs of frames of the two-hinge model of 4AKE to 1AKE, hinges independent (unlike on the
+transition path), poses uniform in space and known, 64 x 64 pixels of 1.5 Å, Gaussians of 4 Å at
+the alpha carbons. --volume hinges decodes with the true hinges; atoms learns how each atom moves,
+residues and incompressible how a smooth flow carries them, mixture and map start from a map of the
+images and know of no structure, fourier is a coordinate network. The guide takes Gauss-Newton
+steps on the volume. --limit prints the scores of the exact posterior under the true decoder, which
+no model can beat.
+Expected (--no-ctf --snr .3 --data-seed 7, 5 seeds, mean ± sd; atoms and mixture --steps 250,
+residues --steps 200): R², MCC, Spearman of the decoded angles and their share of the limit, median
+RMSD of the alpha carbons (Å; 1.40 without moving) and resolution at FSC = .5 (Å), verdict:
+
+    atoms       .825 ± .003  .900 ± .002  .867 .908  .95 .96  2.34 ± .05  7.4  consistent with axes
+    mixture     .824 ± .004  .902 ± .001  -          -        -           8.1  consistent with axes
+@@ATOMS@@
+
+Atoms by themselves slide within the density: images are right, structures are not (bonds are off
+by 20 Å); a flow holds them together. At SNR 1, 3 Å, (--n 6000 --width 3 --snr 1, 8 seeds) the true
+hinges have Spearman .974 ± .000 and .983 ± .000, where the limit (100 molecules) is .975 and .985,
+and atoms (4 seeds) .970 ± .002 and .981 ± .000, MCC .975 ± .001, axes within 2.8°.
+Takes about a minute a seed on one core (hinges, atoms, mixture), two (residues); through the CTF
+two to three times that.
 """
 
 from dataclasses import dataclass

@@ -5,6 +5,30 @@ rigid bodies leaves each domain six numbers; bodies with latents of their own gi
 meaning, which an isotropic prior alone does not.
 
     z ~ N(0, I),   x ~ N(CTF pi_phi(atoms at r(z)), sigma^2)
+
+Data: both hinges of adenylate kinase moving by 9.4° and 10.8° (sd), all views, 64 x 64 pixels of
+1.5 Å, Gaussians of 4 Å at the alpha carbons. The structure given is the open form, which few
+molecules have. --limit N prints what the exact posterior of the true molecule scores on N
+molecules, and which share of it was reached there.
+Expected (--no-ctf --data-seed 7, 5 seeds, mean ± sd): Spearman of the angles of NMP and LID, the
+share of the limit (sd < .01), MCC, and the median RMSD of the alpha carbons (Å), where a perfect
+structure that does not move is off by 1.32 (pairs in time 1.40):
+
+    --snr --bodies            Spearman   share      MCC          RMSD         verdict
+    .3    hinges              .833 .888  1.00 .99   .877 ± .002  .61 ± .01    given: a hinge each
+    .3    separate            .830 .885  1.00 .98   .876 ± .002  .99 ± .23    given: a body each
+    .3    free                .830 .883  1.00 .98   .809 ± .099  .93 ± .06    not identified
+    .3    free --prior time   .878 .933  .96 .98    .906 ± .001  .88 ± .05    consistent with axes
+    .1    hinges              .661 .756  .99 .98    .725 ± .005  .82 ± .02    given
+    .1    separate            .659 .749  .98 .97    .723 ± .005  1.17 ± .15   given
+
+The MCC is bounded by what images tell; perfect latents turned at random would have .90 of it.
+Through the CTF at SNR .1 (which takes from what all views share, and so leaves more to tell
+motions by): @@CTF@@
+Bonds are off by 1.6 Å at most (6 to 10 % of conformations have one off by 1 Å), at the joints.
+@@BONDS@@
+Takes about half a minute a seed on one core (hinges), one (separate, free), two (time); through
+the CTF two to three times that.
 """
 
 from dataclasses import dataclass
