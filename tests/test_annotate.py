@@ -95,7 +95,7 @@ def test_star_keeps_every_other_byte(tmp_path):
         assert len(added) == 5
         out = out.replace(body + b" " + b" ".join(added), body)
     assert out == STAR
-    mean, sd = z[0].mean(0), z[0].std(0)
+    mean, sd = z[0].mean(0), z[0].std(0, ddof=1)
     for k in range(2):
         found = column(tmp_path / "o.star", f"pyrocryoZMean{k + 1}")
         np.testing.assert_allclose(found[[3, 0, 1]], mean[:, k], rtol=1e-6)
@@ -136,7 +136,7 @@ def test_cs_keeps_every_other_byte(tmp_path):
         assert new[name].tobytes() == CS[name].tobytes()
     assert new["pyrocryo/z_mean"].shape == (4, 1)
     np.testing.assert_allclose(new["pyrocryo/z_mean"][[3, 0, 1]], z[0].mean(0), rtol=1e-6)
-    np.testing.assert_allclose(new["pyrocryo/z_sd"][[3, 0, 1]], z[0].std(0), rtol=1e-6)
+    np.testing.assert_allclose(new["pyrocryo/z_sd"][[3, 0, 1]], z[0].std(0, ddof=1), rtol=1e-6)
     assert np.isnan(new["pyrocryo/z_sd"][2])
     np.testing.assert_array_equal(new["pyrocryo/cluster"], [0, 1, np.nan, 2])
     assert new.dtype["pyrocryo/z_mean"].base == np.float32
@@ -361,7 +361,7 @@ def test_real_files_round_trip(tmp_path, name):
 def test_where(tmp_path):
     files(tmp_path)
     post, z = posterior([3, 0, 1])
-    mean, sd = z[0].mean(0), z[0].std(0)
+    mean, sd = z[0].mean(0), z[0].std(0, ddof=1)
     k_hat = np.array([0.3, 0.9, 0.1])
     middle = np.sort(mean[:, 1])[1] - 1e-3
     for kind in ("star", "cs"):

@@ -261,6 +261,37 @@ def test_hostile_and_broken_files(tmp_path):
         cryosparc.read(tmp_path / "gone.cs")
 
 
+def test_any_damage_is_told_in_one_line(project):
+    """Bytes changed, cut and repeated, mostly in the header, where they can do harm."""
+    folder, _ = project
+    whole = write(folder / "p.cs", records()).read_bytes()
+    header = whole.index(b"\n")
+    rng = np.random.default_rng(0)
+    refused = 0
+    for _ in range(300):
+        raw = bytearray(whole)
+        for _ in range(rng.integers(1, 4)):
+            i = int(rng.integers(min(header if rng.random() < 0.8 else len(whole), len(raw))))
+            change = rng.integers(4)
+            if change == 0:
+                raw[i] = rng.integers(256)
+            elif change == 1:
+                raw[i] = int(rng.choice(list(b"0123456789(),'[]<>|OVfiu-")))
+            elif change == 2:
+                del raw[i : i + int(rng.integers(1, 20))]
+            else:
+                raw[i:i] = raw[: int(rng.integers(1, 20))]
+        (folder / "q.cs").write_bytes(raw)
+        said = None
+        try:
+            io.load(folder / "q.cs")
+        except InputError as error:
+            said = str(error)
+        refused += said is not None
+        assert "\n" not in (said or "")
+    assert 100 < refused < 300  # what hits a number goes through
+
+
 @real_data
 def test_the_same_particles_in_both_forms():
     stem = DATA / "empiar10076/empiar_10076_7"
@@ -308,7 +339,7 @@ def test_latents_for_cryodrgn(tmp_path):
     np.testing.assert_allclose(np.exp(0.5 * second), 0.1 + z**2, rtol=1e-6)
     np.testing.assert_array_equal(read_pickle(path), first)
     pc.io.write_cryodrgn_latents(path, z)
-    assert path.read_bytes() == pickle.dumps(z.astype(np.float32))
+    assert path.read_bytes() == pickle.dumps(z.astype(np.float32), protocol=4)
     for bad, message in ((z[0], r"z: expected numbers \(N, K\)"), (z * np.nan, "z: row 1 is")):
         with pytest.raises(InputError, match=message):
             pc.io.write_cryodrgn_latents(path, bad)

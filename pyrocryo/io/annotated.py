@@ -82,8 +82,8 @@ def annotate(
     index, mean, sd = _moments(fit_or_post, particles, seed)
     frames = mean.shape[1:-1]
     values = {"z_mean": mean, "z_sd": sd} | _checked(further or {}, len(index), frames)
-    _, size = names_and_rows(path)
-    rows = _rows(path, index, frames, size)
+    names, size = names_and_rows(path)
+    rows = _rows(path, index, frames, names, size)
     table = {name: _spread(value, rows, size) for name, value in values.items()}
     is_star = path.suffix.lower() == ".star"
     columns = _star_columns(table) if is_star else {f"pyrocryo/{n}": v for n, v in table.items()}
@@ -156,7 +156,9 @@ def _moments(
         kind = type(source).__name__
         raise InputError(f"fit_or_post: expected a fit or a posterior, got {kind}") from None
     drawn = np.asarray(z)[chain_of(seeds, seed)]
-    return index, drawn.mean(axis=0), drawn.std(axis=0)
+    if len(drawn) < 2:
+        raise InputError("fit_or_post: one draw has no standard deviation, expected two or more")
+    return index, drawn.mean(axis=0), drawn.std(axis=0, ddof=1)
 
 
 def chain_of(seeds: Sequence[int], seed: int | None) -> int:
@@ -175,9 +177,12 @@ def _within(rows: np.ndarray, size: int, path: Path) -> None:
         raise InputError(f"rows: {path} has rows 0 to {size - 1}, got {bad[0]}")
 
 
-def _rows(path: Path, index: np.ndarray, frames: tuple[int, ...], size: int) -> np.ndarray:
+def _rows(
+    path: Path, index: np.ndarray, frames: tuple[int, ...], names: Sequence[str], size: int
+) -> np.ndarray:
     """Rows `(N, [T])` of the file that particles are of."""
-    order = relion.molecules(path) if path.suffix.lower() == ".star" else None
+    grouped = relion.MOLECULE in names or relion.FRAME in names
+    order = relion.molecules(path) if grouped else None
     each = () if order is None else order.shape[1:]
     if frames != each:
         said = [f"{shape[0]} frames a molecule" if shape else "single images"

@@ -26,8 +26,8 @@ def names_and_rows(path: str | Path) -> tuple[list[str], int]:
     if suffix == ".cs":
         table = cryosparc.read(path)
         return list(table.dtype.names or ()), len(table)
-    loop = _particles(_document(path, _bytes(path)), path).loop
-    return [tag[1:] for tag in loop.tags], loop.length()
+    tags, size, _ = _particles(path, _bytes(path))
+    return [tag[1:] for tag in tags], size
 
 
 def copied(
@@ -102,11 +102,10 @@ def _copy_star(
     path: Path, out: Path, columns: dict[str, np.ndarray], keep: np.ndarray | None
 ) -> None:
     raw = _bytes(path)
-    item = _particles(_document(path, raw), path)
-    tags = [tag.encode() for tag in item.loop.tags]
-    _fresh(path, [tag[1:] for tag in item.loop.tags], columns)
+    tags, size, line = _particles(path, raw)
+    _fresh(path, [tag[1:] for tag in tags], columns)
     lines = raw.split(b"\n")
-    last, rows = _rows(lines, item.line_number, tags, item.loop.length(), path)
+    last, rows = _rows(lines, line, [tag.encode() for tag in tags], size, path)
     values = zip(*map(star.formatted, columns.values()), strict=True) if columns else None
     dropped = set()
     for n, i in enumerate(rows):
@@ -129,21 +128,21 @@ def _bytes(path: Path) -> bytes:
         raise InputError(f"{path}: cannot read it ({error.strerror or error})") from error
 
 
-def _document(path: Path, raw: bytes) -> cif.Document:
+def _particles(path: Path, raw: bytes) -> tuple[list[str], int, int]:
+    """The table of particles: that of data_particles, or the only one that names images.
+
+    Returns:
+        The names of its columns, how many rows it has, and the line of its ``loop_``, from 1.
+    """
     try:
-        return cif.read_string(raw)
+        loops = {
+            block.name.strip(): (list(item.loop.tags), item.loop.length(), item.line_number)
+            for block in cif.read_string(raw)
+            for item in block
+            if item.loop is not None and "_rlnImageName" in item.loop.tags
+        }
     except (ValueError, RuntimeError) as error:
         raise InputError(f"{path}: not a STAR file ({' '.join(str(error).split())})") from error
-
-
-def _particles(document: cif.Document, path: Path) -> Any:
-    """The loop of particles: that of data_particles, or the only one that names images."""
-    loops = {
-        block.name.strip(): item
-        for block in document
-        for item in block
-        if item.loop is not None and "_rlnImageName" in item.loop.tags
-    }
     if "particles" not in loops and len(loops) != 1:
         found = f"{len(loops)} tables have" if loops else "no table has"
         raise InputError(f"{path}: {found} a column rlnImageName, expected one")

@@ -175,6 +175,6 @@ def write_cryodrgn_latents(path: str | Path, z: np.ndarray, sd: np.ndarray | Non
     try:
         with replacing(path) as temporary, temporary.open("wb") as file:
             for array in arrays:
-                pickle.dump(array, file)
+                pickle.dump(array, file, protocol=4)  # of 5, numpy 1.26 lacks a part
     except OSError as error:
         raise InputError(f"{path}: cannot write it ({error.strerror or error})") from error
