@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
+from pyrocryo.cli.audit import Audit
 from pyrocryo.cli.bench import Bench
 from pyrocryo.cli.fit import Fit, command
 from pyrocryo.cli.ica import Ica
@@ -28,6 +29,7 @@ COMMANDS = {
     "compare": Compare,
     "identify": Identify,
     "ica": Ica,
+    "audit": Audit,
     "movie": Movie,
     "rehearse": Rehearse,
     "bench": Bench,
