@@ -32,29 +32,36 @@ def _planted(rotation, kind, share, *, latents=4, seed=0):
 
 def test_p_values_are_uniform_under_independence():
     found = []
-    for seed in range(100):
+    for seed in range(100, 180):
         rng = np.random.default_rng(seed)
-        rotation = rotations.random_in_space((150,), rng)
+        rotation = rotations.random_in_space((120,), rng)
         # heavy tails, mixed: permutations do not mind
-        z = rng.standard_t(3, size=(150, 3)) @ rng.standard_normal((3, 3))
+        z = rng.standard_t(3, size=(120, 2)) @ rng.standard_normal((2, 2))
         tests = leak(z, rotation, permutations=59, seed=seed).tests
-        column = against(z, rng.standard_normal(150), what="x", permutations=59, seed=seed)
+        column = against(z, rng.standard_normal(120), what="x", permutations=59, seed=seed)
         found.append([*(test.p for test in tests), column.p])
     alarms = np.mean(np.array(found) <= 0.05, axis=0)
     assert ((alarms >= 0.01) & (alarms <= 0.12)).all(), alarms
-    spread = np.random.default_rng(0).random((100, 4)) / 60  # p is a multiple of 1 / 60
+    spread = np.random.default_rng(0).random((80, 4)) / 60  # p is a multiple of 1 / 60
     assert all(kstest(p, "uniform").pvalue > 1e-3 for p in (np.array(found) - spread).T)
 
 
-def test_of_the_latents_too():
-    rotation = _poses(300, 0)
-    least = [
-        leak(np.random.default_rng(s).standard_normal((300, 5)), rotation, permutations=59)
-        .tests[0]
-        .p_each.min()
-        for s in range(60)
-    ]
-    assert np.mean(np.array(least) <= 0.05) <= 0.12
+def test_of_any_of_the_latents_too():
+    explain, _ = by_features(view_features(_poses(200, 0)))
+    least = []
+    for seed in range(80):
+        z = np.random.default_rng(seed).standard_normal((200, 5))
+        least.append(dependence(z, explain, what="x", permutations=39).p_each.min())
+    assert 0.01 <= np.mean(np.array(least) <= 0.05) <= 0.12
+
+
+def test_a_dependence_on_the_view_is_not_one_on_the_turn():
+    alarms = 0
+    for seed in range(40):
+        rotation = _poses(300, seed)
+        z = _planted(rotation, "view", 0.6, latents=2, seed=seed)
+        alarms += leak(z, rotation, permutations=59, seed=seed).tests[1].p <= 0.05
+    assert alarms <= 5
 
 
 @pytest.mark.parametrize("share", [0.02, 0.1, 0.5])
@@ -75,7 +82,7 @@ def test_planted_leaks_are_found_and_measured(kind, share):
         assert near.p == 0.01
         # neighbours are not all that near
         assert near.share[0] == pytest.approx(share, abs=0.08)
-        assert found.verdict == "leaks"
+        assert found.verdict == "depends"
         assert "of z1" in found.reading
 
 

@@ -127,20 +127,20 @@ def _of(run: Latents, given: Columns | None, against: tuple[str, ...]) -> Column
 
     told = Columns(len(run.z)) if run.beside is None else run.beside
     if given is None:
-        return told
+        given = Columns(len(run.z))
     if given.size != len(run.z):
         raise InputError(
             f"{run.name}: {len(run.z)} rows of z, but {given.size} particles in the files named; "
             "--ind says which rows"
         )
     told.rotation = given.rotation if given.rotation is not None else told.rotation
-    told.usual = told.usual | given.usual | {name: given.columns[name] for name in against}
-    told.usual = {k: v for k, v in told.usual.items() if k in against or _varies(np.asarray(v))}
+    usual = {k: v for k, v in (told.usual | given.usual).items() if _varies(np.asarray(v))}
+    told.usual = usual | {name: given.columns[name] for name in against}
     return told
 
 
 def _varies(values: np.ndarray) -> bool:
     """Whether what was not asked for is worth a test."""
     if values.dtype.kind in "iuf":
-        return bool(np.isfinite(values).all() and np.ptp(values, axis=0).max() > 0)
+        return bool(np.ptp(values, axis=0).max() != 0)  # NaN is told as a mistake
     return 1 < len(np.unique(values)) < len(values)

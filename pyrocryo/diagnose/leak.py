@@ -39,7 +39,7 @@ class PoseLeak:
         tests: One for each aspect of the pose, neighbours last.
         p: The smallest p of them, corrected for their number (Holm).
         share: The largest share of the variance of all latents that any of them explains.
-        verdict: 'leaks', 'leaks a little' (no direction of `z` has 2 % of its variance
+        verdict: 'depends', 'depends a little' (no direction of `z` has 2 % of its variance
             explained), or 'none seen'.
         latents: Numbers, from 0, of the latents looked at: those that vary.
         particles: How many there are; each test says how many it compared.
@@ -312,6 +312,6 @@ def _told(tests: tuple[Dependence, ...], columns: list[int], n: int) -> PoseLeak
         )
     else:
         large = any(max(test.share.max(), test.strongest) >= LITTLE for test in found)
-        verdict = "leaks" if large else "leaks a little"
+        verdict = "depends" if large else "depends a little"
         reading = "; ".join(test.reading for test in found)
     return PoseLeak(tests, p, share, verdict, tuple(columns), n, reading)

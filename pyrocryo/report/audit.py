@@ -68,7 +68,7 @@ class Audit:
         for run in self.runs:
             of = f"{run.name}: " if len(self.runs) > 1 else ""
             if run.leak is not None:
-                told.append(f"{of}pose: {run.leak.verdict}: {run.leak.reading}.")
+                told.append(f"{of}pose: {run.leak.reading}.")
             if run.dims is not None:
                 told.append(f"{of}dimensions: {run.dims.reading}.")
             if run.ica is not None:
