@@ -8,7 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.ndimage import map_coordinates
+from sklearn.decomposition import PCA
 
+import pyrocryo as pc
 from pyrocryo import rotations
 from pyrocryo.cli.app import main
 from pyrocryo.diagnose.leak import psi
@@ -259,3 +262,34 @@ def test_pickles_in_a_row(tmp_path):
     assert [len(a) for a in read_pickles(path, most=2)] == [3, 4]
     assert len(read_pickles(path)) == 1
     assert len(read_pickles(path, most=9)) == 3
+
+
+def _turned_back(images, angle, centre):
+    """Images turned by -angle about a pixel, within a disc."""
+    y, x = np.mgrid[: images.shape[1], : images.shape[2]] - float(centre)
+    disc, found = x**2 + y**2 < 50, []
+    for image, a in zip(images, angle, strict=True):
+        at = [np.cos(a) * y + np.sin(a) * x + centre, np.cos(a) * x - np.sin(a) * y + centre]
+        found.append(map_coordinates(image, at, order=3) * disc)
+    return np.stack(found)
+
+
+def test_images_turned_about_the_right_pixel_tell_nothing_of_their_pose():
+    seen = pc.simulate.poses(pc.molecules.TwoArms(), 1500, 0, snr=1.0, box=16, pixel_size=6.0)
+    images, rotation = np.asarray(seen.images), np.asarray(seen.rotation)
+    angle = np.arctan2(rotation[:, 1, 0], rotation[:, 0, 0])
+    z = {
+        name: PCA(3).fit_transform(pictures.reshape(len(images), -1))
+        for name, pictures in (
+            ("as they are", images),
+            ("about the centre", _turned_back(images, angle, 8)),
+            ("half a pixel off", _turned_back(images, angle, 7.5)),
+        )
+    }
+    found = audit(z, rotations=dict.fromkeys(z, rotation), permutations=99)
+    raw, right, off = (run.leak for run in found.runs)
+    assert raw.verdict == off.verdict == "depends"
+    assert raw.share > 0.5
+    assert off.share > 0.2
+    assert right.verdict == "none seen"
+    assert found.agreement is not None

@@ -28,6 +28,7 @@ NEIGHBOURS = 10
 DEGREE = 4  # of spherical harmonics, and of in-plane waves
 CELL = 32  # particles seen from about the same direction
 ACTIVE = 0.01  # of the variance of the latent that varies most
+MORE = 1.25  # times what smooth functions explain, for neighbours to be worth a sentence
 DISTINCT = 20  # whole numbers with no more values than this are labels
 
 
@@ -313,5 +314,10 @@ def _told(tests: tuple[Dependence, ...], columns: list[int], n: int) -> PoseLeak
     else:
         large = any(max(test.share.max(), test.strongest) >= LITTLE for test in found)
         verdict = "depends" if large else "depends a little"
-        reading = "; ".join(test.reading for test in found)
+        plain = [test for test in tests[:-1] if test in found]
+        # neighbours see the same again, and at times more
+        more = tests[-1].total > MORE * sum(test.total for test in plain) + LITTLE
+        if tests[-1] in found and (more or not plain):
+            plain.append(tests[-1])
+        reading = "; ".join(test.reading for test in plain)
     return PoseLeak(tests, p, share, verdict, tuple(columns), n, reading)

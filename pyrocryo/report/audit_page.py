@@ -78,7 +78,6 @@ def _run(run: Audited) -> Iterable[str]:
     if run.leak is None:
         yield "<p>Not known: see below what was not done.</p>"
     else:
-        yield f"<p>{_begun(run.leak.reading)}.</p>"
         yield _dependences(run.leak.tests)
         yield (
             "<p class=small>Shares are R² less the mean R² of permuted particles. p by "
