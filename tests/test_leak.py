@@ -201,6 +201,7 @@ def test_of_many_particles_some_are_compared():
     )
     assert [test.particles for test in found.tests] == [2000, 2000, 2000]
     assert found.particles == 30_000
+    assert "(of 30000 particles 2000 drawn at random were compared)" in found.reading
     assert found.tests[1].p == pytest.approx(1 / 60)
 
 

@@ -320,4 +320,6 @@ def _told(tests: tuple[Dependence, ...], columns: list[int], n: int) -> PoseLeak
         if tests[-1] in found and (more or not plain):
             plain.append(tests[-1])
         reading = "; ".join(test.reading for test in plain)
+    if (compared := max(test.particles for test in tests)) < n:
+        reading += f" (of {n} particles {compared} drawn at random were compared)"
     return PoseLeak(tests, p, share, verdict, tuple(columns), n, reading)

@@ -72,7 +72,8 @@ class Audit:
             if run.dims is not None:
                 told.append(f"{of}dimensions: {run.dims.reading}.")
             if run.ica is not None:
-                told.append(f"{of}axes: {run.ica.reading}")
+                some = _told_some(len(run.ica.sources), len(run.z))
+                told.append(f"{of}axes: {run.ica.reading}{some}")
             told += [f"{of}{other.what}: {other.reading}." for other in run.others]
             told += [f"{of}not done: {text}." for text in run.skipped]
         if self.agreement is not None:
@@ -212,7 +213,13 @@ def _agreement(runs: Sequence[Audited], seed: int) -> Consistency:
         ],
         seed=seed,
     )
-    return replace(found, reading=found.reading.replace("seed", "run"))
+    some = _told_some(len(rows), len(runs[0].z))
+    return replace(found, reading=found.reading.replace("seed", "run") + some)
+
+
+def _told_some(compared: int, n: int) -> str:
+    """Where not all particles were looked at."""
+    return f" ({compared} of {n} particles, drawn at random)" if compared < n else ""
 
 
 def _some(n: int, most: int, seed: int) -> np.ndarray:

@@ -104,7 +104,12 @@ def _run(run: Audited) -> Iterable[str]:
         yield _picture(figures.variances(run.dims), "variances")
     if run.ica is not None:
         yield "<h2>Are there axes to tell apart?</h2>"
-        yield f"<p>{_told(run.ica.reading)}</p>"
+        some = (
+            f" Of {n} particles {m} were drawn at random."
+            if (m := len(run.ica.sources)) < n
+            else ""
+        )
+        yield f"<p>{_told(run.ica.reading)}{some}</p>"
         yield (
             "<p class=small>Linear ICA of the latents that vary: histograms of its components "
             "beside a Gaussian, with their negentropy. Components that are told apart are axes "
