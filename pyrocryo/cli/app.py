@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
+from pyrocryo.cli.audit import Audit
 from pyrocryo.cli.bench import Bench
 from pyrocryo.cli.export import Export
 from pyrocryo.cli.fit import Fit, command
@@ -31,6 +32,7 @@ COMMANDS = {
     "compare": Compare,
     "identify": Identify,
     "ica": Ica,
+    "audit": Audit,
     "movie": Movie,
     "rehearse": Rehearse,
     "export": Export,

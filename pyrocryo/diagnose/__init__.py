@@ -2,10 +2,13 @@
 
 from pyrocryo.diagnose.amortisation import Gap, amortisation_gap
 from pyrocryo.diagnose.conformations import posterior_means
+from pyrocryo.diagnose.dependence import Dependence
+from pyrocryo.diagnose.dimensions import Dimensions, dimensions
 from pyrocryo.diagnose.generator import Generator
 from pyrocryo.diagnose.indices import Indices, indices
 from pyrocryo.diagnose.invariance import Invariance, pose_invariance
 from pyrocryo.diagnose.invertibility import Invertibility, invertibility
+from pyrocryo.diagnose.leak import PoseLeak, against, leak
 from pyrocryo.diagnose.separation import separation
 from pyrocryo.diagnose.simulator import simulator
 from pyrocryo.diagnose.stereochemistry import Stereochemistry, stereochemistry
@@ -14,8 +17,9 @@ from pyrocryo.diagnose.turning import turned_batch, turned_images
 from pyrocryo.diagnose.twin import Twins, evil_twin
 
 __all__ = [
-    "Gap", "Generator", "Indices", "Invariance", "Invertibility", "Stereochemistry",
-    "Structures", "Twins", "amortisation_gap", "evil_twin", "indices", "invertibility",
-    "pose_invariance", "posterior_means", "separation", "simulator", "stereochemistry",
-    "structures", "turned_batch", "turned_images",
+    "Dependence", "Dimensions", "Gap", "Generator", "Indices", "Invariance", "Invertibility",
+    "PoseLeak", "Stereochemistry", "Structures", "Twins", "against", "amortisation_gap",
+    "dimensions", "evil_twin", "indices", "invertibility", "leak", "pose_invariance",
+    "posterior_means", "separation", "simulator", "stereochemistry", "structures",
+    "turned_batch", "turned_images",
 ]  # fmt: skip

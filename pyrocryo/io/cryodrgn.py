@@ -13,7 +13,7 @@ import numpy as np
 from pyrocryo.errors import InputError
 from pyrocryo.files import replacing
 
-__all__ = ["read_pickle", "read_poses", "write_cryodrgn_latents"]
+__all__ = ["read_pickle", "read_pickles", "read_poses", "write_cryodrgn_latents"]
 
 
 class _Dtype:
@@ -77,16 +77,27 @@ def read_pickle(path: str | Path) -> Any:
     Raises:
         InputError: If the file cannot be read, or asks for anything else than data.
     """
+    return read_pickles(path)[0]
+
+
+def read_pickles(path: str | Path, most: int = 1) -> list[Any]:
+    """Reads up to ``most`` pickles that stand in one file, as :func:`read_pickle` does.
+
+    CryoDRGN's ``z.N.pkl`` holds two: posterior means, and logarithms of posterior variances.
+    """
     try:
         raw = Path(path).read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot read it ({error.strerror or error})") from error
+    stream, found = io.BytesIO(raw), []
     try:
-        return _unwrapped(_Restricted(io.BytesIO(raw)).load())
+        while len(found) < most and (not found or stream.tell() < len(raw)):
+            found.append(_unwrapped(_Restricted(stream).load()))
     except pickle.UnpicklingError as error:
         raise InputError(f"{path}: {error}") from error
     except Exception as error:  # a file that is not a pickle fails in any way it likes
         raise InputError(f"{path}: not a pickle of arrays ({error})") from error
+    return found
 
 
 def _unwrapped(value: Any) -> Any:

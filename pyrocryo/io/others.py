@@ -1,0 +1,328 @@
+"""Results of other programs: latents, poses and columns of particles, without their images."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pyrocryo.errors import InputError
+from pyrocryo.io import star
+from pyrocryo.io.cryodrgn import read_pickles, read_poses
+from pyrocryo.rotations import matrix_from_euler, matrix_from_vector
+
+__all__ = ["Columns", "Latents", "read_columns", "read_ctf", "read_indices", "read_latents"]
+
+ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
+ORIGINS = (("rlnOriginXAngst", "rlnOriginYAngst"), ("rlnOriginX", "rlnOriginY"))
+DEFOCUS = ("rlnDefocusU", "rlnDefocusV")
+# what leaks into z at times, by the names that files have for it
+NAMED = {
+    "optics group": ("rlnOpticsGroup", "ctf/exp_group_id"),
+    "micrograph": ("rlnMicrographName", "location/micrograph_uid", "location/micrograph_path"),
+    "contrast": ("rlnNormCorrection", "alignments3D/alpha"),
+}
+
+
+@dataclass
+class Columns:
+    """What a file says of each particle.
+
+    Attributes:
+        size: Particles.
+        rotation: `(N, 3, 3)`, molecule to image; None without.
+        usual: Defocus, shift and the like, as far as there: `(N,)` or `(N, F)`.
+        columns: All others by their names in the file, `(N,)`: numbers or labels.
+    """
+
+    size: int
+    rotation: np.ndarray | None = None
+    usual: dict[str, np.ndarray] = field(default_factory=dict)
+    columns: dict[str, Any] = field(default_factory=dict)
+
+    def take(self, rows: np.ndarray) -> Columns:
+        """Some of the particles."""
+        return Columns(
+            len(rows),
+            None if self.rotation is None else self.rotation[rows],
+            {name: values[rows] for name, values in self.usual.items()},
+            {name: np.asarray(values)[rows] for name, values in self.columns.items()},
+        )
+
+
+@dataclass
+class Latents:
+    """Latents of one run.
+
+    Attributes:
+        name: What to call the run.
+        z: `(N, K)` posterior means.
+        sd: `(N, K)` posterior standard deviations; None without.
+        beside: Poses and columns that lie in the run's folder; None without.
+        notes: What was looked for and not found or not understood.
+    """
+
+    name: str
+    z: np.ndarray
+    sd: np.ndarray | None = None
+    beside: Columns | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def read_latents(path: str | Path, *, epoch: int | None = None) -> Latents:
+    """Latents of a .npy array, of a .pkl of cryoDRGN's, or of its run folder.
+
+    A pickle may hold posterior means alone, or means and then logarithms of variances. Of a run
+    folder the last ``z.N.pkl`` is read; with it the poses of the same epoch where they were
+    trained (``pose.N.pkl``), else the poses, CTFs and indices that ``config.yaml`` names, where
+    these files can be found.
+
+    Args:
+        path: File or folder.
+        epoch: Of a run folder, which epoch.
+
+    Raises:
+        InputError: If there are no latents, or they cannot be read.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _folder(path, epoch)
+    sd = None
+    if path.suffix == ".npy":
+        try:
+            z = np.load(path, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path}: cannot be read as an array ({error})") from None
+    elif path.suffix == ".pkl":
+        z, *rest = read_pickles(path, most=2)
+        if rest and isinstance(z, np.ndarray):
+            if getattr(rest[0], "shape", None) != z.shape or rest[0].dtype.kind != "f":
+                raise InputError(f"{path}: expected log-variances of the shape of z behind it")
+            with np.errstate(over="ignore"):
+                sd = np.exp(0.5 * rest[0].astype(np.float64))
+    else:
+        raise InputError(f"{path}: expected a run folder of cryoDRGN's, a .npy array or a .pkl")
+    if not isinstance(z, np.ndarray) or z.ndim not in (1, 2) or z.dtype.kind not in "iuf":
+        shape = getattr(z, "shape", type(z).__name__)
+        raise InputError(f"{path}: expected latents (N, K), got {shape}")
+    n = len(z)
+    return Latents(
+        str(path), z.reshape(n, -1).astype(np.float64), None if sd is None else sd.reshape(n, -1)
+    )
+
+
+def read_columns(path: str | Path) -> Columns:
+    """Poses and columns of a .star, .cs or .pkl (cryoDRGN's poses) file; opens no images.
+
+    Raises:
+        InputError: If the file cannot be read, or is none of these.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix == ".pkl":
+        rotation, shift = read_poses(path)
+        return Columns(len(rotation), rotation, {"shift": shift} if shift.any() else {})
+    if suffix == ".star":
+        return _star(path)
+    if suffix == ".cs":
+        return _cs(path)
+    raise InputError(f"{path}: expected a file that ends in .star, .cs or .pkl")
+
+
+def read_ctf(path: str | Path) -> np.ndarray:
+    """Defocus (Å) `(N, 2)` of cryoDRGN's pickled CTFs, `(N, 9)`."""
+    ctf = read_pickles(path)[0]
+    if not isinstance(ctf, np.ndarray) or ctf.ndim != 2 or ctf.shape[1] not in (8, 9):
+        raise InputError(f"{path}: expected CTFs (N, 9), got {getattr(ctf, 'shape', type(ctf))}")
+    return ctf[:, -7:-5].astype(np.float64)
+
+
+def read_indices(path: str | Path, size: int | None = None) -> np.ndarray:
+    """Numbers of particles, from 0, `(n,)`, of a pickle of cryoDRGN's."""
+    rows = np.asarray(read_pickles(path)[0])
+    if rows.ndim != 1 or rows.dtype.kind not in "iu" or (rows < 0).any():
+        raise InputError(
+            f"{path}: expected numbers of particles from 0, got {rows.dtype} {rows.shape}"
+        )
+    if size is not None and len(rows) and rows.max() >= size:
+        raise InputError(f"{path}: names particle {rows.max()} of {size}")
+    return rows.astype(np.intp)
+
+
+def _folder(folder: Path, epoch: int | None) -> Latents:
+    if (folder / "posterior.nc").is_file():
+        raise InputError(
+            f"{folder}: a run of pyrocryo: pyrocryo report and identify are for these"
+        )
+    found = {
+        int(match[1]): path
+        for path in folder.glob("z.*.pkl")
+        if (match := re.fullmatch(r"z\.(\d+)\.pkl", path.name))
+    }
+    if epoch is None and not found and (folder / "z.pkl").is_file():
+        path = folder / "z.pkl"
+    elif not found:
+        raise InputError(f"{folder}: no latents, expected files z.N.pkl as cryoDRGN writes them")
+    elif epoch is not None and epoch not in found:
+        raise InputError(f"epoch: {folder} has {', '.join(map(str, sorted(found)))}, got {epoch}")
+    else:
+        epoch = max(found) if epoch is None else epoch
+        path = found[epoch]
+    run = read_latents(path)
+    run.name = f"{folder} (epoch {epoch})" if epoch is not None else str(folder)
+    own = folder / (f"pose.{epoch}.pkl" if epoch is not None else "pose.pkl")
+    told, notes = _config(folder)
+    run.notes += notes
+    try:
+        run.beside = _beside(folder, own, told, len(run.z), run.notes)
+    except InputError as error:
+        run.notes.append(str(error))
+    return run
+
+
+def _beside(
+    folder: Path, own: Path, told: dict[str, str], n: int, notes: list[str]
+) -> Columns | None:
+    """What a run folder and its settings lead to."""
+    paths = {}
+    for name in ("poses", "ctf", "ind"):
+        if name not in told:
+            continue
+        places = [Path(told[name]), folder / told[name], folder / Path(told[name]).name]
+        paths[name] = next((place for place in places if place.is_file()), None)
+        if paths[name] is None:
+            notes.append(f"{folder}: its settings name {told[name]} ({name}), which is not there")
+    if own.is_file():
+        paths["poses"] = own
+    columns = Columns(n)
+    rows = None
+    if paths.get("ind") is not None:
+        rows = read_indices(paths["ind"])
+    if paths.get("poses") is not None:
+        columns = _fitting(read_columns(paths["poses"]), rows, n, paths["poses"])
+    if paths.get("ctf") is not None:
+        defocus = read_ctf(paths["ctf"])
+        ctf = _fitting(Columns(len(defocus), usual={"defocus": defocus}), rows, n, paths["ctf"])
+        columns.usual |= ctf.usual
+    return columns if columns.rotation is not None or columns.usual else None
+
+
+def _fitting(columns: Columns, rows: np.ndarray | None, n: int, path: Path) -> Columns:
+    """Those of the particles that a run has latents of."""
+    if columns.size != n and rows is not None and len(rows) == n and rows.max() < columns.size:
+        return columns.take(rows)
+    if columns.size != n:
+        raise InputError(f"{path}: {columns.size} particles, but z has {n}")
+    return columns
+
+
+def _config(folder: Path) -> tuple[dict[str, str], list[str]]:
+    """Where cryoDRGN's settings say that poses, CTFs and indices are."""
+    text, old = folder / "config.yaml", folder / "config.pkl"
+    if text.is_file():
+        found, inside = {}, False
+        for line in text.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line[:1].strip():
+                inside = line.strip() == "dataset_args:"
+            elif inside and (match := re.fullmatch(r"  (poses|ctf|ind): (.+)", line)):
+                value = match[2].strip().strip("'\"")
+                if value not in ("null", "~"):
+                    found[match[1]] = value
+        return found, []
+    if old.is_file():
+        try:
+            told = read_pickles(old)[0]
+        except InputError as error:
+            return {}, [f"settings not read: {error}"]
+        args = told.get("dataset_args", {}) if isinstance(told, dict) else {}
+        return {k: v for k, v in args.items() if isinstance(v, str)}, []
+    return {}, [f"{folder}: no config.yaml"]
+
+
+def _star(path: Path) -> Columns:
+    blocks = star.read(path)
+    optics = blocks.pop("optics", {})
+    table = blocks.get("particles") or max(
+        blocks.values(), key=lambda block: max(map(len, block.values()), default=0), default={}
+    )
+    if not table:
+        raise InputError(f"{path}: holds no particles")
+    group = "rlnOpticsGroup"
+    if group in optics and group in table:
+        place = {label: i for i, label in enumerate(optics[group])}
+        which = [place.get(label) for label in table[group]]
+        if None not in which:
+            table = {k: [v[i] for i in which] for k, v in optics.items() if len(place) > 1} | table
+    size = len(next(iter(table.values())))
+    columns = {name: _values(values) for name, values in table.items()}
+    rotation = None
+    if all(name in columns for name in ANGLES):
+        angles = _together(columns, ANGLES)
+        bad = np.ones(size, dtype=bool) if angles is None else ~np.isfinite(angles).all(axis=1)
+        if bad.any():
+            raise InputError(f"row {bad.argmax() + 1} of {path}: angles are not finite numbers")
+        rotation = matrix_from_euler(angles)
+    usual = {"defocus": _together(columns, DEFOCUS)}
+    usual["shift"] = next(
+        (found for names in ORIGINS if (found := _together(columns, names)) is not None), None
+    )
+    return _gathered(size, rotation, usual, columns)
+
+
+def _cs(path: Path) -> Columns:
+    try:
+        table = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError, MemoryError) as error:
+        raise InputError(f"{path}: cannot be read as a .cs table ({error})") from None
+    if not isinstance(table, np.ndarray) or table.dtype.names is None or table.ndim != 1:
+        raise InputError(f"{path}: not a .cs table")
+    names = table.dtype.names
+    columns = {
+        name: np.char.decode(table[name], "utf-8", "replace")
+        if table[name].dtype.kind == "S"
+        else np.array(table[name])
+        for name in names
+        if table[name].ndim == 1
+    }
+    # of ab-initio classes and 3-D classification the first that is there
+    poses = [name for name in names if re.fullmatch(r"alignments(3D|_class_?\d*)\w*/pose", name)]
+    rotation = None
+    if poses:
+        vector = np.asarray(table[sorted(poses, key=lambda name: "3D" not in name)[0]], np.float64)
+        if vector.shape != (len(table), 3) or not np.isfinite(vector).all():
+            raise InputError(f"{path}: its poses are not finite rotation vectors (N, 3)")
+        rotation = matrix_from_vector(-vector)  # theirs is active
+    usual = {"defocus": _together(columns, ("ctf/df1_A", "ctf/df2_A")), "shift": None}
+    if "alignments3D/shift" in names:
+        usual["shift"] = np.asarray(table["alignments3D/shift"], np.float64)
+    return _gathered(len(table), rotation, usual, columns)
+
+
+def _gathered(
+    size: int,
+    rotation: np.ndarray | None,
+    usual: dict[str, np.ndarray | None],
+    columns: dict[str, np.ndarray],
+) -> Columns:
+    for name, places in NAMED.items():
+        usual[name] = next((columns[place] for place in places if place in columns), None)
+        if usual[name] is not None and name != "contrast":
+            usual[name] = usual[name].astype(str)
+    return Columns(size, rotation, {k: v for k, v in usual.items() if v is not None}, columns)
+
+
+def _values(values: Sequence[str]) -> np.ndarray:
+    try:
+        return np.array(values, dtype=np.float64)
+    except ValueError:
+        return np.array(values)
+
+
+def _together(columns: dict[str, np.ndarray], names: Sequence[str]) -> np.ndarray | None:
+    if not all(name in columns and columns[name].dtype.kind == "f" for name in names):
+        return None
+    return np.stack([columns[name] for name in names], axis=1).astype(np.float64)

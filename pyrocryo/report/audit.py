@@ -1,0 +1,228 @@
+"""What can be said of the latents that another program gave to particles."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from pyrocryo.diagnose.dependence import Dependence
+from pyrocryo.diagnose.dimensions import Dimensions, dimensions
+from pyrocryo.diagnose.leak import PoseLeak, against, leak
+from pyrocryo.errors import InputError
+from pyrocryo.identify import Consistency, LinearICA, consistency, linear_ica
+
+__all__ = ["Audit", "Audited", "audit"]
+
+MOST_ICA = 10_000  # particles, which are plenty for its tests and take seconds
+MOST_COMPARED = 10_000
+CAUSES = (
+    "A z that depends on the pose is an encoder that reads the pose for a conformation, or poses "
+    "that follow the conformation (one that prefers an orientation, a consensus alignment that "
+    "turns with a domain): these numbers cannot tell which. Turning images by 90°, with pose, "
+    "shift and astigmatism, and encoding them again can; it was not done here, as it needs the "
+    "program's encoder, its weights and the images."
+)
+
+
+@dataclass
+class Audited:
+    """One run.
+
+    Attributes:
+        name: What it is called.
+        z: `(N, K)`.
+        sd: `(N, K)`, or None.
+        rotation: `(N, 3, 3)`, or None.
+        dims: Active latents, and widths.
+        leak: What the pose explains; None without poses.
+        ica: Linear ICA of the latents that vary, or None.
+        others: What columns explain.
+        skipped: What was not done, and why.
+    """
+
+    name: str
+    z: np.ndarray
+    sd: np.ndarray | None
+    rotation: np.ndarray | None
+    dims: Dimensions | None = None
+    leak: PoseLeak | None = None
+    ica: LinearICA | None = None
+    others: list[Dependence] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Audit:
+    """All runs, and their agreement (None for one run alone)."""
+
+    runs: list[Audited]
+    agreement: Consistency | None = None
+    skipped: list[str] = field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        """What it comes to, a sentence a line."""
+        told = []
+        for run in self.runs:
+            of = f"{run.name}: " if len(self.runs) > 1 else ""
+            if run.leak is not None:
+                told.append(f"{of}pose: {run.leak.reading}.")
+            if run.dims is not None:
+                told.append(f"{of}dimensions: {run.dims.reading}.")
+            if run.ica is not None:
+                some = _told_some(len(run.ica.sources), len(run.z))
+                told.append(f"{of}axes: {run.ica.reading}{some}")
+            told += [f"{of}{other.what}: {other.reading}." for other in run.others]
+            told += [f"{of}not done: {text}." for text in run.skipped]
+        if self.agreement is not None:
+            told.append(f"runs: {self.agreement.reading}.")
+        return told + [f"not done: {text}." for text in self.skipped]
+
+    def plain(self) -> dict[str, Any]:
+        """All numbers, for JSON; particles' own are left out."""
+        from pyrocryo.identify import plain
+
+        def numbers(run: Audited) -> dict[str, Any]:
+            ica = None if run.ica is None else plain(replace(run.ica, sources=None))
+            return {
+                "name": run.name, "particles": len(run.z), "latents": run.z.shape[1],
+                "pose": plain(run.leak), "dimensions": plain(run.dims), "ica": ica,
+                "others": plain(run.others), "not_done": run.skipped,
+            }  # fmt: skip
+
+        return {
+            "reading": self.lines(),
+            "runs": [numbers(run) for run in self.runs],
+            "agreement": plain(self.agreement),
+            "not_done": self.skipped,
+            "caution": CAUSES,
+        }
+
+
+def audit(
+    latents: Mapping[str, np.ndarray],
+    *,
+    sds: Mapping[str, np.ndarray] | None = None,
+    rotations: Mapping[str, np.ndarray] | None = None,
+    columns: Mapping[str, Mapping[str, np.ndarray]] | None = None,
+    skipped: Mapping[str, Sequence[str]] | None = None,
+    permutations: int = 499,
+    most: int = 20_000,
+    seed: int = 0,
+) -> Audit:
+    """Audits latents of one or several runs; what cannot be done is said in ``skipped``.
+
+    Example::
+
+        audit({"mine": z}, rotations={"mine": rotation}).lines()
+
+    Args:
+        latents: Name → `(N, K)` posterior means.
+        sds: Name → `(N, K)` posterior standard deviations.
+        rotations: Name → `(N, 3, 3)` poses.
+        columns: Name → column → `(N,)` or `(N, F)`: what else `z` is tested against.
+        skipped: Name → what is known already not to be possible.
+        permutations: Behind each p-value.
+        most: Particles compared in each test.
+        seed: Draws permutations, particles, halves and starts.
+
+    Raises:
+        InputError: If there are no latents, or any hold NaN or are not `(N, K)`.
+    """
+    if not latents:
+        raise InputError("latents: expected one run or more, got none")
+    options = {"permutations": permutations, "most": most, "seed": seed}
+    runs = []
+    for name, z in latents.items():
+        z = _checked(name, z)
+        run = Audited(name, z, (sds or {}).get(name), (rotations or {}).get(name))
+        run.skipped += (skipped or {}).get(name, ())
+        runs.append(run)
+        run.dims = _tried(run, "dimensions", dimensions, z, run.sd)
+        if run.rotation is None:
+            run.skipped.append("pose: no poses are known")
+        else:
+            run.leak = _tried(run, "pose", leak, z, run.rotation, **options)
+        for what, values in (columns or {}).get(name, {}).items():
+            other = _tried(run, what, against, z, values, what=what, **options)
+            run.others += [] if other is None else [other]
+        run.ica = _tried(run, "axes", _ica, run, seed)
+    found = Audit(runs)
+    if len(runs) < 2:
+        found.skipped.append("agreement of runs: there is one run alone")
+    else:
+        try:
+            found.agreement = _agreement(runs, seed)
+        except InputError as error:
+            found.skipped.append(f"agreement of runs: {error}")
+    found.skipped.append(
+        "rotation of images by 90°: it needs the program's encoder, its weights and the images"
+    )
+    return found
+
+
+def _checked(name: str, z: np.ndarray) -> np.ndarray:
+    z = np.asarray(z)
+    if z.ndim != 2 or not z.size or z.dtype.kind not in "iuf":
+        raise InputError(f"{name}: expected latents (N, K), got {z.dtype} {z.shape}")
+    z = z.astype(np.float64)
+    bad = np.flatnonzero(~np.isfinite(z).all(axis=1))
+    if bad.size:
+        raise InputError(
+            f"{name}: z is not finite for {bad.size} of {len(z)} particles, the first in row "
+            f"{bad[0] + 1}"
+        )
+    return z
+
+
+def _tried(run: Audited, part: str, call: Any, *args: Any, **options: Any) -> Any:
+    """One part; where it cannot be done the others still are."""
+    try:
+        return call(*args, **options)
+    except InputError as error:
+        run.skipped.append(f"{part}: {error}")
+        return None
+
+
+def _ica(run: Audited, seed: int) -> LinearICA:
+    active = np.arange(run.z.shape[1]) if run.dims is None else np.flatnonzero(run.dims.active)
+    if not len(active):
+        raise InputError("no latent varies")
+    rows = _some(len(run.z), MOST_ICA, seed)
+    return linear_ica(run.z[np.ix_(rows, active)], seed=seed)
+
+
+def _agreement(runs: Sequence[Audited], seed: int) -> Consistency:
+    shapes = {run.z.shape for run in runs}
+    if len({n for n, _ in shapes}) > 1:
+        told = ", ".join(f"{run.name} {len(run.z)}" for run in runs)
+        raise InputError(f"the runs are of different numbers of particles ({told})")
+    active = [run.dims.active for run in runs if run.dims is not None]
+    counts = {int(which.sum()) for which in active}
+    alive = len(active) == len(runs) and len(counts) == 1 and counts != {0}
+    if len(shapes) > 1 and not alive:
+        told = ", ".join(f"{run.name} {run.z.shape[1]}" for run in runs)
+        raise InputError(f"the runs have different numbers of latents ({told})")
+    rows = _some(len(runs[0].z), MOST_COMPARED, seed)
+    found = consistency(
+        [
+            run.z[np.ix_(rows, np.flatnonzero(run.dims.active))] if alive else run.z[rows]
+            for run in runs
+        ],
+        seed=seed,
+    )
+    some = _told_some(len(rows), len(runs[0].z))
+    return replace(found, reading=found.reading.replace("seed", "run") + some)
+
+
+def _told_some(compared: int, n: int) -> str:
+    """Where not all particles were looked at."""
+    return f" ({compared} of {n} particles, drawn at random)" if compared < n else ""
+
+
+def _some(n: int, most: int, seed: int) -> np.ndarray:
+    if n <= most:
+        return np.arange(n)
+    return np.sort(np.random.default_rng(seed).choice(n, most, replace=False))
