@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from pyrocryo.bench import cryodrgn, feed, splat, step, timing
@@ -31,7 +32,7 @@ def test_python_runs(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "runs" / "hello" / "posterior.nc").exists()
 
 
-def test_shell_commands_run(tmp_path, monkeypatch):
+def test_shell_commands_run(tmp_path, monkeypatch, rng):
     monkeypatch.chdir(tmp_path)
     lines = [
         shlex.split(line, comments=True)[1:]
@@ -39,18 +40,22 @@ def test_shell_commands_run(tmp_path, monkeypatch):
         if line.startswith("pyrocryo ")
     ]
     commands = ["simulate", "fit", "compare", "identify", "ica", "fit", "movie", "rehearse"]
-    commands += [*["fit"] * 6, "bench"]
+    commands += ["fit", "inspect", "fit", "fit", "export", "audit", *["fit"] * 4, "bench"]
     assert [words[0] for words in lines] == commands
     for part in (step, splat, feed, cryodrgn):  # two minutes, else
         rows = [timing.row("it", [1.0], [2.0])]
         monkeypatch.setattr(part, "rows", lambda device, quick, rows=rows: iter(rows))
     for n, words in enumerate(lines):
         words = [str(ROOT / word) if word.startswith("models/") else word for word in words]
-        if "yours.star" in words or "stack.mrcs" in words:
+        if {"yours.star", "yours.cs", "stack.mrcs"} & set(words):
             assert main(words) == 2  # the reader's own files, which are not here
             continue
         if words[0] == "simulate":
-            words += ["--n", "100"]
+            words += ["--n", "300"]
+        if words[0] == "audit":  # latents of other programs, one a row of the star file
+            for name in ("z_a", "z_b"):
+                np.save(f"runs/{name}.npy", rng.standard_normal((600, 2)))
+        words = ["z1 > -9" if word == "z1 > 1" else word for word in words]
         if words[0] == "rehearse":
             words += ["--steps", "3", "--n", "60", "--seeds", "1", "--anyway"]
         if words[0] == "fit":
