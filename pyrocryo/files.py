@@ -1,14 +1,43 @@
-"""Files are written whole or not at all."""
+"""Files are read if they are files, and written whole or not at all."""
 
 from __future__ import annotations
 
 import os
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["replacing"]
+from pyrocryo.errors import InputError
+
+__all__ = ["contents", "regular", "replacing", "unreadable"]
+
+
+def regular(path: str | Path) -> None:
+    """Raises InputError unless ``path`` is a file: pipes and devices never end."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError) as error:  # ValueError: a name with a null in it
+        raise unreadable(path, error) from error
+    if stat.S_ISDIR(mode):
+        raise InputError(f"{path}: cannot read it (it is a folder)")
+    if not stat.S_ISREG(mode):
+        raise InputError(f"{path}: cannot read it (it is not a regular file)")
+
+
+def contents(path: str | Path) -> bytes:
+    """All bytes of a file; InputError where it cannot be read."""
+    regular(path)
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: str | Path, error: Exception) -> InputError:
+    """What to raise where the system does not let us read."""
+    return InputError(f"{path}: cannot read it ({getattr(error, 'strerror', None) or error})")
 
 
 @contextmanager

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import io
 import math
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -15,7 +17,7 @@ import gemmi
 import numpy as np
 
 from pyrocryo.errors import InputError
-from pyrocryo.files import replacing
+from pyrocryo.files import contents, replacing
 
 __all__ = ["Structure", "read_structure", "write_structure"]
 
@@ -26,6 +28,8 @@ WITHIN = (  # bonds along a chain of amino acids and of nucleotides
 )
 ONWARDS = (("C", "N"), ("O3'", "P"))
 LONGEST, LONGEST_CA = 2.0, 4.2  # Å; neighbouring Cα are 3.8 apart
+UNPACKED = 100  # times its size, that a gzipped file may hold; structures take about 5
+ASCII = bytes(range(128)) + 128 * b"?"
 
 
 @dataclass(frozen=True, eq=False)
@@ -277,21 +281,35 @@ def _as_model(number: int, structure: Structure, positions: np.ndarray) -> gemmi
 
 
 def opened(path: str | Path) -> gemmi.Structure:
+    # names of chains are single bytes of a PDB line; what is not ASCII could not be told of
+    text = _unpacked(path).translate(ASCII)
     try:
-        with open(path, "rb") as file:
-            empty = not file.read(1)
         found = gemmi.Structure()
-        if not empty:
-            found = gemmi.read_structure(str(path), format=gemmi.CoorFormat.Detect)
-    except OSError as error:
-        raise InputError(f"{path}: cannot read it ({error.strerror or error})") from error
-    except (RuntimeError, ValueError, UnicodeDecodeError) as error:
+        if text:
+            found = gemmi.read_structure_string(text, format=gemmi.CoorFormat.Detect)
+    except (RuntimeError, ValueError, IndexError) as error:
         raise InputError(
             f"{path}: not a PDB or mmCIF file ({' '.join(str(error).split())})"
         ) from error
     if not len(found) or not any(model.count_atom_sites() for model in found):
         raise InputError(f"{path}: holds no atoms; expected a PDB or mmCIF file")
     return found
+
+
+def _unpacked(path: str | Path) -> bytes:
+    """What a file holds, plain or gzipped."""
+    raw = contents(path)
+    if raw[:2] != b"\x1f\x8b":
+        return raw
+    most = UNPACKED * len(raw)
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(raw)) as file:
+            text = file.read(most + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path}: cannot be unpacked ({error})") from error
+    if len(text) > most:
+        raise InputError(f"{path}: unpacks to more than {UNPACKED} times its size")
+    return text
 
 
 def _model(found: gemmi.Structure, number: int | None, path: str | Path) -> gemmi.Model:

@@ -120,14 +120,66 @@ def read(path: Path | None) -> dict[str, Any]:
     """
     if path is None or not path.exists():
         raise InputError(f"resume: there is no checkpoint at {path}")
+    regular(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        _, version = content["key"], content["format"]
-    except Exception as error:
+        room = _room(path)
+        with warnings.catch_warnings():  # of torch, about files that are none of its
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        version = content["format"]
+        if version == FORMAT:
+            _check(content, room)
+    except Exception as error:  # what is no checkpoint fails in any way it likes
         raise InputError(f"resume: {path} is not a checkpoint of pyrocryo ({error})") from None
     if version != FORMAT:
         raise InputError(f"resume: {path} was written by another version of pyrocryo")
     return content
+
+
+def _room(path: Path) -> int:
+    """Bytes that the tensors of a file may take, once it is seen that nothing of it unpacks."""
+    with zipfile.ZipFile(path) as file:
+        parts = file.infolist()
+        room = sum(part.file_size for part in parts)
+        if room > path.stat().st_size or any(part.compress_type for part in parts):
+            raise ValueError("it holds compressed parts")
+        (program,) = (part for part in parts if part.filename.endswith("data.pkl"))
+        before = ""
+        for code, word, _ in pickletools.genops(file.read(program)):
+            if code.name == "GLOBAL" and word not in GLOBALS:
+                raise ValueError(f"it asks for {word}")
+            if code.name in UNUSED:
+                raise ValueError(f"it asks for {code.name} {before}")
+            before = word
+    return room
+
+
+def _check(content: dict[str, Any], room: int) -> None:
+    """Raises an error unless a checkpoint has what it must have, in tensors of its size."""
+    key, done, current = content["key"], content["done"], content["current"]
+    if not all(type(seed) is int for seed in [*key["seeds"], *done]):
+        raise ValueError("its seeds are no numbers")
+    if not isinstance(key["settings"], dict):
+        raise ValueError("it has no settings")
+    for saved in done.values():
+        room -= _size(saved["pair"].values()) + _size([saved["history"]])
+    steps = key["settings"]["steps"]
+    shapes = [(saved["history"], (steps, COLUMNS)) for saved in done.values()]
+    if current is not None:
+        seeds, steps = current["seeds"], current["steps"]
+        shapes.append((current["history"], (steps, len(seeds), COLUMNS)))
+        for weights in current["pairs"]:
+            room -= _size(weights.values())
+        moments = [m for one in current["moments"] for m in (one if type(one) is list else [one])]
+        room -= _size([current["history"], *current["chance"]])
+        del moments
+        if not 0 <= steps <= key["settings"]["steps"] or not set(seeds) <= set(key["seeds"]):
+            raise ValueError("its seeds or steps are not those of its settings")
+    for history, shape in shapes:
+        if tuple(history.shape) != shape or history.dtype != torch.float64:
+            raise ValueError(f"a history of {tuple(history.shape)}, expected {shape}")
+    if room < 0:
+        raise ValueError("its tensors are larger than the file")
 
 
 def agree(content: dict[str, Any], key: dict[str, Any], path: Path) -> None:
