@@ -17,11 +17,10 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-import torch
 
 import pyrocryo as pc
 from pyrocryo.cli import latents
-from pyrocryo.io import cryodrgn, mrc, star, structure
+from pyrocryo.io import cryodrgn, model_file, mrc, star
 from pyrocryo.io.sections import Run, Sections
 from pyrocryo.svi import checkpoints, reopen
 
@@ -226,26 +225,21 @@ class Workshop:
     def run(self):
         """A finished run folder of a toy, with what is needed to open it."""
         (self.folder / "toy.py").write_text(MODEL)
-        module = pc.io.model_file.load_model(self.folder / "toy.py")
+        module = model_file.load_model(self.folder / "toy.py")
         particles = module.particles(None)
         pair = module.pair(None, particles)
         path = self.folder / "checkpoint.pt"
+        written, write, every = [], checkpoints._write, checkpoints.EVERY
+        checkpoints._write = lambda c, path: [write(c, path), written.append(path.read_bytes())]
+        checkpoints.EVERY = 1
         fit = pc.fit(pair, particles, steps=2, batch_size=4, seeds=2, checkpoint=path, together=1)
+        checkpoints._write, checkpoints.EVERY = write, every
         config = {
-            "source": pc.io.model_file.SIMULATED, "model": "toy.py", "seconds": 1.5, "poses": None,
+            "source": model_file.SIMULATED, "model": "toy.py", "seconds": 1.5, "poses": None,
             "options": {"n": 12, "rate": 2.0, "name": "toy", "parts": [1, 2]}, "body": None,
             "pixel_size": None,
         }  # fmt: skip
-        content = checkpoints.read(path)
-        content["current"] = {
-            "seeds": [1], "steps": 1, "pairs": [content["done"][1]["pair"]],
-            "history": content["done"].pop(1)["history"][:1, None], "moments": [], "chance": [],
-            "device": "cpu",
-        }  # fmt: skip
-        torch.save(content, self.folder / "current.pt")
-        there = json.dumps(config, indent=1).encode()
-        unfinished = (self.folder / "current.pt").read_bytes()
-        return fit, pair, particles, there, path.read_bytes(), unfinished
+        return fit, pair, particles, json.dumps(config, indent=1).encode(), written[-1], written[2]
 
     def put(self, name: str, raw: bytes) -> Path:
         path = self.folder / "fuzzed" / name
@@ -361,7 +355,9 @@ def main() -> None:
         signal.alarm(10)
         for n, error in escapes(workshop, reader, number):
             trace = traceback.extract_tb(error.__traceback__)
-            where = [f"{Path(f.filename).name}:{f.lineno}" for f in trace if "pyrocryo" in f.filename]
+            where = [
+                f"{Path(f.filename).name}:{f.lineno}" for f in trace if "pyrocryo" in f.filename
+            ]
             key = f"{type(error).__name__} {where[-1:]} <- {Path(trace[-1].filename).name}:{trace[-1].lineno}"
             found[key] += 1
             shown.setdefault(key, (number, n, str(error)[:150]))

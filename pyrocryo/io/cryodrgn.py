@@ -70,9 +70,7 @@ class _Restricted(pickle._Unpickler):
     """
 
     dispatch: ClassVar = {
-        code: function
-        for code, function in pickle._Unpickler.dispatch.items()
-        if code in OPCODES
+        code: function for code, function in pickle._Unpickler.dispatch.items() if code in OPCODES
     }
 
     def __init__(self, raw: bytes) -> None:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import os
+import pickletools
+import warnings
+import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pyrocryo.errors import InputError
-from pyrocryo.files import replacing
+from pyrocryo.files import regular, replacing
 from pyrocryo.pair import Pair
 
 if TYPE_CHECKING:
@@ -24,6 +31,13 @@ log = logging.getLogger("pyrocryo")
 
 EVERY = 200  # steps between two checkpoints
 FORMAT = 2
+COLUMNS = 4  # of a history
+GLOBALS = (
+    "torch._utils _rebuild_tensor_v2", "collections OrderedDict", "torch FloatStorage",
+    "torch DoubleStorage", "torch HalfStorage", "torch BFloat16Storage", "torch LongStorage",
+    "torch IntStorage", "torch ShortStorage", "torch CharStorage", "torch ByteStorage",
+    "torch BoolStorage",
+)  # fmt: skip
 
 
 class State:
@@ -51,6 +65,9 @@ class State:
         content = read(path)
         agree(content, key, path)
         self.content = content
+        if there.rank == 0:
+            for half in path.parent.glob(f".{path.stem}.????????{path.suffix}"):
+                half.unlink(missing_ok=True)  # of a process that was killed while it wrote
 
     @property
     def done(self) -> list[int]:
@@ -76,20 +93,32 @@ class State:
             return 0
         for pair, saved in zip(step.stack.pairs, current["pairs"], strict=True):
             put(pair, saved, self.path)
-        step.set_moments(current["moments"])
-        if current["device"] != step.device.type:
-            log.info("random numbers start afresh: the checkpoint is from another kind of device")
-        elif self.there.rank < len(current["chance"]):
-            step.set_chance(current["chance"][self.there.rank])
+        try:
+            step.set_moments(current["moments"])
+            if current["device"] != step.device.type:
+                log.info("random numbers start afresh: the checkpoint is of another device")
+            elif self.there.rank < len(current["chance"]):
+                step.set_chance(current["chance"][self.there.rank])
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise InputError(
+                f"resume: {self.path} holds no state to go on with ({error})"
+            ) from None
         steps = current["steps"]
         history[:steps] = current["history"].numpy()
         return steps
 
     def save(
-        self, seeds: list[int], steps: int, step: Step, history: np.ndarray, *, last: bool
+        self,
+        seeds: list[int],
+        steps: int,
+        step: Step,
+        history: np.ndarray,
+        *,
+        last: bool,
+        now: bool = False,
     ) -> None:
-        """Saves after every :data:`EVERY` steps and after the last."""
-        if not (last or steps % EVERY == 0):
+        """Saves after every :data:`EVERY` steps, after the last, and where there is no time."""
+        if not (last or now or steps % EVERY == 0):
             return
         chance = [] if last else self.there.of_all(step.chance())  # every process takes part
         if self.path is None or self.there.rank:
@@ -144,13 +173,9 @@ def _room(path: Path) -> int:
         if room > path.stat().st_size or any(part.compress_type for part in parts):
             raise ValueError("it holds compressed parts")
         (program,) = (part for part in parts if part.filename.endswith("data.pkl"))
-        before = ""
         for code, word, _ in pickletools.genops(file.read(program)):
             if code.name == "GLOBAL" and word not in GLOBALS:
                 raise ValueError(f"it asks for {word}")
-            if code.name in UNUSED:
-                raise ValueError(f"it asks for {code.name} {before}")
-            before = word
     return room
 
 
@@ -170,9 +195,8 @@ def _check(content: dict[str, Any], room: int) -> None:
         shapes.append((current["history"], (steps, len(seeds), COLUMNS)))
         for weights in current["pairs"]:
             room -= _size(weights.values())
-        moments = [m for one in current["moments"] for m in (one if type(one) is list else [one])]
-        room -= _size([current["history"], *current["chance"]])
-        del moments
+        chance = [state for states in current["chance"] for state in states]
+        room -= _size([current["history"], *current["moments"].values(), *chance])
         if not 0 <= steps <= key["settings"]["steps"] or not set(seeds) <= set(key["seeds"]):
             raise ValueError("its seeds or steps are not those of its settings")
     for history, shape in shapes:
@@ -180,6 +204,16 @@ def _check(content: dict[str, Any], room: int) -> None:
             raise ValueError(f"a history of {tuple(history.shape)}, expected {shape}")
     if room < 0:
         raise ValueError("its tensors are larger than the file")
+
+
+def _size(tensors: Iterable[Tensor]) -> int:
+    """Bytes of plain tensors; an expanded one would be more than what is stored."""
+    size = 0
+    for one in tensors:
+        if not (type(one) is Tensor and one.device.type == "cpu" and one.layout == torch.strided):
+            raise TypeError(f"expected tensors, got {type(one).__name__}")
+        size += one.nbytes
+    return size
 
 
 def agree(content: dict[str, Any], key: dict[str, Any], path: Path) -> None:
@@ -216,5 +250,13 @@ def _trained(weights: dict[str, Any], history: np.ndarray) -> dict[str, Any]:
 
 
 def _write(content: dict[str, Any], path: Path) -> None:
-    with replacing(path) as temporary:
-        torch.save(content, temporary)
+    data = io.BytesIO()  # torch's own writer aborts the process where a disk is full
+    torch.save(content, data)
+    try:
+        with replacing(path) as temporary, open(temporary, "wb") as file:
+            file.write(data.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        what = f"{error.strerror}; this checkpoint is not written, the last one stays as it was"
+        raise OSError(error.errno, what, str(path)) from None
