@@ -26,10 +26,11 @@ from pyrocryo.svi import checkpoints, reopen
 
 NUMBERS = (0, 1, -1, 2, 7, 255, 65535, 2**31 - 1, -(2**31), 2**32 - 1, 2**40, 2**63 - 1, -(2**63))
 WORDS = (
-    b"nan", b"inf", b"-inf", b"1e308", b"-1e999", b"99999999999999999999", b"-1", b"0", b"''", b"?",
-    b".", b"\xff\xfe", b"\x00", b"\n", b"\r\n", b"\xe2\x80\xa8", b"_", b"#", b";", b"\n;\n", b"loop_",
+    b"nan", b"inf", b"-inf", b"1e308", b"-1e999", b"99999999999999999999", b"-1", b"0", b"''",
+    b".", b"\xff\xfe", b"\x00", b"\n", b"\r\n", b"\xe2\x80\xa8", b"_", b"#", b";", b"\n;\n",
     b"data_", b"data_particles\n", b"save_", b"1@", b"0@.", b"000001@/dev/zero", b"null", b"true",
     b"[]", b"{}", b'"', b"[" * 3000, b"TER\n", b"ENDMDL\n", b"MODEL 1\n", b"ATOM  ", b"\x1f\x8b",
+    b"loop_", b"?",
 )  # fmt: skip
 
 
@@ -355,10 +356,9 @@ def main() -> None:
         signal.alarm(10)
         for n, error in escapes(workshop, reader, number):
             trace = traceback.extract_tb(error.__traceback__)
-            where = [
-                f"{Path(f.filename).name}:{f.lineno}" for f in trace if "pyrocryo" in f.filename
-            ]
-            key = f"{type(error).__name__} {where[-1:]} <- {Path(trace[-1].filename).name}:{trace[-1].lineno}"
+            ours = [frame for frame in trace if "pyrocryo/" in frame.filename] or trace
+            places = [f"{Path(f.filename).name}:{f.lineno}" for f in (ours[-1], trace[-1])]
+            key = f"{type(error).__name__} at {places[0]} in {places[1]}"
             found[key] += 1
             shown.setdefault(key, (number, n, str(error)[:150]))
         signal.alarm(0)

@@ -100,9 +100,8 @@ class State:
             elif self.there.rank < len(current["chance"]):
                 step.set_chance(current["chance"][self.there.rank])
         except (RuntimeError, ValueError, TypeError) as error:
-            raise InputError(
-                f"resume: {self.path} holds no state to go on with ({error})"
-            ) from None
+            what = f"resume: {self.path} holds no state to go on with ({error})"
+            raise InputError(what) from None
         steps = current["steps"]
         history[:steps] = current["history"].numpy()
         return steps
