@@ -302,7 +302,8 @@ def _poses(rows: _Rows, angstrom: float) -> dict[str, np.ndarray]:
         fields["rotation"] = matrix_from_euler(rows.table(*ANGLES))
     for names, unit in ((ORIGINS, 1.0), (ORIGINS_IN_PIXELS, angstrom)):
         if _complete(rows, names):
-            fields["shift"] = -unit * rows.table(*names)
+            with np.errstate(over="ignore"):  # particles refuse what is infinite
+                fields["shift"] = -unit * rows.table(*names)
             break
     return fields
 

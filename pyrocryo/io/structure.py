@@ -28,6 +28,7 @@ WITHIN = (  # bonds along a chain of amino acids and of nucleotides
 )
 ONWARDS = (("C", "N"), ("O3'", "P"))
 LONGEST, LONGEST_CA = 2.0, 4.2  # Å; neighbouring Cα are 3.8 apart
+FARTHEST = 1e6  # Å
 UNPACKED = 100  # times its size, that a gzipped file may hold; structures take about 5
 ASCII = bytes(range(128)) + 128 * b"?"
 
@@ -208,8 +209,10 @@ def taken(
         chain=np.array([name for name, *_ in rows]),
         bonds=np.zeros((0, 2), dtype=int),
     )
-    if not np.isfinite(found.positions).all():
-        raise InputError(f"{path}: positions that are no numbers")
+    if not (np.abs(found.positions) < FARTHEST).all():
+        raise InputError(f"{path}: positions that are no numbers of Å, or beyond {FARTHEST:.0e}")
+    if not (np.isfinite(found.occupancy).all() and np.isfinite(found.b_factor).all()):
+        raise InputError(f"{path}: occupancies or B-factors that are no numbers")
     return replace(found, bonds=_bonds(found))
 
 
