@@ -19,6 +19,7 @@ from pyrocryo.svi import Fit, reopen
 
 __all__ = ["load_fit"]
 
+PLAIN = (bool, int, float, str, tuple)
 ENTRIES = {  # of config.json, and what each may be
     "source": (str,),
     "model": (str,),
@@ -102,13 +103,12 @@ def _options(kind: type, saved: Mapping[str, Any]) -> Any:
     saved = {n: tuple(v) if isinstance(v, list) else v for n, v in saved.items()}
     default = vars(kind())
     for name, value in saved.items():
-        kinds = {type(default[name]), type(value)}
-        if default[name] is not None and value is not None and kinds not in (
-            {type(value)}, {int, float}
-        ):  # fmt: skip
+        like = default[name]
+        plain = type(like) in PLAIN and value is not None
+        numbers = isinstance(value, int | float) and isinstance(like, int | float)
+        if plain and not numbers and type(value) is not type(like):
             raise InputError(
-                f"config.json: option {name} is {value!r}, expected something like "
-                f"{default[name]!r}"
+                f"config.json: option {name} is {value!r}, expected something like {like!r}"
             )
     return kind(**saved)
 
