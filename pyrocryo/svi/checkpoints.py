@@ -93,8 +93,16 @@ class State:
             return 0
         for pair, saved in zip(step.stack.pairs, current["pairs"], strict=True):
             put(pair, saved, self.path)
+        theta, moments = step.stack.theta, current["moments"]
+        for name, value in moments.items():  # the fused optimiser writes past the end of others
+            shape = () if name == "step" else theta.shape
+            if value.shape != shape or (name != "step" and value.dtype != theta.dtype):
+                raise InputError(
+                    f"resume: {self.path} holds another model's {name} {tuple(value.shape)}, "
+                    f"expected {tuple(shape)}"
+                )
         try:
-            step.set_moments(current["moments"])
+            step.set_moments(moments)
             if current["device"] != step.device.type:
                 log.info("random numbers start afresh: the checkpoint is of another device")
             elif self.there.rank < len(current["chance"]):
