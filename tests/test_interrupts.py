@@ -177,7 +177,7 @@ def pair(config, particles):
 """
 
 
-def test_the_command_says_how_to_go_on(tmp_path, monkeypatch, capsys):
+def test_the_command_says_how_to_go_on(tmp_path, monkeypatch, capsys, caplog):
     model = tmp_path / "tiny.py"
     model.write_text(MODEL)
 
@@ -201,9 +201,8 @@ def test_the_command_says_how_to_go_on(tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patched:
         _at(patched, 0, lambda: os.kill(os.getpid(), signal.SIGTERM))
         assert run("early", "--resume") == 143
-    error = capsys.readouterr().err
-    assert "early yet: training starts from the beginning" in error
-    assert "after step 1 of 6" in error
+    assert "early yet: training starts from the beginning" in caplog.text
+    assert "after step 1 of 6" in capsys.readouterr().err
 
 
 def _intact(path, *steps):
