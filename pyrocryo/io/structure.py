@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import gzip
-import io
 import math
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -17,7 +15,7 @@ import gemmi
 import numpy as np
 
 from pyrocryo.errors import InputError
-from pyrocryo.files import contents, replacing
+from pyrocryo.files import replacing, unpacked
 
 __all__ = ["Structure", "read_structure", "write_structure"]
 
@@ -29,7 +27,6 @@ WITHIN = (  # bonds along a chain of amino acids and of nucleotides
 ONWARDS = (("C", "N"), ("O3'", "P"))
 LONGEST, LONGEST_CA = 2.0, 4.2  # Å; neighbouring Cα are 3.8 apart
 FARTHEST = 1e6  # Å
-UNPACKED = 100  # times its size, that a gzipped file may hold; structures take about 5
 ASCII = bytes(range(128)) + 128 * b"?"
 
 
@@ -285,7 +282,7 @@ def _as_model(number: int, structure: Structure, positions: np.ndarray) -> gemmi
 
 def opened(path: str | Path) -> gemmi.Structure:
     # names of chains are single bytes of a PDB line; what is not ASCII could not be told of
-    text = _unpacked(path).translate(ASCII)
+    text = unpacked(path).translate(ASCII)
     try:
         found = gemmi.Structure()
         if text:
@@ -297,22 +294,6 @@ def opened(path: str | Path) -> gemmi.Structure:
     if not len(found) or not any(model.count_atom_sites() for model in found):
         raise InputError(f"{path}: holds no atoms; expected a PDB or mmCIF file")
     return found
-
-
-def _unpacked(path: str | Path) -> bytes:
-    """What a file holds, plain or gzipped."""
-    raw = contents(path)
-    if raw[:2] != b"\x1f\x8b":
-        return raw
-    most = UNPACKED * len(raw)
-    try:
-        with gzip.GzipFile(fileobj=io.BytesIO(raw)) as file:
-            text = file.read(most + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path}: cannot be unpacked ({error})") from error
-    if len(text) > most:
-        raise InputError(f"{path}: unpacks to more than {UNPACKED} times its size")
-    return text
 
 
 def _model(found: gemmi.Structure, number: int | None, path: str | Path) -> gemmi.Model:
