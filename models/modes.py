@@ -13,14 +13,14 @@ with them. --latents 10 is a mode each, fewer are combinations of modes, which a
 Expected (--no-ctf --data-seed 7, 5 seeds, mean ± sd): R² of the hinges from z, MCC of the latents,
 MCC after linear ICA (and whether it says that it told components apart), Spearman of the angles of
 the decoded domains and their share of the limit, median RMSD (Å) and that of a structure that does
-not move:
+not move (amplitudes with --latents 10):
 
-    --snr --knowledge                     R²    MCC          MCC of ICA       angles     share    RMSD
-    .3    none                            .730  .764 ± .067  .872 ± .031 no   .819 .881  .98 .98  1.09 of 1.32
-    .3    time                            .797  .890 ± .002  .799 ± .111 no   .880 .933  .98 .98  1.07 of 1.40
-    .3    temperature                     .763  .859 ± .009  .818 ± .015 3/5  .816 .805  -        .92 of .79
-    .3    amplitudes --latents 10         .855  .784 ± .006  .931 ± .000 yes  .932 .947  .97 .96  2.04 of 2.60
-    .1    amplitudes --latents 10         .687  .684 ± .007  .864 ± .001 yes  .850 .913  .96 .96  2.20 of 2.60
+    --snr --knowledge   R²    MCC          MCC of ICA       angles     share    RMSD
+    .3    none          .730  .764 ± .067  .872 ± .031 no   .819 .881  .98 .98  1.09 of 1.32
+    .3    time          .797  .890 ± .002  .799 ± .111 no   .880 .933  .98 .98  1.07 of 1.40
+    .3    temperature   .763  .859 ± .009  .818 ± .015 3/5  .816 .805  -         .92 of  .79
+    .3    amplitudes    .855  .784 ± .006  .931 ± .000 yes  .932 .947  .97 .96  2.04 of 2.60
+    .1    amplitudes    .687  .684 ± .007  .864 ± .001 yes  .850 .913  .96 .96  2.20 of 2.60
 
 So ten modes know the hinges and mix them; ICA of the same latents has them, as their law is flat.
 Where it is normal (none), ICA says that it cannot tell, and its MCC is that of a turn. With z of

@@ -1,14 +1,64 @@
-"""Files are written whole or not at all."""
+"""Files are read if they are files, and written whole or not at all."""
 
 from __future__ import annotations
 
+import gzip
+import io
 import os
+import stat
 import uuid
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["replacing"]
+from pyrocryo.errors import InputError
+
+__all__ = ["contents", "regular", "replacing", "unpacked", "unreadable"]
+
+UNPACKED = 100  # times its size, that a gzipped file may hold; text takes about 5
+
+
+def regular(path: str | Path) -> None:
+    """Raises InputError unless ``path`` is a file: pipes and devices never end."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError) as error:  # ValueError: a name with a null in it
+        raise unreadable(path, error) from error
+    if stat.S_ISDIR(mode):
+        raise InputError(f"{path}: cannot read it (it is a folder)")
+    if not stat.S_ISREG(mode):
+        raise InputError(f"{path}: cannot read it (it is not a regular file)")
+
+
+def contents(path: str | Path) -> bytes:
+    """All bytes of a file; InputError where it cannot be read."""
+    regular(path)
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: str | Path, error: Exception) -> InputError:
+    """What to raise where the system does not let us read."""
+    return InputError(f"{path}: cannot read it ({getattr(error, 'strerror', None) or error})")
+
+
+def unpacked(path: str | Path) -> bytes:
+    """What a file holds, plain or gzipped; InputError where it holds far more than it takes."""
+    raw = contents(path)
+    if raw[:2] != b"\x1f\x8b":
+        return raw
+    most = UNPACKED * len(raw)
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(raw)) as file:
+            text = file.read(most + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path}: cannot be unpacked ({error})") from error
+    if len(text) > most:
+        raise InputError(f"{path}: unpacks to more than {UNPACKED} times its size")
+    return text
 
 
 @contextmanager

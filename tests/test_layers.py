@@ -7,8 +7,8 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "pyrocryo"
 FLOORS = [
+    {"errors"},
     {
-        "errors",
         "files",
         "to_arviz",
         "rotations",

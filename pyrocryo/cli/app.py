@@ -19,7 +19,7 @@ from pyrocryo.cli.parse import parsed
 from pyrocryo.cli.read import Compare, Report
 from pyrocryo.cli.rehearse import Rehearse
 from pyrocryo.cli.simulate import Simulate
-from pyrocryo.errors import InputError
+from pyrocryo.errors import InputError, Interrupted
 
 __all__ = ["main"]
 
@@ -45,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command.
 
     Returns:
-        0; 2 for bad input, said in one line; 1 where training broke down.
+        0; 2 for bad input, said in one line; 1 where training broke down; 143 and 130 where
+        SIGTERM and SIGINT stopped it.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
@@ -62,6 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except FloatingPointError as error:
         print(f"pyrocryo: training stopped: {error}", file=sys.stderr)
         return 1
+    except Interrupted as stop:
+        print(f"pyrocryo: {stop}", file=sys.stderr)
+        return stop.code
     except KeyboardInterrupt:
         print("pyrocryo: interrupted", file=sys.stderr)
         return 130

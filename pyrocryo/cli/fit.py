@@ -80,7 +80,7 @@ class Fit:
     capture: bool | Literal["compile"] | None = None
     """Trace the training step into one graph, or compile it as well (default: where it pays)."""
     resume: bool = False
-    """Go on from the checkpoint in the run folder."""
+    """Go on from the checkpoint in the run folder, if there is one."""
 
     def run(self) -> None:
         """Trains the model, and writes and reports what came of it."""
@@ -113,6 +113,8 @@ class Fit:
         out = self.out or Path("runs") / self.model.stem
         if svi.first_process(self.devices):
             out = io.new_folder(out, resume=self.resume)
+            if self.resume and not (out / "checkpoint.pt").exists():
+                log.info("no checkpoint in %s yet: training starts from the beginning", out)
         else:
             log.setLevel(logging.WARNING)
         fit = svi.fit(
@@ -122,7 +124,7 @@ class Fit:
             **where,
             capture=self.capture,
             checkpoint=out / "checkpoint.pt",
-            resume=self.resume,
+            resume=self.resume and (out / "checkpoint.pt").exists(),
             **settings,
         )
         if not svi.first_process(self.devices):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from pyrocryo.errors import InputError
+from pyrocryo.files import regular
 
 __all__ = ["array", "flat", "posterior"]
 
@@ -28,8 +29,11 @@ def array(path: Path) -> np.ndarray:
     """Latents `(N, K)` of a .npy file, or of a .pkl of cryoDRGN's."""
     if path.suffix == ".npy":
         try:
-            z = np.load(path, allow_pickle=False)
-        except (OSError, ValueError) as error:
+            regular(path)  # mapped: a header may claim more than the file holds
+            z = np.array(np.load(path, mmap_mode="r", allow_pickle=False))
+        except InputError:
+            raise
+        except Exception as error:  # numpy parses the header as Python, which fails in many ways
             raise InputError(f"{path}: cannot be read as an array ({error})") from None
     elif path.suffix == ".pkl":
         from pyrocryo.io.cryodrgn import read_pickle

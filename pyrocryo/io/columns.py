@@ -91,4 +91,4 @@ def of_molecules(value: np.ndarray) -> np.ndarray:
 def _numbers(rows: Any, column: str) -> np.ndarray:
     values = rows.numbers(column)
     whole = all(text.removeprefix("-").isdecimal() for text in rows.columns[column])
-    return values.astype(np.int64) if whole else values
+    return values.astype(np.int64) if whole and (abs(values) < 2**53).all() else values

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import io
 import pickle
+import struct
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from pyrocryo.errors import InputError
-from pyrocryo.files import replacing
+from pyrocryo.files import contents, replacing
 
 __all__ = ["read_pickle", "read_pickles", "read_poses", "write_cryodrgn_latents"]
 
@@ -20,7 +21,9 @@ class _Dtype:
     """Stands in for numpy's dtype: plain numbers only."""
 
     def __init__(self, code: str) -> None:
-        if not (isinstance(code, str) and code[:1] in tuple("biuf") and code[1:].isdigit()):
+        if type(code) is not str:  # whose repr may be endless
+            raise pickle.UnpicklingError("refused: it asks for an array of no dtype")
+        if not (code[:1] in tuple("biuf") and code[1:].isdigit()):
             raise pickle.UnpicklingError(f"refused: it asks for an array of dtype {code!r}")
         self.numpy = np.dtype(code)
 
@@ -33,32 +36,72 @@ class _Array:
 
     numpy: np.ndarray
 
+    def __init__(self, reader: _Restricted) -> None:
+        self._reader = reader
+
     def __setstate__(self, state: tuple) -> None:
         _, shape, dtype, fortran, raw = state
-        self.numpy = _buffer(raw, dtype, shape, "F" if fortran else "C").numpy
+        self.numpy = self._reader.array(raw, dtype, shape, "F" if fortran else "C").numpy
 
 
-def _buffer(raw: bytes, dtype: _Dtype, shape: tuple, order: str, *_: Any) -> _Array:
-    array = _Array()
-    array.numpy = np.frombuffer(raw, dtype.numpy).reshape(shape, order=order).copy()
-    return array
+# what pickles of arrays, numbers, strings, lists, tuples and dicts are made of
+OPCODES = (
+    pickle.MARK + pickle.STOP + pickle.POP + pickle.POP_MARK + pickle.DUP + pickle.FLOAT
+    + pickle.INT + pickle.BININT + pickle.BININT1 + pickle.LONG + pickle.BININT2 + pickle.NONE
+    + pickle.REDUCE + pickle.STRING + pickle.BINSTRING + pickle.SHORT_BINSTRING + pickle.UNICODE
+    + pickle.BINUNICODE + pickle.APPEND + pickle.BUILD + pickle.GLOBAL + pickle.DICT
+    + pickle.EMPTY_DICT + pickle.APPENDS + pickle.GET + pickle.BINGET + pickle.LONG_BINGET
+    + pickle.LIST + pickle.EMPTY_LIST + pickle.PUT + pickle.BINPUT + pickle.LONG_BINPUT
+    + pickle.SETITEM + pickle.TUPLE + pickle.EMPTY_TUPLE + pickle.SETITEMS + pickle.BINFLOAT
+    + pickle.PROTO + pickle.TUPLE1 + pickle.TUPLE2 + pickle.TUPLE3 + pickle.NEWTRUE
+    + pickle.NEWFALSE + pickle.LONG1 + pickle.LONG4 + pickle.BINBYTES + pickle.SHORT_BINBYTES
+    + pickle.SHORT_BINUNICODE + pickle.BINUNICODE8 + pickle.BINBYTES8 + pickle.STACK_GLOBAL
+    + pickle.MEMOIZE + pickle.FRAME + pickle.BYTEARRAY8
+)  # fmt: skip
 
 
-class _Restricted(pickle.Unpickler):
+class _Restricted(pickle._Unpickler):
     """Knows numpy arrays and numbers, built by our stand-ins, and nothing else.
 
     Numpy's own reconstruction would be handed flags and buffers that the file is free to forge.
     The functions are made anew for each request, since a pickle may set attributes on them.
+    The base class is pickle's in Python: the one in C makes room for whatever place in its memory
+    a file names (64 GB for five bytes).
     """
+
+    dispatch: ClassVar = {
+        code: function for code, function in pickle._Unpickler.dispatch.items() if code in OPCODES
+    }
+
+    def __init__(self, stream: io.BytesIO, size: int) -> None:
+        super().__init__(stream)
+        self._size = size
+        self._left = 4 * size  # bytes that arrays may take: one buffer may be named often
+
+    def array(self, raw: bytes, dtype: _Dtype, shape: tuple, order: str, *_: Any) -> _Array:
+        """The stand-in of an array over ``raw``."""
+        self._take(len(raw))
+        array = _Array(self)
+        array.numpy = np.frombuffer(raw, dtype.numpy).reshape(shape, order=order).copy()
+        return array
+
+    def _encoded(self, text: str) -> bytes:
+        self._take(len(text))
+        return text.encode("latin1")
+
+    def _take(self, size: int) -> None:
+        self._left -= size
+        if self._left < 0:
+            raise pickle.UnpicklingError("refused: it asks for much more memory than it fills")
 
     def find_class(self, module: str, name: str) -> Callable[..., Any]:
         allowed: dict[tuple[str, str], Callable[..., Any]] = {
-            ("multiarray", "_reconstruct"): lambda *_: _Array(),
-            ("multiarray", "scalar"): lambda dtype, raw: _buffer(raw, dtype, (), "C"),
-            ("numeric", "_frombuffer"): lambda *args: _buffer(*args),
+            ("multiarray", "_reconstruct"): lambda *_: _Array(self),
+            ("multiarray", "scalar"): lambda dtype, raw: self.array(raw, dtype, (), "C"),
+            ("numeric", "_frombuffer"): lambda *args: self.array(*args),
             ("numpy", "dtype"): lambda code, *_: _Dtype(code),
-            ("numpy", "ndarray"): lambda *_: _Array(),
-            ("_codecs", "encode"): lambda text, _: text.encode("latin1"),
+            ("numpy", "ndarray"): lambda *_: _Array(self),
+            ("_codecs", "encode"): lambda text, _: self._encoded(text),
         }
         for core in ("numpy.core.", "numpy._core."):  # before and since numpy 2
             if module.startswith(core):
@@ -66,6 +109,36 @@ class _Restricted(pickle.Unpickler):
         if (module, name) not in allowed:
             raise pickle.UnpicklingError(f"refused: it asks for {module}.{name}")
         return allowed[module, name]
+
+    def load_bytearray8(self) -> None:
+        (size,) = struct.unpack("<Q", self.read(8))
+        if size > self._size:
+            raise pickle.UnpicklingError("pickle data was truncated")
+        self.append(bytearray(self.read(size)))
+
+    def load_setitem(self) -> None:
+        self._check_keys(self.stack[-2:-1])
+        super().load_setitem()
+
+    def load_setitems(self) -> None:
+        self._check_keys(self.stack[::2])
+        super().load_setitems()
+
+    def load_dict(self) -> None:
+        self._check_keys(self.stack[::2])
+        super().load_dict()
+
+    def _check_keys(self, keys: list[Any]) -> None:
+        # hashes of tuples of tuples of ... take as long as the file likes
+        if not all(isinstance(key, str | int | float | None) for key in keys):
+            raise pickle.UnpicklingError("refused: keys other than strings and numbers")
+
+    dispatch |= {
+        pickle.BYTEARRAY8[0]: load_bytearray8,
+        pickle.SETITEM[0]: load_setitem,
+        pickle.SETITEMS[0]: load_setitems,
+        pickle.DICT[0]: load_dict,
+    }
 
 
 def read_pickle(path: str | Path) -> Any:
@@ -85,14 +158,11 @@ def read_pickles(path: str | Path, most: int = 1) -> list[Any]:
 
     CryoDRGN's ``z.N.pkl`` holds two: posterior means, and logarithms of posterior variances.
     """
-    try:
-        raw = Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot read it ({error.strerror or error})") from error
+    raw = contents(path)
     stream, found = io.BytesIO(raw), []
     try:
         while len(found) < most and (not found or stream.tell() < len(raw)):
-            found.append(_unwrapped(_Restricted(stream).load()))
+            found.append(_unwrapped(_Restricted(stream, len(raw)).load(), {}))
     except pickle.UnpicklingError as error:
         raise InputError(f"{path}: {error}") from error
     except Exception as error:  # a file that is not a pickle fails in any way it likes
@@ -100,15 +170,19 @@ def read_pickles(path: str | Path, most: int = 1) -> list[Any]:
     return found
 
 
-def _unwrapped(value: Any) -> Any:
-    """Puts arrays where their stand-ins are."""
+def _unwrapped(value: Any, done: dict[int, Any]) -> Any:
+    """Puts arrays where their stand-ins are; what is shared in the pickle stays shared."""
+    if id(value) in done:
+        return done[id(value)]
     if isinstance(value, _Array):
-        return value.numpy if value.numpy.ndim else value.numpy[()]
-    if isinstance(value, list | tuple):
-        return type(value)(map(_unwrapped, value))
-    if isinstance(value, dict):
-        return {key: _unwrapped(entry) for key, entry in value.items()}
-    return value
+        done[id(value)] = value.numpy if value.numpy.ndim else value.numpy[()]
+    elif isinstance(value, list | tuple):
+        done[id(value)] = type(value)(_unwrapped(entry, done) for entry in value)
+    elif isinstance(value, dict):
+        done[id(value)] = {key: _unwrapped(entry, done) for key, entry in value.items()}
+    else:
+        return value
+    return done[id(value)]
 
 
 def read_poses(path: str | Path) -> tuple[np.ndarray, np.ndarray]:

@@ -20,7 +20,7 @@ from mrcfile.mrcinterpreter import MrcInterpreter
 from mrcfile.utils import data_dtype_from_header
 
 from pyrocryo.errors import InputError
-from pyrocryo.files import replacing
+from pyrocryo.files import regular, replacing, unreadable
 from pyrocryo.io.sections import Run, Sections, identity
 from pyrocryo.particles import ImageSource
 
@@ -59,12 +59,13 @@ def read_header(path: str | Path) -> Header:
             shorter than its header says.
     """
     path = Path(path)
+    regular(path)
     try:
         with open(path, "rb") as file:
             raw = file.read(HEADER_DTYPE.itemsize)
             status = os.fstat(file.fileno())
     except OSError as error:
-        raise InputError(f"{path}: cannot read it ({error.strerror or error})") from error
+        raise unreadable(path, error) from error
     if len(raw) < HEADER_DTYPE.itemsize:
         raise InputError(f"{path}: not an MRC file ({len(raw)} bytes are too few for a header)")
     h = np.frombuffer(raw, _header_dtype(raw)).reshape(()).view(np.recarray)

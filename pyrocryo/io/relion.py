@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -161,12 +162,14 @@ class _Rows:
         for name, table in (("optics", optics), ("particles", self.columns)):
             if group not in table:
                 raise InputError(f"{self.path}: no column {group} in data_{name}")
+        for name in optics:  # would be copied to every row
+            if name.startswith(("pyrocryoField", TRUTH)):
+                raise InputError(f"{self.path}: column {name} belongs to data_particles")
         place = {label: i for i, label in enumerate(optics[group])}
         known = [label in place for label in self.columns[group]]
         self.check(group, np.array(known), f"one of data_optics: {', '.join(place)}")
         which = [place[label] for label in self.columns[group]]
-        joined = {name: [values[i] for i in which] for name, values in optics.items()}
-        self.columns = joined | self.columns
+        self.columns = _Joined(self.columns, optics, which)
 
     def numbers(self, name: str) -> np.ndarray:
         """A column as finite numbers, `(N,)` float64."""
@@ -191,6 +194,31 @@ class _Rows:
                 f"row {i + 1} of {self.path}: {name} is {self.columns[name][i]!r}, "
                 f"expected {expected}"
             )
+
+
+class _Joined(Mapping[str, list[str]]):
+    """Columns of the particles, and of their optics groups, written out when asked for.
+
+    All of them at once would take (rows x columns of data_optics), far more than the file.
+    """
+
+    def __init__(self, own: star.Table, optics: star.Table, which: list[int]) -> None:
+        self._own, self._optics, self._which = own, optics, which
+
+    def __getitem__(self, name: str) -> list[str]:
+        if name in self._own:
+            return self._own[name]
+        values = self._optics[name]
+        return [values[i] for i in self._which]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({**self._optics, **self._own})
+
+    def __len__(self) -> int:
+        return len(self._optics.keys() | self._own.keys())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._own or name in self._optics
 
 
 def _number(value: str) -> float:
@@ -273,7 +301,8 @@ def _poses(rows: _Rows, angstrom: float) -> dict[str, np.ndarray]:
         fields["rotation"] = matrix_from_euler(rows.table(*ANGLES))
     for names, unit in ((ORIGINS, 1.0), (ORIGINS_IN_PIXELS, angstrom)):
         if _complete(rows, names):
-            fields["shift"] = -unit * rows.table(*names)
+            with np.errstate(over="ignore"):  # particles refuse what is infinite
+                fields["shift"] = -unit * rows.table(*names)
             break
     return fields
 

@@ -6,16 +6,29 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from pyrocryo import frames
 from pyrocryo.errors import InputError
+from pyrocryo.files import contents
 from pyrocryo.io import load, read_map
 from pyrocryo.io.model_file import KEPT, SIMULATED, load_model
 from pyrocryo.particles import Particles
 from pyrocryo.svi import Fit, reopen
 
 __all__ = ["load_fit"]
+
+PLAIN = (bool, int, float, str, tuple)
+ENTRIES = {  # of config.json, and what each may be
+    "source": (str,),
+    "model": (str,),
+    "seconds": (float, int),
+    "options": (dict, NoneType),
+    "poses": (str, NoneType),
+    "pixel_size": (float, int, NoneType),
+    "body": (str, NoneType),
+}
 
 
 def load_fit(
@@ -52,17 +65,26 @@ def load_fit(
 
 def _config(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        config = json.loads(contents(path).decode("utf-8"))
+    except InputError:
+        if path.exists():
+            raise
         raise InputError(f"{path.parent} is not a run folder: it has no {path.name}") from None
-    except (OSError, ValueError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read as JSON ({error})") from None
+    if not isinstance(config, dict):
+        raise InputError(f"{path}: expected an object of names and values")
     missing = [name for name in ("source", "model", "seconds") if name not in config]
     if missing:
         raise InputError(
             f"{path}: not from pyrocryo fit, it has no {missing[0]!r}; "
             "pyrocryo.svi.reopen opens a checkpoint with a pair of your own"
         )
+    for name, kinds in ENTRIES.items():
+        value = config.get(name)
+        if type(value) not in kinds or value != value or isinstance(value, str) and "\0" in value:
+            what = " or ".join("null" if kind is NoneType else kind.__name__ for kind in kinds)
+            raise InputError(f"{path}: {name} is {value!r}, expected {what}")
     return config
 
 
@@ -78,7 +100,17 @@ def _options(kind: type, saved: Mapping[str, Any]) -> Any:
     names = {field.name for field in dataclasses.fields(kind)}
     if unknown := sorted(set(saved) - names):
         raise InputError(f"model: the run had an option {unknown[0]}, which this model has not")
-    return kind(**{n: tuple(v) if isinstance(v, list) else v for n, v in saved.items()})
+    saved = {n: tuple(v) if isinstance(v, list) else v for n, v in saved.items()}
+    default = vars(kind())
+    for name, value in saved.items():
+        like = default[name]
+        plain = type(like) in PLAIN and value is not None
+        numbers = isinstance(value, int | float) and isinstance(like, int | float)
+        if plain and not numbers and type(value) is not type(like):
+            raise InputError(
+                f"config.json: option {name} is {value!r}, expected something like {like!r}"
+            )
+    return kind(**saved)
 
 
 def _particles(module: Any, options: Any, config: Mapping[str, Any]) -> Particles:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from pyrocryo.errors import InputError
+from pyrocryo.files import unreadable
 
 if TYPE_CHECKING:
     from pyrocryo.io.mrc import Header
@@ -46,7 +46,7 @@ class Sections:
         try:
             self._file = os.open(header.path, os.O_RDONLY)
         except OSError as error:
-            raise _unreadable(header.path, error) from error
+            raise unreadable(header.path, error) from error
         weakref.finalize(self, os.close, self._file)
         self._check()
 
@@ -83,7 +83,7 @@ class Sections:
             try:
                 n = os.preadv(self._file, [left], place)  # 2 GiB at most
             except OSError as error:
-                raise _unreadable(self._header.path, error) from error
+                raise unreadable(self._header.path, error) from error
             if not n:
                 raise InputError(f"{self._header.path}: ends before its last image")
             left, place = left[n:], place + n
@@ -97,7 +97,3 @@ class Sections:
 def identity(status: os.stat_result) -> tuple[int, int, int]:
     """Size, time of change and inode: another file under the same name differs in one of them."""
     return status.st_size, status.st_mtime_ns, status.st_ino
-
-
-def _unreadable(path: Path, error: OSError) -> InputError:
-    return InputError(f"{path}: cannot read it ({error.strerror or error})")

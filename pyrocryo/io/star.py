@@ -10,7 +10,7 @@ import numpy as np
 from gemmi import cif
 
 from pyrocryo.errors import InputError
-from pyrocryo.files import replacing
+from pyrocryo.files import contents, replacing
 
 __all__ = ["Table", "formatted", "read", "write"]
 
@@ -32,14 +32,15 @@ def read(path: str | Path) -> dict[str, Table]:
         InputError: If the file cannot be read, or is not a STAR file of one table a block.
     """
     try:
-        blocks = list(cif.read_string(Path(path).read_bytes()))
-    except OSError as error:
-        raise InputError(f"{path}: cannot read it ({error.strerror or error})") from error
-    except (ValueError, RuntimeError) as error:
+        blocks = list(cif.read_string(contents(path)))
+        tables = {block.name.strip(): _table(block, path) for block in blocks}
+    except InputError:
+        raise
+    except (ValueError, RuntimeError) as error:  # of names and values that are not UTF-8, too
         raise InputError(f"{path}: not a STAR file ({' '.join(str(error).split())})") from error
     if not blocks:
         raise InputError(f"{path}: not a STAR file (it holds no data_ block)")
-    return {block.name.strip(): _table(block, path) for block in blocks}
+    return tables
 
 
 def _table(block: cif.Block, path: str | Path) -> Table:

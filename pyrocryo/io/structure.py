@@ -15,7 +15,7 @@ import gemmi
 import numpy as np
 
 from pyrocryo.errors import InputError
-from pyrocryo.files import replacing
+from pyrocryo.files import replacing, unpacked
 
 __all__ = ["Structure", "read_structure", "write_structure"]
 
@@ -26,6 +26,8 @@ WITHIN = (  # bonds along a chain of amino acids and of nucleotides
 )
 ONWARDS = (("C", "N"), ("O3'", "P"))
 LONGEST, LONGEST_CA = 2.0, 4.2  # Å; neighbouring Cα are 3.8 apart
+FARTHEST = 1e6  # Å
+ASCII = bytes(range(128)) + 128 * b"?"
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,8 +206,10 @@ def taken(
         chain=np.array([name for name, *_ in rows]),
         bonds=np.zeros((0, 2), dtype=int),
     )
-    if not np.isfinite(found.positions).all():
-        raise InputError(f"{path}: positions that are no numbers")
+    if not (np.abs(found.positions) < FARTHEST).all():
+        raise InputError(f"{path}: positions that are no numbers of Å, or beyond {FARTHEST:.0e}")
+    if not (np.isfinite(found.occupancy).all() and np.isfinite(found.b_factor).all()):
+        raise InputError(f"{path}: occupancies or B-factors that are no numbers")
     return replace(found, bonds=_bonds(found))
 
 
@@ -277,15 +281,13 @@ def _as_model(number: int, structure: Structure, positions: np.ndarray) -> gemmi
 
 
 def opened(path: str | Path) -> gemmi.Structure:
+    # names of chains are single bytes of a PDB line; what is not ASCII could not be told of
+    text = unpacked(path).translate(ASCII)
     try:
-        with open(path, "rb") as file:
-            empty = not file.read(1)
         found = gemmi.Structure()
-        if not empty:
-            found = gemmi.read_structure(str(path), format=gemmi.CoorFormat.Detect)
-    except OSError as error:
-        raise InputError(f"{path}: cannot read it ({error.strerror or error})") from error
-    except (RuntimeError, ValueError, UnicodeDecodeError) as error:
+        if text:
+            found = gemmi.read_structure_string(text, format=gemmi.CoorFormat.Detect)
+    except (RuntimeError, ValueError, IndexError) as error:
         raise InputError(
             f"{path}: not a PDB or mmCIF file ({' '.join(str(error).split())})"
         ) from error

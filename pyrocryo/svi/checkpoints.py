@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import os
+import pickletools
+import warnings
+import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pyrocryo.errors import InputError
-from pyrocryo.files import replacing
+from pyrocryo.files import regular, replacing
 from pyrocryo.pair import Pair
 
 if TYPE_CHECKING:
@@ -24,6 +31,13 @@ log = logging.getLogger("pyrocryo")
 
 EVERY = 200  # steps between two checkpoints
 FORMAT = 2
+COLUMNS = 4  # of a history
+GLOBALS = (
+    "torch._utils _rebuild_tensor_v2", "collections OrderedDict", "torch FloatStorage",
+    "torch DoubleStorage", "torch HalfStorage", "torch BFloat16Storage", "torch LongStorage",
+    "torch IntStorage", "torch ShortStorage", "torch CharStorage", "torch ByteStorage",
+    "torch BoolStorage",
+)  # fmt: skip
 
 
 class State:
@@ -51,6 +65,9 @@ class State:
         content = read(path)
         agree(content, key, path)
         self.content = content
+        if there.rank == 0:
+            for half in path.parent.glob(f".{path.stem}.????????{path.suffix}"):
+                half.unlink(missing_ok=True)  # of a process that was killed while it wrote
 
     @property
     def done(self) -> list[int]:
@@ -76,20 +93,39 @@ class State:
             return 0
         for pair, saved in zip(step.stack.pairs, current["pairs"], strict=True):
             put(pair, saved, self.path)
-        step.set_moments(current["moments"])
-        if current["device"] != step.device.type:
-            log.info("random numbers start afresh: the checkpoint is from another kind of device")
-        elif self.there.rank < len(current["chance"]):
-            step.set_chance(current["chance"][self.there.rank])
+        theta, moments = step.stack.theta, current["moments"]
+        for name, value in moments.items():  # the fused optimiser writes past the end of others
+            shape = () if name == "step" else theta.shape
+            if value.shape != shape or (name != "step" and value.dtype != theta.dtype):
+                raise InputError(
+                    f"resume: {self.path} holds another model's {name} {tuple(value.shape)}, "
+                    f"expected {tuple(shape)}"
+                )
+        try:
+            step.set_moments(moments)
+            if current["device"] != step.device.type:
+                log.info("random numbers start afresh: the checkpoint is of another device")
+            elif self.there.rank < len(current["chance"]):
+                step.set_chance(current["chance"][self.there.rank])
+        except (RuntimeError, ValueError, TypeError) as error:
+            what = f"resume: {self.path} holds no state to go on with ({error})"
+            raise InputError(what) from None
         steps = current["steps"]
         history[:steps] = current["history"].numpy()
         return steps
 
     def save(
-        self, seeds: list[int], steps: int, step: Step, history: np.ndarray, *, last: bool
+        self,
+        seeds: list[int],
+        steps: int,
+        step: Step,
+        history: np.ndarray,
+        *,
+        last: bool,
+        now: bool = False,
     ) -> None:
-        """Saves after every :data:`EVERY` steps and after the last."""
-        if not (last or steps % EVERY == 0):
+        """Saves after every :data:`EVERY` steps, after the last, and where there is no time."""
+        if not (last or now or steps % EVERY == 0):
             return
         chance = [] if last else self.there.of_all(step.chance())  # every process takes part
         if self.path is None or self.there.rank:
@@ -120,14 +156,71 @@ def read(path: Path | None) -> dict[str, Any]:
     """
     if path is None or not path.exists():
         raise InputError(f"resume: there is no checkpoint at {path}")
+    regular(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        _, version = content["key"], content["format"]
-    except Exception as error:
+        room = _room(path)
+        with warnings.catch_warnings():  # of torch, about files that are none of its
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        version = content["format"]
+        if version == FORMAT:
+            _check(content, room)
+    except Exception as error:  # what is no checkpoint fails in any way it likes
         raise InputError(f"resume: {path} is not a checkpoint of pyrocryo ({error})") from None
     if version != FORMAT:
         raise InputError(f"resume: {path} was written by another version of pyrocryo")
     return content
+
+
+def _room(path: Path) -> int:
+    """Bytes that the tensors of a file may take, once it is seen that nothing of it unpacks."""
+    with zipfile.ZipFile(path) as file:
+        parts = file.infolist()
+        room = sum(part.file_size for part in parts)
+        if room > path.stat().st_size or any(part.compress_type for part in parts):
+            raise ValueError("it holds compressed parts")
+        (program,) = (part for part in parts if part.filename.endswith("data.pkl"))
+        for code, word, _ in pickletools.genops(file.read(program)):
+            if code.name == "GLOBAL" and word not in GLOBALS:
+                raise ValueError(f"it asks for {word}")
+    return room
+
+
+def _check(content: dict[str, Any], room: int) -> None:
+    """Raises an error unless a checkpoint has what it must have, in tensors of its size."""
+    key, done, current = content["key"], content["done"], content["current"]
+    if not all(type(seed) is int for seed in [*key["seeds"], *done]):
+        raise ValueError("its seeds are no numbers")
+    if not isinstance(key["settings"], dict):
+        raise ValueError("it has no settings")
+    for saved in done.values():
+        room -= _size(saved["pair"].values()) + _size([saved["history"]])
+    steps = key["settings"]["steps"]
+    shapes = [(saved["history"], (steps, COLUMNS)) for saved in done.values()]
+    if current is not None:
+        seeds, steps = current["seeds"], current["steps"]
+        shapes.append((current["history"], (steps, len(seeds), COLUMNS)))
+        for weights in current["pairs"]:
+            room -= _size(weights.values())
+        chance = [state for states in current["chance"] for state in states]
+        room -= _size([current["history"], *current["moments"].values(), *chance])
+        if not 0 <= steps <= key["settings"]["steps"] or not set(seeds) <= set(key["seeds"]):
+            raise ValueError("its seeds or steps are not those of its settings")
+    for history, shape in shapes:
+        if tuple(history.shape) != shape or history.dtype != torch.float64:
+            raise ValueError(f"a history of {tuple(history.shape)}, expected {shape}")
+    if room < 0:
+        raise ValueError("its tensors are larger than the file")
+
+
+def _size(tensors: Iterable[Tensor]) -> int:
+    """Bytes of plain tensors; an expanded one would be more than what is stored."""
+    size = 0
+    for one in tensors:
+        if not (type(one) is Tensor and one.device.type == "cpu" and one.layout == torch.strided):
+            raise TypeError(f"expected tensors, got {type(one).__name__}")
+        size += one.nbytes
+    return size
 
 
 def agree(content: dict[str, Any], key: dict[str, Any], path: Path) -> None:
@@ -164,5 +257,13 @@ def _trained(weights: dict[str, Any], history: np.ndarray) -> dict[str, Any]:
 
 
 def _write(content: dict[str, Any], path: Path) -> None:
-    with replacing(path) as temporary:
-        torch.save(content, temporary)
+    data = io.BytesIO()  # torch's own writer aborts the process where a disk is full
+    torch.save(content, data)
+    try:
+        with replacing(path) as temporary, open(temporary, "wb") as file:
+            file.write(data.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        what = f"{error.strerror}; this checkpoint is not written, the last one stays as it was"
+        raise OSError(error.errno, what, str(path)) from None

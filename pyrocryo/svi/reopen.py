@@ -15,6 +15,7 @@ from pyrocryo.pair import Pair
 from pyrocryo.particles import Particles
 from pyrocryo.svi import checkpoints
 from pyrocryo.svi.plan import prepare
+from pyrocryo.svi.settings import Settings
 from pyrocryo.svi.train import EXAMPLE, TRACKED, Fit
 
 __all__ = ["reopen"]
@@ -40,7 +41,12 @@ def reopen(pair: Pair, particles: Particles, checkpoint: str | Path) -> Fit:
     left = [seed for seed in key["seeds"] if seed not in done]
     if left:
         raise InputError(f"{path}: seeds {left} are not trained yet; --resume that run first")
-    plan = prepare(pair, particles, key["seeds"], _settings(key["settings"]))
+    try:
+        settings = _settings(key["settings"])
+        Settings.of(settings)
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise InputError(f"{path}: settings that are none of ours ({error})") from None
+    plan = prepare(pair, particles, key["seeds"], settings)
     checkpoints.agree(content, plan.key, path)
     pairs, histories = [], []
     for seed in plan.seeds:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,12 +17,13 @@ import pyro
 import torch
 from torch import Tensor
 
-from pyrocryo.errors import InputError
+from pyrocryo.errors import InputError, Interrupted
 from pyrocryo.pair import Pair
 from pyrocryo.particles import Particles
 from pyrocryo.svi import checkpoints, grouping
 from pyrocryo.svi.devices import Machine, machine, matrix_products
 from pyrocryo.svi.feed import Feed
+from pyrocryo.svi.interrupts import held_back
 from pyrocryo.svi.memory import free_memory
 from pyrocryo.svi.plan import Plan, prepare
 from pyrocryo.svi.program import Capture, Program
@@ -104,13 +105,17 @@ def fit(
             README). By default each where there are enough steps to pay for it, and nothing is
             compiled on a CPU.
         progress: Progress bar; by default on a terminal, log lines elsewhere.
-        checkpoint: File to save the state to as training goes on.
+        checkpoint: File to save the state to as training goes on: every 200 steps, and when
+            SIGTERM (of a cluster whose time is up) or SIGINT (Ctrl-C) asks to stop.
         resume: Go on from ``checkpoint``, to the same result as an uninterrupted run.
         **settings: See :class:`Settings`: ``steps``, ``batch_size``, ``lr``, ...
 
     Raises:
         InputError: If pair, particles and settings do not go together, or do not fit into memory.
         FloatingPointError: If the loss or a gradient stops being finite; says step and site.
+        Interrupted: (a KeyboardInterrupt) If a signal asked to stop; the checkpoint holds the
+            step that was finished.
+        OSError: If a checkpoint cannot be written; the last one stays.
     """
     where = {"device": device, "devices": devices}
     plan = prepare(pair, particles, seeds, settings, together=together, **where)
@@ -137,8 +142,9 @@ def fit(
         Progress(pair.prior_name, len(plan.seeds) * plan.settings.steps, rows, shown) as bar,
         torch.random.fork_rng(devices=cuda),
         matrix_products(plan.settings.precision),
+        held_back(there, on=path is not None) as asked,
     ):
-        trained = _Training(pair, plan, there, state, bar).run(together, capture)
+        trained = _Training(pair, plan, there, state, bar, asked).run(together, capture)
     pairs, histories = zip(*(trained[seed] for seed in plan.seeds), strict=True)
     history = {name: np.stack([h[:, i] for h in histories]) for i, name in enumerate(TRACKED)}
     seconds = time.perf_counter() - started
@@ -152,10 +158,16 @@ class _Training:
     """The seeds of a fit, group after group."""
 
     def __init__(
-        self, pair: Pair, plan: Plan, there: Machine, state: checkpoints.State, bar: Progress
+        self,
+        pair: Pair,
+        plan: Plan,
+        there: Machine,
+        state: checkpoints.State,
+        bar: Progress,
+        asked: Callable[[int], int],
     ) -> None:
         self.pair, self.plan, self.settings = pair, plan, plan.settings
-        self.there, self.state, self.bar = there, state, bar
+        self.there, self.state, self.bar, self.asked = there, state, bar, asked
         self.at_once = 1
 
     def run(
@@ -252,8 +264,10 @@ class _Training:
                 step(phases[n < settings.rigid_steps], feed(n), beta, lr, settings.weights_at(n))
                 record[n] = step.now()
                 history[n, :, 2:] = lr, beta
-                last = n + 1 == settings.steps
-                due = last or (n + 1) % checkpoints.EVERY == 0 or there.device.type == "cpu"
+                last, stop = n + 1 == settings.steps, self.asked(n)
+                due = (
+                    last or stop or (n + 1) % checkpoints.EVERY == 0 or there.device.type == "cpu"
+                )
                 # processes that share a batch must look, and stop, at the same step
                 if due or (there.world == 1 and time.perf_counter() - clock > GLANCE):
                     values = record[known : n + 1].cpu().numpy()
@@ -262,7 +276,14 @@ class _Training:
                     elbo = -float(values[-1, 0].mean())
                     self.bar.update((n + 1 - known) * len(seeds), seeds=label, step=n, elbo=elbo)
                     known, clock = n + 1, time.perf_counter()
-                self.state.save(seeds, n + 1, step, history, last=last)
+                self.state.save(seeds, n + 1, step, history, last=last, now=bool(stop))
+                if stop:
+                    raise Interrupted(
+                        stop,
+                        f"after step {n + 1} of {settings.steps} of {label}; "
+                        f"{self.state.path} holds it, --resume goes on from there "
+                        "(in Python, resume=True)",
+                    )
         for s, (seed, pair) in enumerate(zip(seeds, stack.release(), strict=True)):
             pair.autocast = nullcontext
             yield seed, pair.eval(), history[:, s]
