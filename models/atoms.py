@@ -25,11 +25,11 @@ and, with --prior isotropic, not identified: residues --bonds .02 (R² .679, MCC
 
 Atoms by themselves slide within the density: images are right, structures are not (bonds are off
 by 20 Å). A flow holds them together: off by 2.3 Å at most, one by 1 Å in 36 % of conformations;
-with --bonds .02 by 1.1 Å, in .2 %, and then the molecule stays near the open form (RMSD 2.34). At SNR 1, 3 Å, (--n 6000 --width 3 --snr 1, 8 seeds) the true
-hinges have Spearman .974 ± .000 and .983 ± .000, where the limit (100 molecules) is .975 and .985,
-and atoms (4 seeds) .970 ± .002 and .981 ± .000, MCC .975 ± .001, axes within 2.8°.
-Takes about a minute a seed on one core (hinges, atoms, mixture), two (residues); through the CTF
-two to three times that.
+with --bonds .02 by 1.1 Å, in .2 %, and then the molecule stays near the open form (RMSD 2.34). At
+SNR 1, 3 Å, (--n 6000 --width 3 --snr 1, 8 seeds) the true hinges have Spearman .974 ± .000 and
+.983 ± .000, where the limit (100 molecules) is .975 and .985, and atoms (4 seeds) .970 ± .002 and
+.981 ± .000, MCC .975 ± .001, axes within 2.8°. Takes about a minute a seed on one core (hinges,
+atoms, mixture), two (residues); through the CTF two to three times that.
 """
 
 from dataclasses import dataclass

@@ -9,13 +9,13 @@ one, if their laws are not Gaussian; PCA alone does not.
 Data: as of rigid_bodies.py, with hinges whose law is flat (--law: or Laplace, two states, normal).
 Writes, for each seed, ica_seed0: maps and structures from the first bin to the last along each
 component, a ChimeraX script, and which particles are in the outer bins.
-Expected (--no-ctf --steps 250 --data-seed 7, 5 seeds, mean ± sd): two principal components hold
-90 to 98 % of the variance of the twelve parameters; MCC of these .886 ± .006, of the independent
-components .887 ± .005, told apart in every seed, with R² .69 and Spearman of the angles of .881 and
-.914; median RMSD 1.43 ± .18 Å of 2.60 without motion. PCA finds the hinges too, as each domain has
-parameters of its own and LID moves more; once parameters are mixed it does not (tests/test_ica.py:
-true parameters mixed at random, PCA .93 ± .08, ICA above .99, and neither where the law is normal).
-Takes two to three minutes a seed on one core.
+Expected (--no-ctf --steps 250 --data-seed 7, 5 seeds, mean ± sd): two principal components hold 90
+to 98 % of the variance of the twelve parameters; MCC of these .886 ± .006, of the independent
+components .887 ± .005, told apart in every seed, with R² .69 and Spearman of the angles of .881
+and .914; median RMSD 1.43 ± .18 Å of 2.60 without motion. PCA finds the hinges too, as each domain
+has parameters of its own and LID moves more; once parameters are mixed it does not
+(tests/test_ica.py: true parameters mixed at random, PCA .93 ± .08, ICA above .99, and neither
+where the law is normal). Takes two to three minutes a seed on one core.
 """
 
 from dataclasses import dataclass

@@ -25,13 +25,12 @@ structure that does not move is off by 1.32 (pairs in time 1.40):
 The MCC is bounded by what images tell; perfect latents turned at random would have .90 of it.
 Through the CTF at SNR .1 (of images as seen: it leaves out what all views share, so motions are
 told better), separate: Spearman .839 .875, share 1.00 .97, MCC .872 ± .004, RMSD 1.31 ± .18. After
-250 steps two of five seeds are behind (MCC .83, .80), and their ELBO, 1 nat below, says so.
-Bonds are off by 1.6 Å at most (6 to 10 % of conformations have one off by 1 Å), at the joints.
-With --bonds .1 by .6 Å, none by 1 Å, at no loss of the angles (.828 .881), but bodies then stay nearer
+250 steps two of five seeds are behind (MCC .83, .80), and their ELBO, 1 nat below, says so. Bonds
+are off by 1.6 Å at most (6 to 10 % of conformations have one off by 1 Å), at the joints. With
+--bonds .1 by .6 Å, none by 1 Å, at no loss of the angles (.828 .881), but bodies then stay nearer
 to where they start (RMSD 2.07): joints of a twist slip sideways, and no turn about a bond is there
-to make good for it.
-Takes about half a minute a seed on one core (hinges), one (separate, free), two (time); through
-the CTF two to three times that.
+to make good for it. Takes about half a minute a seed on one core (hinges), one (separate, free),
+two (time); through the CTF two to three times that.
 """
 
 from dataclasses import dataclass
