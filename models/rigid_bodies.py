@@ -23,14 +23,18 @@ structure that does not move is off by 1.32 (pairs in time 1.40):
     .1    separate            .659 .749  .98 .97    .723 ± .005  1.17 ± .15   given
 
 The MCC is bounded by what images tell; perfect latents turned at random would have .90 of it.
+
 Through the CTF at SNR .1 (of images as seen: it leaves out what all views share, so motions are
 told better), separate: Spearman .839 .875, share 1.00 .97, MCC .872 ± .004, RMSD 1.31 ± .18. After
-250 steps two of five seeds are behind (MCC .83, .80), and their ELBO, 1 nat below, says so. Bonds
-are off by 1.6 Å at most (6 to 10 % of conformations have one off by 1 Å), at the joints. With
---bonds .1 by .6 Å, none by 1 Å, at no loss of the angles (.828 .881), but bodies then stay nearer
-to where they start (RMSD 2.07): joints of a twist slip sideways, and no turn about a bond is there
-to make good for it. Takes about half a minute a seed on one core (hinges), one (separate, free),
-two (time); through the CTF two to three times that.
+250 steps two of five seeds are behind (MCC .83, .80), and their ELBO, 1 nat below, says so.
+
+Bonds are off by 1.6 Å at most, at the joints (6 to 10 % of conformations have one off by 1 Å).
+With --bonds .02 --blend 6 (SNR .3, separate) by .8 Å, none by 1 Å, at no loss of the angles (.826
+.883) but some of the shape (RMSD 1.50 ± .06); --bonds .1 by .6 Å (RMSD 2.07): joints of a twist
+slip sideways, and bodies stay nearer to where they start instead.
+
+Takes about half a minute a seed on one core (hinges), one (separate, free), two (time); through
+the CTF two to three times that.
 """
 
 from dataclasses import dataclass

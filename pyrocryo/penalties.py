@@ -93,8 +93,8 @@ class Bonds(_Stereochemical):
 
     over neighbours that are bonded (:func:`pyrocryo.chain.bonded`), a mean over conformations.
     Proteins bend without stretching, by turns about bonds that no volume here has. With the
-    ``weight`` and ``sd`` of real bonds most cannot move at all: .1 suits rigid bodies with blended
-    joints, .01 a flow.
+    ``weight`` and ``sd`` of real bonds most cannot move at all: .02 suits rigid bodies with
+    joints that are blended over 6 residues, .01 a flow.
 
     Attributes:
         weight: Of the term, beside the negative ELBO.
