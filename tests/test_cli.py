@@ -283,7 +283,7 @@ def test_training_that_breaks_down_exits_1(stack, tmp_path, capsys):
         (["fit", str(ROOT / "models" / "vae.py"), "--sedes", "3"], "--sedes"),
         (["fit", str(ROOT / "models" / "vae.py"), "--steps", "many"], "'many'"),
         (["fit"], "Model file"),
-        (["fitt"], "fit, simulate, report, compare"),
+        (["fitt"], "fit, simulate, inspect, report, compare"),
         ([], "subcommand"),
     ],
 )

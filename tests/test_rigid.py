@@ -203,7 +203,7 @@ def test_bad_bodies_are_refused(adk):
             lambda: make(x, s, pixel_size=1.0, hinges={1: (axis, axis)}).build(2, 16),
             "1 hinges need as many latents, z has 2",
         ),
-        (lambda: make(x, s, pixel_size=1.0).build(2, 16).angles(None), "hinges: none were given"),
+        (lambda: make(x, s, pixel_size=6.0).build(2, 16).angles(None), "hinges: none were given"),
     ):
         with pytest.raises(pc.InputError, match=said):
             wrong()

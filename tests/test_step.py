@@ -211,7 +211,7 @@ def test_a_stacked_seed_equals_itself_alone(name, request):
             )
             expected = step.stack.theta.grad[0]
             error = (together.stack.theta.grad[s] - expected).norm() / expected.norm()
-            assert error < 1e-5, (n, s)
+            assert error < 3e-5, (n, s)
 
 
 @pytest.mark.parametrize("order", ["own", "shared"])
@@ -635,7 +635,8 @@ def test_bf16_trains_networks_and_keeps_the_rest(name, request):
     pair = low.pairs[0]
     with torch.autocast("cpu", torch.bfloat16):
         clean = pair.volume(torch.zeros(*batch.images.shape[:-2], 2), *pair.placed(batch))
-        loc, scale = pair.encoder(batch.images, *pair.placed(batch))
+        images, more = pair._shown(pair.encoder, batch)
+        loc, scale = pair.encoder(images, *pair.placed(batch), **more)
     assert clean.dtype == loc.dtype == scale.dtype == torch.float32
 
 

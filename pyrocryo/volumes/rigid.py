@@ -191,7 +191,7 @@ class RigidBodies(Atoms):
 
 
 class _Split(nn.Module):
-    """Networks side by side, each of its share of the latents, and a constant."""
+    """Networks side by side, each of its share of the latents and 0 at 0, and a constant."""
 
     def __init__(self, latent: int, hidden: Sequence[int], outputs: int, parts: int) -> None:
         super().__init__()
@@ -205,7 +205,8 @@ class _Split(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         shares = z.chunk(len(self.parts), dim=-1)
-        moved = [part(share) for part, share in zip(self.parts, shares, strict=True)]
+        # as of 0: networks have constants of their own, and start where they like
+        moved = [f(u) - f(torch.zeros_like(u)) for f, u in zip(self.parts, shares, strict=True)]
         return self.rest + torch.cat(moved, dim=-1)
 
 
