@@ -103,4 +103,4 @@ class GaussNewton(nn.Module):
         slopes = [(volume(u + step, rotation, shift) - clean) / STEP for step in steps]
         rows = torch.stack([clean, *slopes])
         rows = rows if optics is None else optics(rows)
-        return rows[0], rows[1:].flatten(-2).movedim(0, -1)
+        return rows[0], torch.stack([row.flatten(-2) for row in rows[1:]], dim=-1)
