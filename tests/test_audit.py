@@ -215,10 +215,10 @@ def test_mistakes_from_the_shell(rotation, tmp_path, capsys):
         (["evil.pkl"], "refused"),
         (["odd.pkl"], "log-variances of the shape of z"),
         (["empty"], "expected files z.N.pkl"),
-        (["none.npy"], "cannot be read"),
+        (["none.npy"], "none.npy: cannot read it (No such file or directory)"),
         (["z.npy", "z.npy"], "twice"),
         (["z.npy", "--poses", "pose.pkl"], "600 rows of z, but 599 particles"),
-        (["z.npy", "--poses", "not.cs"], "cannot be read as a .cs table"),
+        (["z.npy", "--poses", "not.cs"], "not.cs: not a .cs file"),
         (["z.npy", "--permutations", "5"], "59 or more"),
         (["z.npy", "--ind", "pose.pkl"], "name one of them"),
     ):

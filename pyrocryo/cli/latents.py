@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from pyrocryo.errors import InputError
-from pyrocryo.files import regular
 
 __all__ = ["array", "flat", "posterior"]
 
@@ -28,13 +27,9 @@ def posterior(folder: Path) -> tuple[np.ndarray, np.ndarray]:
 def array(path: Path) -> np.ndarray:
     """Latents `(N, K)` of a .npy file, or of a .pkl of cryoDRGN's."""
     if path.suffix == ".npy":
-        try:
-            regular(path)  # mapped: a header may claim more than the file holds
-            z = np.array(np.load(path, mmap_mode="r", allow_pickle=False))
-        except InputError:
-            raise
-        except Exception as error:  # numpy parses the header as Python, which fails in many ways
-            raise InputError(f"{path}: cannot be read as an array ({error})") from None
+        from pyrocryo.io.others import read_array
+
+        z = read_array(path)
     elif path.suffix == ".pkl":
         from pyrocryo.io.cryodrgn import read_pickle
 

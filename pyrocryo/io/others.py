@@ -11,11 +11,14 @@ from typing import Any
 import numpy as np
 
 from pyrocryo.errors import InputError
-from pyrocryo.io import star
+from pyrocryo.files import regular
+from pyrocryo.io import cryosparc, star
 from pyrocryo.io.cryodrgn import read_pickles, read_poses
 from pyrocryo.rotations import matrix_from_euler, matrix_from_vector
 
-__all__ = ["Columns", "Latents", "read_columns", "read_ctf", "read_indices", "read_latents"]
+__all__ = [
+    "Columns", "Latents", "read_array", "read_columns", "read_ctf", "read_indices", "read_latents",
+]  # fmt: skip
 
 ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 ORIGINS = (("rlnOriginXAngst", "rlnOriginYAngst"), ("rlnOriginX", "rlnOriginY"))
@@ -73,6 +76,21 @@ class Latents:
     notes: list[str] = field(default_factory=list)
 
 
+def read_array(path: Path) -> np.ndarray:
+    """The array of a .npy file; no pickle is run, and no header makes room for what is not there.
+
+    Raises:
+        InputError: If it cannot be read.
+    """
+    try:
+        regular(path)  # mapped: a header may claim more than the file holds
+        return np.array(np.load(path, mmap_mode="r", allow_pickle=False))
+    except InputError:
+        raise
+    except Exception as error:  # numpy parses the header as Python, which fails in many ways
+        raise InputError(f"{path}: cannot be read as an array ({error})") from None
+
+
 def read_latents(path: str | Path, *, epoch: int | None = None) -> Latents:
     """Latents of a .npy array, of a .pkl of cryoDRGN's, or of its run folder.
 
@@ -93,10 +111,7 @@ def read_latents(path: str | Path, *, epoch: int | None = None) -> Latents:
         return _folder(path, epoch)
     sd = None
     if path.suffix == ".npy":
-        try:
-            z = np.load(path, allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path}: cannot be read as an array ({error})") from None
+        z = read_array(path)
     elif path.suffix == ".pkl":
         z, *rest = read_pickles(path, most=2)
         if rest and isinstance(z, np.ndarray):
@@ -274,12 +289,7 @@ def _star(path: Path) -> Columns:
 
 
 def _cs(path: Path) -> Columns:
-    try:
-        table = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, MemoryError) as error:
-        raise InputError(f"{path}: cannot be read as a .cs table ({error})") from None
-    if not isinstance(table, np.ndarray) or table.dtype.names is None or table.ndim != 1:
-        raise InputError(f"{path}: not a .cs table")
+    table = cryosparc.read(path)
     names = table.dtype.names
     columns = {
         name: np.char.decode(table[name], "utf-8", "replace")
