@@ -141,8 +141,8 @@ class Stacks:
         if bad.size:
             i = bad[0]
             raise InputError(
-                f"row {i + 1} of {source} asks for image {section[i] + 1} of {files[which[i]].name}, "
-                f"which holds {held[i]}"
+                f"row {i + 1} of {source} asks for image {section[i] + 1} of "
+                f"{files[which[i]].name}, which holds {held[i]}"
             )
         self._which, self._section = which, section
         self.shape = (len(which), box, box)

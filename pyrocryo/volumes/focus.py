@@ -5,7 +5,7 @@ With a soft mask `m` from 0 to 1 on the voxels,
 .. math:: v_m(z) = v(0) + m \, (v(z) - v(0))
 
 Outside the mask there is the map of `z` = 0, learned but the same for all; inside, whatever `v`
-can do. Images are those of the whole molecule, and the likelihood is of all their pixels.
+can do. Volumes of Gaussians keep the places of those outside instead. Images are those of the whole molecule, and the likelihood is of all their pixels.
 
 The other way to focus, a likelihood of the pixels inside the mask's projection alone, does not do
 what is wanted of it: along the beam those pixels show all that lies before and behind the mask,
@@ -29,7 +29,7 @@ from torch import Tensor
 
 from pyrocryo.errors import InputError
 
-__all__ = ["blended", "focus_mask"]
+__all__ = ["blended", "focus_mask", "mask_at"]
 
 SLACK = 1e-3  # by which a mask written in float32 may leave 0 to 1
 
@@ -69,6 +69,14 @@ def focus_mask(mask: Any, *, side: int, dim: int) -> Tensor:
     return torch.as_tensor(found, dtype=torch.float32)
 
 
-def blended(maps: Tensor, still: Tensor, mask: Tensor) -> Tensor:
-    """``maps`` `(..., voxels)` inside the mask `(voxels,)`, and ``still`` outside."""
-    return still + mask * (maps - still)
+def mask_at(mask: Tensor, points: Tensor, *, box: int) -> Tensor:
+    """The mask at points `(A, dim)` (x, y[, z]; pixels from the centre of the box), `(A,)`."""
+    side = len(mask)
+    at = points.detach().cpu().double().numpy().T[::-1] * (side / box) + side // 2
+    found = map_coordinates(mask.numpy().astype(np.float64), at, order=1, mode="nearest")
+    return torch.as_tensor(found).to(points)
+
+
+def blended(moved: Tensor, still: Tensor, mask: Tensor) -> Tensor:
+    """``moved`` where the mask is 1, ``still`` where it is 0."""
+    return still + mask * (moved - still)
