@@ -33,6 +33,7 @@ FLOORS = [
     {"svi", "testing"},
     {"draws", "frames", "diagnose"},
     {"identify"},
+    {"halves"},
     {"io"},
     {"report", "bench"},
     {"cli"},

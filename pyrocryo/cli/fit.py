@@ -71,6 +71,8 @@ class Fit:
     .mrc drawn on the median map of an earlier run of one seed (then with --resume)."""
     focus: Path | None = None
     """Soft mask .mrc, as wide as the particles' box: nothing outside of it moves with z."""
+    halves: bool = False
+    """Also train the first seed on each half of the particles, and compare maps along z."""
     order: Literal["own", "shared"] | None = None
     """Seeds see the particles in an order of their own, or in one and the same."""
     device: str = "cpu"
@@ -87,6 +89,7 @@ class Fit:
     def run(self) -> None:
         """Trains the model, and writes and reports what came of it."""
         from pyrocryo import draws, frames, io, metrics, report, svi
+        from pyrocryo.halves import check_halves, half_maps
         from pyrocryo.io.model_file import FOCUS, SIMULATED, keep_model
 
         model, config = self._model_and_config()
@@ -111,6 +114,9 @@ class Fit:
                 f"body: each seed has an angle of its own, so {self.body} cannot go with "
                 f"{self.seeds} of them; use --seeds 1, or --body auto"
             )
+        half = self._half_sets() if self.halves else None
+        if self.halves:
+            check_halves(pair)
         where = {"device": device, "devices": self.devices, "together": self.together}
         svi.prepare(pair, particles, self.seeds, settings, **where)  # before there is a folder
         out = self.out or Path("runs") / self.model.stem
@@ -162,10 +168,33 @@ class Fit:
         if extra := self.further(model, config, fit, scored, out):
             verdict["metrics"] |= {name: metrics.row(values) for name, values in extra.items()}
             io.write_metrics(out, verdict["metrics"])
+        if self.halves:
+            found = half_maps(
+                pair,
+                particles,
+                halves=half,
+                folder=out,
+                device=device,
+                capture=self.capture,
+                **settings,
+            )
+            rows = io.write_halves(out, found)
+            verdict["metrics"] |= {name: metrics.row(values) for name, values in rows.items()}
+            io.write_metrics(out, verdict["metrics"])
+            mean = rows["half_fsc143_angstroms"][0]
+            print(f"half maps, aligned by {found.transfer.kind}: {mean:.3g} Å at FSC .143")
         page = report.write(out)
         print(report.compare([out]))
         print(verdict["identify"]["sentence"])
         print(f"report: {page}")
+
+    def _half_sets(self) -> Any:
+        """Which half each particle is in, where their file says so."""
+        from pyrocryo import io
+
+        if self.data is None:
+            return None
+        return io.read_halves(self.data, passthrough=self.passthrough)
 
     def _focused(self, pair: Any, particles: Any) -> tuple[Any, float] | None:
         """Confines what moves to the mask, if there is one; returns it and its voxel size."""

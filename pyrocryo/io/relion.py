@@ -136,6 +136,11 @@ def molecules(path: str | Path) -> np.ndarray | None:
     return _frames(_Rows(Path(path)))
 
 
+def rows(path: str | Path) -> _Rows:
+    """The table of particles of a star file."""
+    return _Rows(Path(path))
+
+
 class _Rows:
     """The particles' table, with the columns of their optics groups joined to it."""
 

@@ -5,7 +5,8 @@ With a soft mask `m` from 0 to 1 on the voxels,
 .. math:: v_m(z) = v(0) + m \, (v(z) - v(0))
 
 Outside the mask there is the map of `z` = 0, learned but the same for all; inside, whatever `v`
-can do. Volumes of Gaussians keep the places of those outside instead. Images are those of the whole molecule, and the likelihood is of all their pixels.
+can do. Volumes of Gaussians keep the places of those outside instead. Images are those of the
+whole molecule, and the likelihood is of all their pixels.
 
 The other way to focus, a likelihood of the pixels inside the mask's projection alone, does not do
 what is wanted of it: along the beam those pixels show all that lies before and behind the mask,
