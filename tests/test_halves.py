@@ -78,7 +78,7 @@ def _pair(**options):
 
 
 def test_half_maps_of_what_is_there_agree(arm, tmp_path):
-    told = {"steps": 220, "batch_size": 64, "lr": 5e-3, "progress": False}
+    told = {"steps": 300, "batch_size": 64, "lr": 5e-3, "progress": False}
     found = halves.half_maps(_pair(), arm, along=3, folder=tmp_path, **told)
     assert found.maps.shape == (1, 3, 2, 20, 20)
     assert sum(found.sizes) == len(arm.train)
