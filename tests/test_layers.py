@@ -19,6 +19,7 @@ FLOORS = [
         "perceptron",
         "windows",
         "chain",
+        "cholesky",
         "jacobians",
     },
     {"fields", "rotation_laws", "preprocess"},
