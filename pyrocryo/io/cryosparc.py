@@ -14,7 +14,12 @@ import numpy as np
 
 from pyrocryo.errors import InputError
 from pyrocryo.io.mrc import Stacks
-from pyrocryo.io.relion import chosen_pixel_size, poses_of_cryodrgn
+from pyrocryo.io.relion import (
+    chosen_pixel_size,
+    found_stack,
+    poses_of_cryodrgn,
+    project_folders,
+)
 from pyrocryo.particles import Particles
 from pyrocryo.rotations import matrix_from_vector
 
@@ -100,7 +105,7 @@ def load(
         poses: Pickle of cryoDRGN's to take rotations and shifts from, in place of the file's.
         pixel_size: Å per pixel, where the file does not say.
         folder: The project's folder, where ``blob/path`` starts; by default it is looked for in
-            the folder of the file, in those above it, and in the current one.
+            the folder of the file, in the current one, and in those above the file.
         test_fraction: Share held out, as for :class:`~pyrocryo.particles.Particles`.
         split_seed: Seed that draws it.
 
@@ -273,23 +278,15 @@ def _image_rows(table: _Fields, folder: str | Path | None) -> list[tuple[Path, i
         raise InputError(f"{table.path}: {STACK} holds {raw.dtype}, expected text")
     sections = table.numbers(SECTION).astype(np.int64)
     names, which = np.unique(raw, return_inverse=True)
-    above = [*table.path.absolute().parents, Path.cwd()]
-    folders = list(dict.fromkeys(above)) if folder is None else [Path(folder)]
+    folders = project_folders(table.path, folder)
     files = [_found(table, os.fsdecode(name), folders) for name in names.tolist()]
     return list(zip([files[k] for k in which.tolist()], sections.tolist(), strict=True))
 
 
 def _found(table: _Fields, name: str, folders: list[Path]) -> Path:
     """The stack ``name``; cryoSPARC marks imported ones by a leading '>'."""
-    for folder in folders:
-        for text in dict.fromkeys((name, name.removeprefix(">"))):
-            if text and (folder / text).is_file():
-                return folder / text
-    where = ", ".join(map(str, folders))
-    raise InputError(
-        f"{table.path}: image stack {name!r} is in none of {where}; say with folder= where the "
-        "project's folder is"
-    )
+    marked = name.startswith(">") and not any((folder / name).is_file() for folder in folders)
+    return found_stack(name[1:] if marked else name, folders, str(table.path))
 
 
 def _poses(table: _Fields, angstrom: float) -> dict[str, np.ndarray]:
