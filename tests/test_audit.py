@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -131,9 +132,10 @@ def test_several_runs_agree_up_to(rotation, tmp_path, capsys):
         "a.npy": _latents(rotation, 1),
         "b.npy": _latents(rotation, 2)[:, [2, 1, 0]],
         "c.npy": _latents(rotation, 3, turn=0.6),
-        "noise.npy": np.random.default_rng(9).standard_normal((N, 3)),
+        "noise.npy": np.random.default_rng(9).standard_normal((N, 3)) * [1, 1, 0.01],
         "short.npy": _latents(rotation, 4)[:-1],
         "wide.npy": np.random.default_rng(10).standard_normal((N, 5)),
+        "alive.npy": _latents(rotation, 2) * [1, 1, 100],  # else: a turn, by the dead one
     }.items():
         np.save(tmp_path / name, z)
         paths.append(str(tmp_path / name))
@@ -142,9 +144,10 @@ def test_several_runs_agree_up_to(rotation, tmp_path, capsys):
         "the runs agree up to a rotation of the axes",
         "the runs found different things",
         "different numbers of particles",
-        "different numbers of latents",
+        "explains 0 % of those of",
     )
-    for other, told in zip(paths[1:], (same, turned, nothing, short, wide), strict=True):
+    alive = "explains 98 % of those of"
+    for other, told in zip(paths[1:], (same, turned, nothing, short, wide, alive), strict=True):
         assert main(["audit", paths[0], other, *FEW]) == 0
         printed = capsys.readouterr().out
         assert told in printed
@@ -195,6 +198,18 @@ def test_poses_and_columns_of_star_and_cs(rotation, tmp_path, capsys):
     assert "no column rlnNone; the file has rlnAngleRot" in capsys.readouterr().err
     assert main([*line, "--against", "mySNR"]) == 2
     assert "with --poses" in capsys.readouterr().err
+
+
+def test_a_column_that_passes_by_chance_is_said_to(rotation):
+    z = _latents(rotation, 7)
+    found = audit({"a": z}, columns={"a": {"x": z[:, 0]}}, permutations=59)
+    run = found.runs[0]
+    (sure,) = run.others
+    assert "by chance" not in " ".join(found.lines())
+    run.others = [replace(sure, p=p) for p in (0.001, 0.02, 0.3)]
+    told = [line for line in found.lines() if line.startswith("x: ")]
+    assert ["by chance, one of 3 columns" in line for line in told] == [False, True, False]
+    assert page(found).count("<p class=verdict>z depends on x") == 1
 
 
 def test_mistakes_from_the_shell(rotation, tmp_path, capsys):

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pyrocryo.diagnose.dependence import ALPHA
 from pyrocryo.files import replacing
 from pyrocryo.report import audit_figures as figures
 from pyrocryo.report.audit import CAUSES, Audit, Audited
@@ -63,9 +62,7 @@ def _verdicts(found: Audit) -> list[str]:
             told.append(f"{of}{run.leak.reading}.")
         else:
             told.append(f"{of}whether z depends on the pose is not known: no poses were compared.")
-        # of several columns one or the other would pass by chance
-        sure = [other for other in run.others if len(run.others) * other.p <= ALPHA]
-        told += [f"{of}{other.reading}." for other in sure]
+        told += [f"{of}{other.reading}." for other in run.others if run.sure(other)]
     if found.agreement is not None:
         told.append(f"{found.agreement.reading}.")
     return told
