@@ -200,6 +200,34 @@ def test_poses_and_columns_of_star_and_cs(rotation, tmp_path, capsys):
     assert "with --poses" in capsys.readouterr().err
 
 
+def test_which_of_several_poses_of_a_cs_file(rotation, tmp_path):
+    names = ["alignments3D_multi/pose", "alignments_class_0/pose", "alignments3D/pose"]
+    kinds = [("f4", (2, 3)), ("f4", 3), ("f4", 3)]
+    table = np.zeros(N, [(name, *kind) for name, kind in zip(names, kinds, strict=True)])
+    vector = rotations.vector_from_matrix(np.swapaxes(rotation, 1, 2))
+    for count, column in ((3, names[2]), (2, names[1])):
+        table[column] = vector
+        np.save(tmp_path / "p.npy", table[names[:count]].copy())
+        path = (tmp_path / "p.npy").rename(tmp_path / f"p{count}.cs")
+        np.testing.assert_allclose(read_columns(path).rotation, rotation, atol=1e-5)
+    np.save(tmp_path / "p.npy", table[names[:1]].copy())
+    path = (tmp_path / "p.npy").rename(tmp_path / "p1.cs")
+    assert read_columns(path).rotation is None  # one pose a class: which is not said
+
+
+def test_columns_are_made_when_asked_for(tmp_path):
+    table = np.zeros(4, [("location/micrograph_path", "S9"), ("a", "f4"), ("b", "u8")])
+    table["location/micrograph_path"] = [b"\xe9.mrc", b"b.mrc", b"b.mrc", b"c.mrc"]
+    table["b"] = 2**63 + np.arange(4, dtype=np.uint64)
+    np.save(tmp_path / "p.npy", table)
+    seen = read_columns((tmp_path / "p.npy").rename(tmp_path / "p.cs"))
+    assert list(seen.columns) == list(table.dtype.names)
+    some = seen.take(np.array([2, 0]))
+    np.testing.assert_array_equal(some.columns["b"], table["b"][[2, 0]])
+    np.testing.assert_array_equal(some.usual["micrograph"], [b"b.mrc", b"\xe9.mrc"])
+    assert "c" not in some.columns
+
+
 def test_a_column_that_passes_by_chance_is_said_to(rotation):
     z = _latents(rotation, 7)
     found = audit({"a": z}, columns={"a": {"x": z[:, 0]}}, permutations=59)

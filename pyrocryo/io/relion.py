@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -306,7 +307,7 @@ def project_folders(path: Path, folder: str | Path | None) -> list[Path]:
 def found_stack(name: str, folders: Sequence[Path], source: str) -> Path:
     """The stack ``name`` in the first of the folders that has it."""
     for folder in folders:
-        if (folder / name).is_file():
+        if os.path.isfile(folder / name):  # of Path's, names that are too long are an error
             return folder / name
     where = ", ".join(map(str, folders))
     raise InputError(
