@@ -101,6 +101,19 @@ def test_planted_leaks_are_found_and_measured(kind, share):
         assert "of z1" in found.reading
 
 
+@pytest.mark.parametrize(("kind", "test"), [("view", 0), ("turn", 1)])
+def test_what_is_said_to_be_noticed_is(kind, test):
+    said, seen = [], []
+    for seed in range(12):
+        rotation, options = _poses(600, seed), {"permutations": 59, "seed": seed}
+        none = leak(_planted(rotation, kind, 0, seed=900 + seed), rotation, **options)
+        said.append(none.tests[test].noticed)
+        planted = _planted(rotation, kind, said[-1], seed=seed)
+        seen.append(leak(planted, rotation, **options).verdict != "none seen")
+    assert sum(seen) >= 7  # of 12: less has a chance of .02 if it is 8 of 10
+    assert max(said) < 0.12  # and it says something
+
+
 def test_faint_leaks_of_all_latents_add_up():
     rotation = _poses(2000, 3)
     z = np.random.default_rng(4).standard_normal((2000, 6))

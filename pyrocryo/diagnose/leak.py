@@ -25,6 +25,7 @@ __all__ = ["PoseLeak", "active", "against", "in_plane_features", "leak", "psi", 
 MOST = 20_000  # particles compared
 MOST_NEAR = 5_000  # particles compared by neighbours
 FEWEST = 50
+TESTS = 3  # where views differ
 LEAST = 59  # permutations
 NEIGHBOURS = 10
 DEGREE = 4  # of spherical harmonics, and of in-plane waves
@@ -116,7 +117,7 @@ def leak(
     rng, names = np.random.default_rng(seed), np.array(columns) + 1
     rows = _some(len(z), most, rng)
     few = rows[_some(len(rows), max(FEWEST, min(MOST_NEAR, most)), rng)]
-    options = {"permutations": permutations, "names": names, "seed": seed}
+    options = {"permutations": permutations, "names": names, "seed": seed, "tests": TESTS}
     tests = []
     near, turns = rotation[few], rotation[rows]
     views = view_features(turns)

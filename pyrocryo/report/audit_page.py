@@ -80,7 +80,7 @@ def _run(run: Audited) -> Iterable[str]:
             "<p class=small>Shares are R² less the mean R² of permuted particles. p by "
             f"permutation, {run.leak.tests[0].permutations} times; those of single latents are "
             "corrected for their number. Red bars: latents that surely depend (p &lt;= .05); "
-            "dotted: what permutations pass in 5 % of cases. The turn in the plane is tested "
+            "dotted: what would be seen in 8 of 10 cases. The turn in the plane is tested "
             "among particles seen from about the same direction, as a share of what the "
             "direction leaves.</p>"
         )
