@@ -47,6 +47,8 @@ class Export:
             raise InputError(f"out: expected a name that ends in .star, .cs or .pkl: {self.out}")
         if self.out.exists():
             raise InputError(f"out: {self.out} is there already; name another, or remove it first")
+        if not self.out.parent.is_dir():
+            raise InputError(f"out: there is no folder {self.out.parent}")
         if kind == ".pkl" and (self.where or self.particles):
             raise InputError("out: a .pkl holds all particles of the run, in their order")
         source = self.particles or read_run(self.run_folder)["config"].get("source")

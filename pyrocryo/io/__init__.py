@@ -48,6 +48,8 @@ def load(path: str | Path, *, passthrough: str | Path | None = None, **options: 
     if suffix == ".star":
         return relion.load(path, **options)
     if suffix in (".mrc", ".mrcs"):
+        if "folder" in options:
+            raise InputError(f"folder: {path} names no other files")
         return relion.load_stack(path, **options)
     raise InputError(f"{path}: expected a file that ends in .star, .cs, .mrcs or .mrc")
 

@@ -27,6 +27,7 @@ ENTRIES = {  # of config.json, and what each may be
     "options": (dict, NoneType),
     "poses": (str, NoneType),
     "pixel_size": (float, int, NoneType),
+    "folder": (str, NoneType),
     "body": (str, NoneType),
 }
 
@@ -117,6 +118,8 @@ def _particles(module: Any, options: Any, config: Mapping[str, Any]) -> Particle
     if config["source"] == SIMULATED:
         return module.particles(options)
     given = {name: config.get(name) for name in ("passthrough", "poses", "pixel_size")}
+    if config.get("folder") is not None:
+        given["folder"] = config["folder"]
     read = load(config["source"], **given)
     invert = bool(config.get("invert"))
     return read.prepared(config.get("downsample"), invert=invert).standardised()
