@@ -34,6 +34,7 @@ FLOORS = [
     {"svi", "testing"},
     {"draws", "frames", "diagnose"},
     {"identify"},
+    {"halves"},
     {"io"},
     {"report", "bench"},
     {"cli"},

@@ -150,6 +150,11 @@ def load(
     return Particles(images, pixel_size=angstrom, **options, **fields)
 
 
+def fields(path: str | Path, passthrough: str | Path | None = None) -> _Fields:
+    """The columns of a .cs file, with those of its passthrough file."""
+    return _Fields(Path(path), None if passthrough is None else Path(passthrough))
+
+
 class _Signed:
     """Images of stacks, each times 1 or -1."""
 

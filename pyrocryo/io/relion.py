@@ -81,7 +81,7 @@ def load(
     check_columns(rows)
     found = _pixel_size(rows)
     size = _agreed(rows, "rlnImageSize") if "rlnImageSize" in rows.columns else None
-    images = Stacks(_image_rows(rows, folder), source=path.name)
+    images = Stacks.of(*_image_rows(rows, folder), source=path.name)
     box = images.shape[-1]
     if size is not None and size != box:
         raise InputError(f"{path}: rlnImageSize is {size:g}, but the images are {box} pixels wide")
@@ -132,7 +132,7 @@ def load_stack(
     """
     path = Path(path)
     n = read_header(path).shape[0]
-    images = Stacks([(path, i) for i in range(n)], source=path.name)
+    images = Stacks.of([path], np.zeros(n, dtype=np.int32), np.arange(n), source=path.name)
     angstrom = chosen_pixel_size(path, None, pixel_size, images)
     fields = {} if poses is None else poses_of_cryodrgn(poses, n, images.shape[-1], angstrom)
     return Particles(
@@ -143,6 +143,11 @@ def load_stack(
 def molecules(path: str | Path) -> np.ndarray | None:
     """Rows of the frames of each molecule of a star file, `(N, T)`; None where it has none."""
     return _frames(_Rows(Path(path)))
+
+
+def rows(path: str | Path) -> _Rows:
+    """The table of particles of a star file."""
+    return _Rows(Path(path))
 
 
 class _Rows:
@@ -281,19 +286,23 @@ def chosen_pixel_size(
     return 1.0
 
 
-def _image_rows(rows: _Rows, folder: str | Path | None) -> list[tuple[Path, int]]:
-    """File and 0-based section of each image."""
+def _image_rows(
+    rows: _Rows, folder: str | Path | None
+) -> tuple[list[Path], np.ndarray, np.ndarray]:
+    """The files, and for each image which of them it is in, and its 0-based section."""
     folders = project_folders(rows.path, folder)
-    places: dict[str, Path] = {}
-    result = []
+    places: dict[str, int] = {}
+    files: list[Path] = []
+    which, section = np.empty(rows.size, dtype=np.int32), np.empty(rows.size, dtype=np.int64)
     for i, name in enumerate(rows.columns["rlnImageName"]):
         number, at, file = name.partition("@")
         if not (at and file and number.isdecimal() and int(number) > 0):
             rows.check("rlnImageName", np.arange(rows.size) != i, "NUMBER@FILE, numbered from 1")
         if file not in places:
-            places[file] = found_stack(file, folders, f"row {i + 1} of {rows.path}")
-        result.append((places[file], int(number) - 1))
-    return result
+            places[file] = len(files)
+            files.append(found_stack(file, folders, f"row {i + 1} of {rows.path}"))
+        which[i], section[i] = places[file], int(number) - 1
+    return files, which, section
 
 
 def project_folders(path: Path, folder: str | Path | None) -> list[Path]:

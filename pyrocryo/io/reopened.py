@@ -13,7 +13,7 @@ from pyrocryo import frames
 from pyrocryo.errors import InputError
 from pyrocryo.files import contents
 from pyrocryo.io import load, read_map
-from pyrocryo.io.model_file import KEPT, SIMULATED, load_model
+from pyrocryo.io.model_file import FOCUS, KEPT, SIMULATED, load_model
 from pyrocryo.particles import Particles
 from pyrocryo.svi import Fit, reopen
 
@@ -29,6 +29,7 @@ ENTRIES = {  # of config.json, and what each may be
     "pixel_size": (float, int, NoneType),
     "folder": (str, NoneType),
     "body": (str, NoneType),
+    "focus": (str, NoneType),
 }
 
 
@@ -55,7 +56,10 @@ def load_fit(
     options = _options(module.Config, config.get("options") or {})
     if particles is None:
         particles = _particles(module, options, config)
-    fit = reopen(module.pair(options, particles), particles, folder / "checkpoint.pt")
+    pair = module.pair(options, particles)
+    if config.get("focus") is not None:
+        pair.volume.focus_on(read_map(folder / FOCUS)[0])
+    fit = reopen(pair, particles, folder / "checkpoint.pt")
     fit.seconds = float(config["seconds"])
     if config.get("body") is not None:
         own = config["body"] != "auto"
