@@ -5,6 +5,7 @@ from pyrocryo.diagnose.conformations import posterior_means
 from pyrocryo.diagnose.dependence import Dependence
 from pyrocryo.diagnose.dimensions import Dimensions, dimensions
 from pyrocryo.diagnose.generator import Generator
+from pyrocryo.diagnose.heterogeneity import Heterogeneity, heterogeneity
 from pyrocryo.diagnose.indices import Indices, indices
 from pyrocryo.diagnose.invariance import Invariance, pose_invariance
 from pyrocryo.diagnose.invertibility import Invertibility, invertibility
@@ -17,9 +18,9 @@ from pyrocryo.diagnose.turning import turned_batch, turned_images
 from pyrocryo.diagnose.twin import Twins, evil_twin
 
 __all__ = [
-    "Dependence", "Dimensions", "Gap", "Generator", "Indices", "Invariance", "Invertibility",
+    "Dependence", "Dimensions", "Gap", "Generator", "Heterogeneity", "Indices", "Invariance", "Invertibility",
     "PoseLeak", "Stereochemistry", "Structures", "Twins", "against", "amortisation_gap",
-    "dimensions", "evil_twin", "indices", "invertibility", "leak", "pose_invariance",
+    "dimensions", "evil_twin", "heterogeneity", "indices", "invertibility", "leak", "pose_invariance",
     "posterior_means", "separation", "simulator", "stereochemistry", "structures",
     "turned_batch", "turned_images",
 ]  # fmt: skip
