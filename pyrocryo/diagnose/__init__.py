@@ -10,6 +10,7 @@ from pyrocryo.diagnose.indices import Indices, indices
 from pyrocryo.diagnose.invariance import Invariance, pose_invariance
 from pyrocryo.diagnose.invertibility import Invertibility, invertibility
 from pyrocryo.diagnose.leak import PoseLeak, against, leak
+from pyrocryo.diagnose.populations import Populations, populations
 from pyrocryo.diagnose.separation import separation
 from pyrocryo.diagnose.simulator import simulator
 from pyrocryo.diagnose.stereochemistry import Stereochemistry, stereochemistry
@@ -19,8 +20,8 @@ from pyrocryo.diagnose.twin import Twins, evil_twin
 
 __all__ = [
     "Dependence", "Dimensions", "Gap", "Generator", "Heterogeneity", "Indices", "Invariance", "Invertibility",
-    "PoseLeak", "Stereochemistry", "Structures", "Twins", "against", "amortisation_gap",
+    "PoseLeak", "Populations", "Stereochemistry", "Structures", "Twins", "against", "amortisation_gap",
     "dimensions", "evil_twin", "heterogeneity", "indices", "invertibility", "leak", "pose_invariance",
-    "posterior_means", "separation", "simulator", "stereochemistry", "structures",
+    "populations", "posterior_means", "separation", "simulator", "stereochemistry", "structures",
     "turned_batch", "turned_images",
 ]  # fmt: skip

@@ -52,9 +52,9 @@ def weighted(
                 outer = pyro.plate("draw", min(at_once, draws - done), dim=-2)
                 with Weights(rigid=rigid):
                     guide = poutine.trace(outer(pair.guide)).get_trace(batch)
-                    model = poutine.trace(
-                        poutine.replay(outer(pair.model), guide)
-                    ).get_trace(batch)
+                    model = poutine.trace(poutine.replay(outer(pair.model), guide)).get_trace(
+                        batch
+                    )
                 guide.compute_log_prob()
                 model.compute_log_prob()
                 total = model.nodes["x"]["unscaled_log_prob"]
