@@ -19,9 +19,9 @@ from pyrocryo.diagnose.turning import turned_batch, turned_images
 from pyrocryo.diagnose.twin import Twins, evil_twin
 
 __all__ = [
-    "Dependence", "Dimensions", "Gap", "Generator", "Heterogeneity", "Indices", "Invariance", "Invertibility",
-    "PoseLeak", "Populations", "Stereochemistry", "Structures", "Twins", "against", "amortisation_gap",
-    "dimensions", "evil_twin", "heterogeneity", "indices", "invertibility", "leak", "pose_invariance",
-    "populations", "posterior_means", "separation", "simulator", "stereochemistry", "structures",
-    "turned_batch", "turned_images",
+    "Dependence", "Dimensions", "Gap", "Generator", "Heterogeneity", "Indices", "Invariance",
+    "Invertibility", "PoseLeak", "Populations", "Stereochemistry", "Structures", "Twins",
+    "against", "amortisation_gap", "dimensions", "evil_twin", "heterogeneity", "indices",
+    "invertibility", "leak", "pose_invariance", "populations", "posterior_means", "separation",
+    "simulator", "stereochemistry", "structures", "turned_batch", "turned_images",
 ]  # fmt: skip

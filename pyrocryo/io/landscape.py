@@ -28,8 +28,8 @@ def caveat(sentence: str | None) -> str:
         return ""
     verdict = sentence.split(":", 1)[0].strip(". ")
     return (
-        f"This axis is not identified: its profile is of an arbitrary coordinate ({verdict[:1].lower()}"
-        f"{verdict[1:]})."
+        "This axis is not identified: its profile is of an arbitrary coordinate "
+        f"({verdict[:1].lower()}{verdict[1:]})."
     )
 
 
