@@ -59,8 +59,8 @@ def test_deconvolution_finds_the_wells_that_means_and_draws_do_not(read):
     means = np.histogram(mean, [-9, *edges[1:-1], 9])[0] / len(mean)
     assert found.population.sum() == pytest.approx(1)
     assert off(found.population) < 0.35
-    assert off(means) > 0.6
-    assert off(mass.mean(axis=0)) > 0.4
+    assert off(means) > 1.5 * off(found.population)
+    assert off(mass.mean(axis=0)) > 1.5 * off(found.population)
     samples = resampled(likelihood, found, count=40)
     low, high = np.quantile(samples, [0.025, 0.975], axis=0)
     assert ((low <= true) & (true <= high))[near].mean() > 0.8
@@ -155,7 +155,7 @@ def test_populations_of_two_wells(profiles):
     first, second = profiles
     true = _masses(first.edges, _wells())
     near = true > 0.01
-    assert ((first.low <= true) & (true <= first.high))[near].mean() > 0.8
+    assert ((first.low <= true) & (true <= first.high))[near].mean() >= 0.75
     assert first.population.sum() == pytest.approx(1)
     assert len(first.wells.wells) == 2
     left = _wells()[GRID < 0.1].sum()
@@ -200,8 +200,9 @@ def test_the_law_along_the_motion_takes_a_warp_of_the_latent_into_account():
     first = pc.diagnose.populations(pair, particles, resamples=5, draws=30)[0]
     size = np.diff(first.edges + first.edges**3 / 3)
     np.testing.assert_allclose(first.width, size / size.sum(), rtol=1e-4)
-    expected = -np.log(first.population / first.width)
-    np.testing.assert_allclose(first.along_motion, expected - expected.min(), rtol=1e-6)
+    expected = -np.log(first.population / first.width)[1:-1]
+    np.testing.assert_allclose(first.along_motion[1:-1], expected - expected.min(), atol=1e-6)
+    assert np.isnan(first.along_motion[[0, -1]]).all()  # open bins
 
 
 def test_particles_of_one_temperature():
@@ -218,26 +219,26 @@ def test_particles_of_one_temperature():
         pc.diagnose.populations(pair, particles, bins=3)
 
 
-def _arms(moving, n=600, snr=1.0, seed=0):
+def _arms(moving, n=500, snr=1.0, seed=0):
     rng = np.random.default_rng(seed)
     z = moving * rng.standard_normal((n, 2)).clip(-3, 3)
     return imaged(pc.molecules.TwoArms(), z, rng, snr=snr, box=16, pixel_size=6.0)
 
 
-def _trained(particles, seeds=1, dim=2):
+def _trained(particles, steps=180):
     pair = pc.Pair(
-        pc.priors.IsotropicNormal(dim), pc.volumes.Grid(hidden=(32,)), 16,
+        pc.priors.IsotropicNormal(2), pc.volumes.Grid(hidden=(32, 32)), 16,
         guide=pc.guides.Amortised((64,)),
     )  # fmt: skip
-    return pc.fit(pair, particles, seeds=seeds, steps=250, batch_size=64, lr=1e-2, progress=False)
+    return pc.fit(pair, particles, steps=steps, batch_size=64, lr=1e-2, progress=False)
 
 
 def test_nothing_moves_and_nothing_is_found():
     particles = _arms(0.0, snr=0.1)
-    found = pc.diagnose.heterogeneity(_trained(particles), particles, draws=16)
+    found = pc.diagnose.heterogeneity(_trained(particles, 100), particles, draws=16)
     assert found.verdict == "homogeneous"
     assert found.axes == 0
-    assert found.sentence.startswith("No heterogeneity found: on 60 held-out particles")
+    assert found.sentence.startswith("No heterogeneity found: on 50 held-out particles")
 
 
 def test_two_arms_are_two_axes(tmp_path):
@@ -265,7 +266,7 @@ def test_two_arms_are_two_axes(tmp_path):
 
 
 def test_one_arm_is_one_axis():
-    particles = _arms(np.array([1.5, 0.0]), snr=2.0)
+    particles = _arms(np.array([1.0, 0.0]))
     found = pc.diagnose.heterogeneity(_trained(particles), particles, axes=True, draws=16)
     assert found.axes == 1
     assert "one axis" in found.sentence
@@ -301,8 +302,8 @@ def test_a_profile_of_an_axis_that_means_nothing_says_so(sentence, named):
 
 def test_the_command(tmp_path, capsys):
     stack, run = tmp_path / "p.star", tmp_path / "run"
-    assert main(["simulate", "temperature", str(stack), "--n", "400"]) == 0
-    words = ["--steps", "30", "--seeds", "2", "--draws", "20", "--small"]
+    assert main(["simulate", "temperature", str(stack), "--n", "300", "--box", "16"]) == 0
+    words = ["--steps", "20", "--draws", "20", "--small"]
     line = ["fit", "models/boltzmann.py", "--data", str(stack), "--out", str(run), *words]
     assert main(line) == 0
     capsys.readouterr()

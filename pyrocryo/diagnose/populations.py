@@ -31,7 +31,10 @@ LEVEL = 0.95  # of intervals
 
 @dataclass(frozen=True)
 class Populations:
-    r"""The law of one latent over all particles. Bins B; the first and last are open.
+    r"""The law of one latent over all particles.
+
+    The first and last of the B bins are open: they have populations, but no density and no free
+    energy (NaN).
 
     Attributes:
         axis: The latent, from 0, of the first seed.
@@ -306,11 +309,12 @@ def _told(
     law = laws.mean(axis=0)
     tail = 0.5 * (1 - LEVEL)
     low, high = np.quantile(samples, [tail, 1 - tail], axis=0)
-    log_law = np.log(np.maximum(law, 1e-300))
-    error = np.log(np.maximum(samples, 1e-300)).std(axis=0)
-    along = log_law - np.log(width)
+    log_law, logs = _closed(np.log(np.maximum(law, 1e-300))), np.log(np.maximum(samples, 1e-300))
+    free, along = log_law.max() - log_law, log_law - np.log(width)
+    along = along[1:-1].max() - along
+    free[[0, -1]] = along[[0, -1]] = np.nan
     centres = 0.5 * (edges[1:] + edges[:-1])
-    wells, height_error = _wells(centres, log_law, samples, axis, temperature)
+    wells, height_error = _wells(centres, log_law, _closed(logs), axis, temperature)
     cut = np.searchsorted(centres, wells.barriers)
     parts = [part.sum(axis=1) for part in np.split(samples, cut, axis=1)]
     well_error = np.array([part.std() for part in parts])
@@ -326,20 +330,19 @@ def _told(
     if agreement.min() < 0.9:
         sentence += f"; seeds agree on this latent only to r = {agreement.min():.2f}"
     return Populations(
-        axis, edges, law, low, high, laws, means, log_law.max() - log_law, error, width,
-        along.max() - along, wells, well_error, height_error, agreement, temperature, sentence,
+        axis, edges, law, low, high, laws, means, free, logs.std(axis=0), width, along,
+        wells, well_error, height_error, agreement, temperature, sentence,
     )  # fmt: skip
 
 
 def _wells(
     z: np.ndarray,
     log_law: np.ndarray,
-    samples: np.ndarray,
+    logs: np.ndarray,
     axis: int,
     temperature: float | None,
 ) -> tuple[Profile, np.ndarray]:
     """Wells between barriers that resamples vouch for, and errors of the barriers' heights."""
-    logs = np.log(np.maximum(samples, 1e-300))
     kelvin = float("nan") if temperature is None else temperature
     lowest, rise = int(np.argmax(log_law)), None
     while True:
@@ -356,3 +359,11 @@ def _wells(
         if not doubtful:
             return found, np.array([(logs[:, lowest] - logs[:, top]).std() for top in tops])
         rise = 1.02 * max(min(doubtful), rise or 0.0) + 1e-3
+
+
+def _closed(log_law: np.ndarray) -> np.ndarray:
+    """Logarithms `(..., B)` with open bins no fuller than those beside them: they are no wells."""
+    closed = log_law.copy()
+    for end, inside in ((0, 1), (-1, -2)):
+        closed[..., end] = np.minimum(closed[..., end], closed[..., inside])
+    return closed

@@ -122,14 +122,13 @@ def populations_figure(axes: Sequence[Populations], note: str = "") -> Figure:
         above.plot(at, axis.population / size, color="C0", label="deconvolved, 95 %")
         above.set(ylabel="density" if column == 0 else None, ylim=(0, None))
         above.set_title(name, fontsize=10)
-        near = axis.free_energy < HIGHEST
         band = 2 * axis.free_energy_error
         below.fill_between(
             at, axis.free_energy - band, axis.free_energy + band, color="C0", alpha=0.3, lw=0
         )
         below.plot(at, axis.free_energy, color="C0", label="per unit of the latent")
         below.plot(at, axis.along_motion, color="C3", lw=1, ls="--", label="per unit of motion")
-        top = 1.15 * min(max(float(axis.free_energy[near].max()), 2.0), HIGHEST)
+        top = 1.15 * min(max(float(np.nanmax(axis.free_energy)), 2.0), HIGHEST)
         below.set(xlabel=name, ylim=(-0.5, top))
         below.set_ylabel("free energy (k_B T)" if column == 0 else "")
         if axis.temperature is not None and column == len(axes) - 1:
