@@ -13,8 +13,9 @@ images and know of no structure, fourier is a coordinate network. The guide take
 steps on the volume. --limit prints the scores of the exact posterior under the true decoder, which
 no model can beat.
 Expected (--no-ctf --snr .3 --data-seed 7, 5 seeds, mean ± sd; atoms and mixture --steps 250,
-residues --steps 200, map --steps 1000): R², MCC, Spearman of the decoded angles and their share of the limit, median
-RMSD of the alpha carbons (Å; 1.40 without moving) and resolution at FSC = .5 (Å), verdict:
+residues --steps 200, map --steps 1000): R², MCC, Spearman of the decoded angles and their share of
+the limit, median RMSD of the alpha carbons (Å; 1.40 without moving) and resolution at FSC = .5
+(Å), verdict:
 
     atoms       .825 ± .003  .900 ± .002  .867 .908  .95 .96  2.34 ± .05  7.4  consistent with axes
     mixture     .824 ± .004  .902 ± .001  -          -        -           8.1  consistent with axes

@@ -14,6 +14,7 @@ from pyrocryo.cli.fit import Fit, command
 from pyrocryo.cli.ica import Ica
 from pyrocryo.cli.identify import Identify
 from pyrocryo.cli.inspect import Inspect
+from pyrocryo.cli.landscape import Landscape
 from pyrocryo.cli.movie import Movie
 from pyrocryo.cli.parse import parsed
 from pyrocryo.cli.read import Compare, Report
@@ -32,6 +33,7 @@ COMMANDS = {
     "compare": Compare,
     "identify": Identify,
     "ica": Ica,
+    "landscape": Landscape,
     "audit": Audit,
     "movie": Movie,
     "rehearse": Rehearse,

@@ -5,10 +5,12 @@ from pyrocryo.diagnose.conformations import posterior_means
 from pyrocryo.diagnose.dependence import Dependence
 from pyrocryo.diagnose.dimensions import Dimensions, dimensions
 from pyrocryo.diagnose.generator import Generator
+from pyrocryo.diagnose.heterogeneity import Heterogeneity, heterogeneity
 from pyrocryo.diagnose.indices import Indices, indices
 from pyrocryo.diagnose.invariance import Invariance, pose_invariance
 from pyrocryo.diagnose.invertibility import Invertibility, invertibility
 from pyrocryo.diagnose.leak import PoseLeak, against, leak
+from pyrocryo.diagnose.populations import Populations, populations
 from pyrocryo.diagnose.separation import separation
 from pyrocryo.diagnose.simulator import simulator
 from pyrocryo.diagnose.stereochemistry import Stereochemistry, stereochemistry
@@ -17,9 +19,9 @@ from pyrocryo.diagnose.turning import turned_batch, turned_images
 from pyrocryo.diagnose.twin import Twins, evil_twin
 
 __all__ = [
-    "Dependence", "Dimensions", "Gap", "Generator", "Indices", "Invariance", "Invertibility",
-    "PoseLeak", "Stereochemistry", "Structures", "Twins", "against", "amortisation_gap",
-    "dimensions", "evil_twin", "indices", "invertibility", "leak", "pose_invariance",
-    "posterior_means", "separation", "simulator", "stereochemistry", "structures",
-    "turned_batch", "turned_images",
+    "Dependence", "Dimensions", "Gap", "Generator", "Heterogeneity", "Indices", "Invariance",
+    "Invertibility", "PoseLeak", "Populations", "Stereochemistry", "Structures", "Twins",
+    "against", "amortisation_gap", "dimensions", "evil_twin", "heterogeneity", "indices",
+    "invertibility", "leak", "pose_invariance", "populations", "posterior_means", "separation",
+    "simulator", "stereochemistry", "structures", "turned_batch", "turned_images",
 ]  # fmt: skip

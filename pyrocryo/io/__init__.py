@@ -27,9 +27,12 @@ __all__ = [
     "read_trajectory",
     "save",
     "select",
+    "write_clusters",
     "write_components",
     "write_halves",
     "write_cryodrgn_latents",
+    "write_flatiron",
+    "write_landscape",
     "write_map",
     "write_motion",
     "write_structure",
@@ -74,6 +77,18 @@ def __getattr__(name: str) -> Any:
         from pyrocryo.io import annotated
 
         return getattr(annotated, name)
+    if name == "write_clusters":
+        from pyrocryo.io.clusters import write_clusters
+
+        return write_clusters
+    if name == "write_flatiron":
+        from pyrocryo.io.flatiron import write_flatiron
+
+        return write_flatiron
+    if name == "write_landscape":
+        from pyrocryo.io.landscape import write_landscape
+
+        return write_landscape
     if name == "write_components":
         from pyrocryo.io.components import write_components
 

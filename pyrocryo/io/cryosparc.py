@@ -150,9 +150,9 @@ def load(
     return Particles(images, pixel_size=angstrom, **options, **fields)
 
 
-def fields(path: str | Path, passthrough: str | Path | None = None) -> _Fields:
+def fields(path: str | Path, passthrough: str | Path | None = None) -> Fields:
     """The columns of a .cs file, with those of its passthrough file."""
-    return _Fields(Path(path), None if passthrough is None else Path(passthrough))
+    return Fields(Path(path), None if passthrough is None else Path(passthrough))
 
 
 class _Signed:
