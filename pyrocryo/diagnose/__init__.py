@@ -11,6 +11,7 @@ from pyrocryo.diagnose.invertibility import Invertibility, invertibility
 from pyrocryo.diagnose.leak import PoseLeak, against, leak
 from pyrocryo.diagnose.separation import separation
 from pyrocryo.diagnose.simulator import simulator
+from pyrocryo.diagnose.reencoded import Reencoded, reencoded
 from pyrocryo.diagnose.stereochemistry import Stereochemistry, stereochemistry
 from pyrocryo.diagnose.structures import Structures, structures
 from pyrocryo.diagnose.turning import turned_batch, turned_images
@@ -18,8 +19,8 @@ from pyrocryo.diagnose.twin import Twins, evil_twin
 
 __all__ = [
     "Dependence", "Dimensions", "Gap", "Generator", "Indices", "Invariance", "Invertibility",
-    "PoseLeak", "Stereochemistry", "Structures", "Twins", "against", "amortisation_gap",
-    "dimensions", "evil_twin", "indices", "invertibility", "leak", "pose_invariance",
-    "posterior_means", "separation", "simulator", "stereochemistry", "structures",
-    "turned_batch", "turned_images",
+    "PoseLeak", "Reencoded", "Stereochemistry", "Structures", "Twins", "against",
+    "amortisation_gap", "dimensions", "evil_twin", "indices", "invertibility", "leak",
+    "pose_invariance", "posterior_means", "reencoded", "separation", "simulator",
+    "stereochemistry", "structures", "turned_batch", "turned_images",
 ]  # fmt: skip

@@ -14,6 +14,7 @@ from pyrocryo.errors import InputError
 from pyrocryo.files import regular
 from pyrocryo.io import cryosparc, star
 from pyrocryo.io.cryodrgn import read_pickles, read_poses
+from pyrocryo.io.cryodrgn_settings import found_beside, read_settings
 from pyrocryo.rotations import matrix_from_euler, matrix_from_vector
 
 __all__ = [
@@ -207,8 +208,7 @@ def _beside(
     for name in ("poses", "ctf", "ind"):
         if name not in told:
             continue
-        places = [Path(told[name]), folder / told[name], folder / Path(told[name]).name]
-        paths[name] = next((place for place in places if place.is_file()), None)
+        paths[name] = found_beside(folder, told[name])
         if paths[name] is None:
             notes.append(f"{folder}: its settings name {told[name]} ({name}), which is not there")
     if own.is_file():
@@ -237,25 +237,11 @@ def _fitting(columns: Columns, rows: np.ndarray | None, n: int, path: Path) -> C
 
 def _config(folder: Path) -> tuple[dict[str, str], list[str]]:
     """Where cryoDRGN's settings say that poses, CTFs and indices are."""
-    text, old = folder / "config.yaml", folder / "config.pkl"
-    if text.is_file():
-        found, inside = {}, False
-        for line in text.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line[:1].strip():
-                inside = line.strip() == "dataset_args:"
-            elif inside and (match := re.fullmatch(r"  (poses|ctf|ind): (.+)", line)):
-                value = match[2].strip().strip("'\"")
-                if value not in ("null", "~"):
-                    found[match[1]] = value
-        return found, []
-    if old.is_file():
-        try:
-            told = read_pickles(old)[0]
-        except InputError as error:
-            return {}, [f"settings not read: {error}"]
-        args = told.get("dataset_args", {}) if isinstance(told, dict) else {}
-        return {k: v for k, v in args.items() if isinstance(v, str)}, []
-    return {}, [f"{folder}: no config.yaml"]
+    try:
+        told = read_settings(folder).get("dataset_args", {})
+    except InputError as error:
+        return {}, [f"settings not read: {error}"]
+    return {k: v for k, v in told.items() if isinstance(v, str)}, []
 
 
 def _star(path: Path) -> Columns:
