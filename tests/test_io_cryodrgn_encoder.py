@@ -1,5 +1,6 @@
-"""CryoDRGN's encoder, rebuilt from a run folder that cryoDRGN 4.3.1 left (make_cryodrgn_runs.py)."""
+"""CryoDRGN's encoder, rebuilt from run folders of cryoDRGN 4.3.1 (make_cryodrgn_runs.py)."""
 
+import json
 import pickle
 import shutil
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 
 import pyrocryo as pc
 from pyrocryo.cli import main
+from pyrocryo.diagnose import reencoded
 from pyrocryo.errors import InputError
 from pyrocryo.io.cryodrgn import read_pickles, read_poses
 from pyrocryo.io.cryodrgn_encoder import read_encoder, read_particles
@@ -35,7 +37,7 @@ def test_encoder_gives_the_z_that_cryodrgn_wrote(name):
     np.testing.assert_allclose(mean, expected.z, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(sd, expected.sd, rtol=1e-4)
     assert encode.dim == expected.z.shape[1]
-    assert len(particles) == (24 if name == "resid" else 48)
+    assert len(particles) == (57 if name == "resid" else 64)
 
 
 def test_what_is_turned_changes_what_is_read():
@@ -66,7 +68,7 @@ def test_particles_written_for_cryodrgn_are_read_back(tmp_path):
 
 def test_settings_are_read_as_data(run):
     told = read_settings(run)
-    assert told["dataset_args"]["norm"] == pytest.approx([0, 21.519], abs=1e-3)
+    assert told["dataset_args"]["norm"] == pytest.approx([0, 22.179], abs=1e-3)
     assert told["dataset_args"]["invert_data"] is True
     assert told["dataset_args"]["datadir"] is None
     assert told["model_args"]["zdim"] == 2
@@ -132,3 +134,80 @@ def test_particles_that_are_not_there_are_told(run, change, match):
     change(run)
     with pytest.raises(InputError, match=match):
         read_particles(run)
+
+
+def test_audit_turns_the_images_of_a_run(run, tmp_path, capsys):
+    """On its page too; where images are gone the rest is still told."""
+    out = tmp_path / "out"
+    main(["audit", str(run), "--rotate", "--permutations", "99", "--out", str(out)])
+    told = capsys.readouterr().out
+    assert "turned: " in told
+    assert "rotation of images" not in told
+    turned = json.loads((out / "audit.json").read_text())["runs"][0]["turned"]
+    assert turned["particles"] == 57
+    assert 0 < turned["nrms"] < 3
+    assert "Does z stay when images are turned?" in (out / "audit.html").read_text()
+    (run / "particles.mrcs").unlink()
+    main(["audit", str(run), "--rotate", "--permutations", "99"])
+    assert "particles.mrcs (particles), which is not there" in capsys.readouterr().out
+    main(["audit", str(run), "--rotate", "--images", str(RUNS / "resid" / "particles.mrcs"),
+          "--permutations", "99"])  # fmt: skip
+    assert "turned: " in capsys.readouterr().out
+
+
+def test_audit_does_not_turn_images_that_are_others(run, capsys):
+    """The encoder has to give what the run wrote down."""
+    other = pc.simulate.poses(pc.molecules.Arms3D(2), 64, seed=2, box=16, pixel_size=8.0)
+    (run / "particles.mrcs").unlink()
+    shutil.move(write_cryodrgn(other, run / "more")[0], run / "particles.mrcs")
+    main(["audit", str(run), "--rotate", "--permutations", "99"])
+    told = capsys.readouterr().out
+    assert "another z than the run wrote down" in told
+    assert "turned: " not in told
+
+
+def radial(batch):
+    """Invariant: moments about the middle."""
+    box = batch.images.shape[-1]
+    r = torch.arange(box) - box // 2
+    square = (r[:, None] ** 2 + r**2) / box**2
+    inside = batch.images * (square < 0.2)
+    return torch.stack([(inside * square**n).sum((-1, -2)) for n in (0, 1)], dim=-1)
+
+
+def sideways(batch):
+    """Reads how the molecule lies: moments along x."""
+    box = batch.images.shape[-1]
+    x = (torch.arange(box) - box // 2) / box
+    return torch.stack([(batch.images * x**n).sum((-1, -2)) for n in (1, 2)], dim=-1)
+
+
+def speckled(batch):
+    """Reads noise: a few pixels far from the molecule."""
+    return batch.images[..., 1:3, 1]
+
+
+@pytest.mark.parametrize(
+    ("read", "verdict"), [(radial, "invariant"), (sideways, "reads the pose"), (speckled, "noisy")]
+)
+def test_turned_images_tell_what_an_encoder_reads(read, verdict):
+    particles = pc.simulate.poses(pc.molecules.Arms3D(2), 600, snr=2.0, box=16, pixel_size=8.0)
+    found = reencoded(
+        lambda b: (read(b), torch.ones(len(b.images), 2)), particles, permutations=99
+    )
+    assert found.verdict == verdict
+    assert (found.systematic > 0.05) == (verdict == "reads the pose")
+    assert found.nrms == pytest.approx(
+        {"invariant": 0, "noisy": 1}.get(verdict, found.nrms), abs=0.1
+    )
+
+
+def test_poses_that_follow_the_conformation_are_not_laid_at_the_encoder_s_door():
+    """z depends on the pose as molecules do; the encoder, which knows the truth, does not."""
+    particles = pc.simulate.poses(pc.molecules.Arms3D(2), 600, snr=2.0, box=16, pixel_size=8.0)
+    follows = particles.having(truth=particles.rotation[:, 2, :2] + 0.3 * particles.truth)
+    found = reencoded(lambda b: (b.truth, torch.ones_like(b.truth)), follows, permutations=99)
+    assert found.verdict == "invariant"
+    assert pc.diagnose.leak(follows.truth, follows.rotation, permutations=99).verdict == "depends"
+    with pytest.raises(InputError, match="expected 50 particles or more"):
+        reencoded(lambda b: (b.truth, b.truth), follows.take(np.arange(20)))

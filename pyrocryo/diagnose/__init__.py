@@ -9,9 +9,9 @@ from pyrocryo.diagnose.indices import Indices, indices
 from pyrocryo.diagnose.invariance import Invariance, pose_invariance
 from pyrocryo.diagnose.invertibility import Invertibility, invertibility
 from pyrocryo.diagnose.leak import PoseLeak, against, leak
+from pyrocryo.diagnose.reencoded import Reencoded, reencoded
 from pyrocryo.diagnose.separation import separation
 from pyrocryo.diagnose.simulator import simulator
-from pyrocryo.diagnose.reencoded import Reencoded, reencoded
 from pyrocryo.diagnose.stereochemistry import Stereochemistry, stereochemistry
 from pyrocryo.diagnose.structures import Structures, structures
 from pyrocryo.diagnose.turning import turned_batch, turned_images

@@ -83,7 +83,9 @@ def reencoded(
         InputError: If there are fewer than 50 particles, or no poses.
     """
     if len(particles) < max(FEWEST, FEWEST_POSES):
-        raise InputError(f"particles: expected {FEWEST_POSES} or more, got {len(particles)}")
+        raise InputError(
+            f"particles: expected {FEWEST_POSES} particles or more, got {len(particles)}"
+        )
     if "rotation" not in particles.fields:
         raise InputError("rotation: these particles have no poses")
     parts = []

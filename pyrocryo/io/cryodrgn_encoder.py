@@ -33,7 +33,6 @@ from pyrocryo.particles import Particles
 
 __all__ = ["Encoder", "read_encoder", "read_particles"]
 
-OFF = 0.01  # of the spread of z, that the encoder may differ from what the run wrote down
 NAME = re.compile(r"encoder\.main\.(\d+)\.(linear\.)?(weight|bias)")
 
 
@@ -172,7 +171,9 @@ def read_particles(
     if "ctf" in paths:
         ctf = np.asarray(read_pickles(paths["ctf"])[0])
         if ctf.ndim != 2 or ctf.shape[1] != 9 or not (ctf[:, :2] == ctf[0, :2]).all():
-            raise InputError(f"{paths['ctf']}: expected CTFs (N, 9), all of one box and pixel size")
+            raise InputError(
+                f"{paths['ctf']}: expected CTFs (N, 9), all of one box and pixel size"
+            )
         pixel_size = float(ctf[0, 1] * ctf[0, 0] / box)
         told["ctf"] = ctf[:, 2:]
     fields = {}

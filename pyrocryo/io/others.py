@@ -68,6 +68,8 @@ class Latents:
         sd: `(N, K)` posterior standard deviations; None without.
         beside: Poses and columns that lie in the run's folder; None without.
         notes: What was looked for and not found or not understood.
+        folder: The run's folder; None of a single file.
+        epoch: Of a run folder, which; None for the last.
     """
 
     name: str
@@ -75,6 +77,8 @@ class Latents:
     sd: np.ndarray | None = None
     beside: Columns | None = None
     notes: list[str] = field(default_factory=list)
+    folder: Path | None = None
+    epoch: int | None = None
 
 
 def read_array(path: Path) -> np.ndarray:
@@ -189,6 +193,7 @@ def _folder(folder: Path, epoch: int | None) -> Latents:
         epoch = max(found) if epoch is None else epoch
         path = found[epoch]
     run = read_latents(path)
+    run.folder, run.epoch = folder, epoch
     run.name = f"{folder} (epoch {epoch})" if epoch is not None else str(folder)
     own = folder / (f"pose.{epoch}.pkl" if epoch is not None else "pose.pkl")
     told, notes = _config(folder)

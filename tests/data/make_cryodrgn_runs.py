@@ -29,14 +29,14 @@ SMALL = ["--enc-dim", "16", "--dec-dim", "8", "--enc-layers", "2", "--dec-layers
 def make(folder: Path, options: list[str], *, ctf: bool, some: bool) -> None:
     """One run, its particles beside it."""
     molecule = pc.molecules.Arms3D(2)
-    particles = pc.simulate.poses(molecule, 48, seed=1, snr=1.0, box=16, pixel_size=8.0, ctf=ctf)
+    particles = pc.simulate.poses(molecule, 64, seed=1, snr=1.0, box=16, pixel_size=8.0, ctf=ctf)
     files = write_cryodrgn(particles, folder)
     given = [str(files[0]), "--poses", str(files[1]), "-o", str(folder)]
     if ctf:
         given += ["--ctf", str(files[2])]
     if some:
         with open(folder / "ind.pkl", "wb") as file:
-            pickle.dump(np.arange(1, 48, 2), file, protocol=4)
+            pickle.dump(np.arange(60, 3, -1), file, protocol=4)
         given += ["--ind", str(folder / "ind.pkl")]
     parser = argparse.ArgumentParser()
     add_args(parser)
