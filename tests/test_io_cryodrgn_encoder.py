@@ -1,8 +1,10 @@
 """CryoDRGN's encoder, rebuilt from run folders of cryoDRGN 4.3.1 (make_cryodrgn_runs.py)."""
 
 import json
+import os
 import pickle
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -211,3 +213,27 @@ def test_poses_that_follow_the_conformation_are_not_laid_at_the_encoder_s_door()
     assert pc.diagnose.leak(follows.truth, follows.rotation, permutations=99).verdict == "depends"
     with pytest.raises(InputError, match="expected 50 particles or more"):
         reencoded(lambda b: (b.truth, b.truth), follows.take(np.arange(20)))
+
+
+def test_cryodrgn_analyses_our_z(tmp_path):
+    """Its own program on its own run folder, whose z is replaced by ours."""
+    program = os.environ.get("PYROCRYO_TEST_CRYODRGN") or shutil.which("cryodrgn")
+    if program is None:
+        pytest.skip("no cryodrgn, nor PYROCRYO_TEST_CRYODRGN: pip install cryodrgn==4.3.1")
+    run = shutil.copytree(RUNS / "mlp", tmp_path / "run")
+    z = np.random.default_rng(0).standard_normal((64, 3))
+    z[:, 0] *= 5
+    pc.io.write_cryodrgn_latents(run / "z.1.pkl", z, np.full((64, 3), 0.2))
+    told = ["analyze", str(run), "1", "--ksample", "4", "--pc", "1", "--n-per-pc", "3"]
+    subprocess.run([program, *told, "--skip-umap"], check=True, env=_plain(), timeout=600)
+    made = run / "analyze.1"
+    for name in ("z_pca.png", "kmeans4/vol_001.mrc", "pc1/vol_003.mrc"):
+        assert (made / name).stat().st_size > 0
+    centres = np.loadtxt(made / "kmeans4" / "centers.txt")
+    nearest = np.abs(centres[:, None] - z.astype(np.float32)).max(-1).min(1)
+    assert nearest.max() < 1e-6
+
+
+def _plain():
+    """An environment where another Python finds its own packages."""
+    return {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}

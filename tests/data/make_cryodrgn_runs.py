@@ -4,8 +4,9 @@
     python tests/data/make_cryodrgn_runs.py [tests/data/cryodrgn_runs]
 
 The particles are two arms in space, 16 x 16 pixels; one run has CTFs, indices and the default
-encoder, one a plain MLP of the whole image and no window. The optimiser's state, the command and
-the time are left out of what cryoDRGN writes, and files are named without their folders.
+encoder, one a plain MLP of the whole image and no window. Left out of what cryoDRGN writes are
+the optimiser's state, the command, the time and all of its log but the losses; files are named
+without their folders.
 """
 
 import argparse
@@ -50,8 +51,12 @@ def make(folder: Path, options: list[str], *, ctf: bool, some: bool) -> None:
     for name in ("particles", "poses", "ctf", "ind"):
         data[name] = data[name] and Path(data[name]).name
     (folder / "config.yaml").write_text(yaml.dump(told))
-    for file in (folder / "run.log", folder / "weights.pkl", folder / "z.pkl"):
-        file.unlink()
+    log = folder / "run.log"  # cryoDRGN's analyze looks for its losses
+    losses = [line for line in log.read_text().splitlines() if "====" in line]
+    log.unlink()  # its handler stays open
+    log.write_text("\n".join(losses) + "\n")
+    (folder / "weights.pkl").unlink()
+    (folder / "z.pkl").unlink()
 
 
 if __name__ == "__main__":
