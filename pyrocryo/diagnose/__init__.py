@@ -11,6 +11,7 @@ from pyrocryo.diagnose.invariance import Invariance, pose_invariance
 from pyrocryo.diagnose.invertibility import Invertibility, invertibility
 from pyrocryo.diagnose.leak import PoseLeak, against, leak
 from pyrocryo.diagnose.populations import Populations, populations
+from pyrocryo.diagnose.reencoded import Reencoded, reencoded
 from pyrocryo.diagnose.separation import separation
 from pyrocryo.diagnose.simulator import simulator
 from pyrocryo.diagnose.stereochemistry import Stereochemistry, stereochemistry
@@ -20,8 +21,8 @@ from pyrocryo.diagnose.twin import Twins, evil_twin
 
 __all__ = [
     "Dependence", "Dimensions", "Gap", "Generator", "Heterogeneity", "Indices", "Invariance",
-    "Invertibility", "PoseLeak", "Populations", "Stereochemistry", "Structures", "Twins",
-    "against", "amortisation_gap", "dimensions", "evil_twin", "heterogeneity", "indices",
-    "invertibility", "leak", "pose_invariance", "populations", "posterior_means", "separation",
-    "simulator", "stereochemistry", "structures", "turned_batch", "turned_images",
+    "Invertibility", "PoseLeak", "Populations", "Reencoded", "Stereochemistry", "Structures",
+    "Twins", "against", "amortisation_gap", "dimensions", "evil_twin", "heterogeneity", "indices",
+    "invertibility", "leak", "pose_invariance", "populations", "posterior_means", "reencoded",
+    "separation", "simulator", "stereochemistry", "structures", "turned_batch", "turned_images",
 ]  # fmt: skip

@@ -13,6 +13,7 @@ from pyrocryo.errors import InputError
 from pyrocryo.files import regular
 from pyrocryo.io import cryosparc, relion, star
 from pyrocryo.io.cryodrgn import read_pickles, read_poses
+from pyrocryo.io.cryodrgn_settings import found_beside, read_settings
 from pyrocryo.rotations import matrix_from_euler
 
 __all__ = [
@@ -83,6 +84,8 @@ class Latents:
         sd: `(N, K)` posterior standard deviations; None without.
         beside: Poses and columns that lie in the run's folder; None without.
         notes: What was looked for and not found or not understood.
+        folder: The run's folder; None of a single file.
+        epoch: Of a run folder, which; None for the last.
     """
 
     name: str
@@ -90,6 +93,8 @@ class Latents:
     sd: np.ndarray | None = None
     beside: Columns | None = None
     notes: list[str] = field(default_factory=list)
+    folder: Path | None = None
+    epoch: int | None = None
 
 
 def read_array(path: Path) -> np.ndarray:
@@ -204,6 +209,7 @@ def _folder(folder: Path, epoch: int | None) -> Latents:
         epoch = max(found) if epoch is None else epoch
         path = found[epoch]
     run = read_latents(path)
+    run.folder, run.epoch = folder, epoch
     run.name = f"{folder} (epoch {epoch})" if epoch is not None else str(folder)
     own = folder / (f"pose.{epoch}.pkl" if epoch is not None else "pose.pkl")
     told, notes = _config(folder)
@@ -223,8 +229,7 @@ def _beside(
     for name in ("poses", "ctf", "ind"):
         if name not in told:
             continue
-        places = [Path(told[name]), folder / told[name], folder / Path(told[name]).name]
-        paths[name] = next((place for place in places if place.is_file()), None)
+        paths[name] = found_beside(folder, told[name])
         if paths[name] is None:
             notes.append(f"{folder}: its settings name {told[name]} ({name}), which is not there")
     if own.is_file():
@@ -253,25 +258,11 @@ def _fitting(columns: Columns, rows: np.ndarray | None, n: int, path: Path) -> C
 
 def _config(folder: Path) -> tuple[dict[str, str], list[str]]:
     """Where cryoDRGN's settings say that poses, CTFs and indices are."""
-    text, old = folder / "config.yaml", folder / "config.pkl"
-    if text.is_file():
-        found, inside = {}, False
-        for line in text.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line[:1].strip():
-                inside = line.strip() == "dataset_args:"
-            elif inside and (match := re.fullmatch(r"  (poses|ctf|ind): (.+)", line)):
-                value = match[2].strip().strip("'\"")
-                if value not in ("null", "~"):
-                    found[match[1]] = value
-        return found, []
-    if old.is_file():
-        try:
-            told = read_pickles(old)[0]
-        except InputError as error:
-            return {}, [f"settings not read: {error}"]
-        args = told.get("dataset_args", {}) if isinstance(told, dict) else {}
-        return {k: v for k, v in args.items() if isinstance(v, str)}, []
-    return {}, [f"{folder}: no config.yaml"]
+    try:
+        told = read_settings(folder).get("dataset_args", {})
+    except InputError as error:
+        return {}, [f"settings not read: {error}"]
+    return {k: v for k, v in told.items() if isinstance(v, str)}, []
 
 
 def _star(path: Path) -> Columns:
