@@ -153,12 +153,19 @@ def read_ctf(path: str | Path) -> np.ndarray:
     ctf = read_pickles(path)[0]
     if not isinstance(ctf, np.ndarray) or ctf.ndim != 2 or ctf.shape[1] not in (8, 9):
         raise InputError(f"{path}: expected CTFs (N, 9), got {getattr(ctf, 'shape', type(ctf))}")
-    return ctf[:, -7:-5].astype(np.float64)
+    if ctf.dtype.kind not in "iuf":
+        raise InputError(f"{path}: expected numbers, got {ctf.dtype}")
+    with np.errstate(invalid="ignore"):  # of signalling NaN
+        return ctf[:, -7:-5].astype(np.float64)
 
 
 def read_indices(path: str | Path, size: int | None = None) -> np.ndarray:
     """Numbers of particles, from 0, `(n,)`, of a pickle of cryoDRGN's."""
-    rows = np.asarray(read_pickles(path)[0])
+    found = read_pickles(path)[0]
+    try:
+        rows = np.asarray(found)
+    except ValueError:  # lists of several lengths
+        raise InputError(f"{path}: expected numbers of particles from 0, got lists") from None
     if rows.ndim != 1 or rows.dtype.kind not in "iu" or (rows < 0).any():
         raise InputError(
             f"{path}: expected numbers of particles from 0, got {rows.dtype} {rows.shape}"
