@@ -74,8 +74,9 @@ def understood(what: str | Path) -> Iterator[None]:
     except InputError:
         raise
     except (AttributeError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+        said = f"{type(error).__name__}: {error}"
         raise InputError(
-            f"{what}: something in it is not as pyrocryo writes it ({type(error).__name__}: {error})"
+            f"{what}: something in it is not as pyrocryo writes it ({said})"
         ) from error
 
 

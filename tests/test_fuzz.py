@@ -383,3 +383,22 @@ def test_posteriors_that_lead_elsewhere(name, workshop, put):
     with h5py.File(path, "r+") as file:
         change(file)
     _refused(lambda: latents.posterior(path.parent), message)
+
+
+def test_checkpoints_whose_numbers_were_changed(put, workshop):
+    """Torch would read them, and training go on from there."""
+    raw = bytearray(workshop.run[5])
+    weights = next(iter(torch.load(put("c.pt", bytes(raw)))["done"].values()))["pair"]
+    value = max(weights.values(), key=torch.Tensor.numel).numpy().tobytes()
+    raw[raw.index(value) + 3] ^= 1
+    _refused(lambda: checkpoints.read(put("c.pt", bytes(raw))), r"data/\d+ is damaged")
+
+
+def test_signalling_nan_in_a_cs_file(put, workshop):
+    table = np.load(put("a.npy", workshop.tables[0])).copy()
+    table["alignments3D/pose"].view("<u4")[1, 2] = 0x7F800001
+    path = put("a.cs", b"")
+    with path.open("wb") as file:
+        np.save(file, table)
+    _refused(lambda: pc.io.load(path, folder=workshop.folder), "row 2 .* expected finite numbers")
+    _refused(lambda: others.read_columns(path), "not finite rotation vectors")

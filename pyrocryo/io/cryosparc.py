@@ -207,7 +207,8 @@ class _Fields:
                 f"{self.path}: {name} holds {one} of {raw.dtype} a row, expected "
                 f"{' x '.join(map(str, shape)) or '1'} number(s)"
             )
-        values = np.array(raw, dtype=np.float64)
+        with np.errstate(invalid="ignore"):  # of signalling NaN; told below
+            values = np.array(raw, dtype=np.float64)
         good = np.isfinite(values).reshape(self.size, -1).all(axis=1)
         self.check(name, good, "finite numbers")
         return values

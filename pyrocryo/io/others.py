@@ -118,7 +118,7 @@ def read_latents(path: str | Path, *, epoch: int | None = None) -> Latents:
             if getattr(rest[0], "shape", None) != z.shape or rest[0].dtype.kind != "f":
                 raise InputError(f"{path}: expected log-variances of the shape of z behind it")
             with np.errstate(over="ignore"):
-                sd = np.exp(0.5 * rest[0].astype(np.float64))
+                sd = np.exp(0.5 * _doubles(rest[0]))
     else:
         raise InputError(f"{path}: expected a run folder of cryoDRGN's, a .npy array or a .pkl")
     if not isinstance(z, np.ndarray) or z.ndim not in (1, 2) or z.dtype.kind not in "iuf":
@@ -126,7 +126,7 @@ def read_latents(path: str | Path, *, epoch: int | None = None) -> Latents:
         raise InputError(f"{path}: expected latents (N, K), got {shape}")
     n = len(z)
     return Latents(
-        str(path), z.reshape(n, -1).astype(np.float64), None if sd is None else sd.reshape(n, -1)
+        str(path), _doubles(z.reshape(n, -1)), None if sd is None else sd.reshape(n, -1)
     )
 
 
@@ -155,8 +155,7 @@ def read_ctf(path: str | Path) -> np.ndarray:
         raise InputError(f"{path}: expected CTFs (N, 9), got {getattr(ctf, 'shape', type(ctf))}")
     if ctf.dtype.kind not in "iuf":
         raise InputError(f"{path}: expected numbers, got {ctf.dtype}")
-    with np.errstate(invalid="ignore"):  # of signalling NaN
-        return ctf[:, -7:-5].astype(np.float64)
+    return _doubles(ctf[:, -7:-5])
 
 
 def read_indices(path: str | Path, size: int | None = None) -> np.ndarray:
@@ -309,13 +308,13 @@ def _cs(path: Path) -> Columns:
     poses = [name for name in names if re.fullmatch(r"alignments(3D|_class_?\d*)\w*/pose", name)]
     rotation = None
     if poses:
-        vector = np.asarray(table[sorted(poses, key=lambda name: "3D" not in name)[0]], np.float64)
+        vector = _doubles(table[sorted(poses, key=lambda name: "3D" not in name)[0]])
         if vector.shape != (len(table), 3) or not np.isfinite(vector).all():
             raise InputError(f"{path}: its poses are not finite rotation vectors (N, 3)")
         rotation = matrix_from_vector(-vector)  # theirs is active
     usual = {"defocus": _together(columns, ("ctf/df1_A", "ctf/df2_A")), "shift": None}
     if "alignments3D/shift" in names:
-        usual["shift"] = np.asarray(table["alignments3D/shift"], np.float64)
+        usual["shift"] = _doubles(table["alignments3D/shift"])
     return _gathered(len(table), rotation, usual, columns)
 
 
@@ -342,4 +341,9 @@ def _values(values: Sequence[str]) -> np.ndarray:
 def _together(columns: dict[str, np.ndarray], names: Sequence[str]) -> np.ndarray | None:
     if not all(name in columns and columns[name].dtype.kind == "f" for name in names):
         return None
-    return np.stack([columns[name] for name in names], axis=1).astype(np.float64)
+    return _doubles(np.stack([columns[name] for name in names], axis=1))
+
+
+def _doubles(values: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore"):  # of signalling NaN, at which numpy would warn
+        return np.asarray(values, np.float64)
