@@ -202,6 +202,8 @@ def test_numbers_of_a_star_that_are_too_large(put, workshop):
     assert pc.io.load(path).a[0] == 1e20  # no whole number of numpy's
     path = put("a.star", f"{head}1@p.mrcs 1e308 0 1 9\n".encode())
     _refused(lambda: pc.io.load(path), "shift: particle 0")
+    path = put("a.star", f"{head}1@p.mrcs 0 0 1e40 9\n".encode())  # batches are float32
+    _refused(lambda: pc.io.load(path), r"a: particle 0 has a value that is too large \(1e\+40\)")
     path = put("a.star", f"{head}1@p.mrcs 0 0 {5000 * 'x'} 9\n".encode())
     _refused(lambda: pc.io.load(path), "row 1 of .* expected a finite number")
 
