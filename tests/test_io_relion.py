@@ -188,18 +188,22 @@ def test_image_past_the_end(tmp_path):
 
 
 def test_where_images_are(tmp_path, monkeypatch):
-    path = files(tmp_path)
-    (tmp_path / "job").mkdir()
-    path = path.rename(tmp_path / "job" / "p.star")
-    with pytest.raises(
-        InputError, match=r"row 1 of .*: image stack s\.mrcs is not in .*job nor in"
-    ):
-        io.load(path)
-    assert len(io.load(path, folder=tmp_path)) == 4
+    project = tmp_path / "project"
+    (project / "Refine3D" / "job019").mkdir(parents=True)
+    path = files(project)
+    path = path.rename(project / "Refine3D" / "job019" / "p.star")
+    assert len(io.load(path)) == 4  # in a folder above, as in RELION's projects
     with pytest.raises(InputError, match="is not in"):
-        io.load(path, folder=tmp_path / "job")
-    monkeypatch.chdir(tmp_path)
-    assert len(io.load("job/p.star")) == 4
+        io.load(path, folder=project / "Refine3D")
+    path = path.rename(tmp_path / "p.star")
+    message = (
+        r"row 1 of .*: image stack s\.mrcs is not in .*, in a folder above it, or in .*; run in"
+    )
+    with pytest.raises(InputError, match=message):
+        io.load(path)
+    assert len(io.load(path, folder=project)) == 4
+    monkeypatch.chdir(project)
+    assert len(io.load("../p.star")) == 4
 
 
 EULER = {"rlnAngleRot": [0.0] * 4, "rlnAngleTilt": [0.0] * 4, "rlnAnglePsi": [90.0] * 4}

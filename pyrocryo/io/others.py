@@ -214,7 +214,7 @@ def _beside(
         if name not in told:
             continue
         places = [Path(told[name]), folder / told[name], folder / Path(told[name]).name]
-        paths[name] = next((place for place in places if place.is_file()), None)
+        paths[name] = next((place for place in places if _is_file(place)), None)
         if paths[name] is None:
             notes.append(f"{folder}: its settings name {told[name]} ({name}), which is not there")
     if own.is_file():
@@ -230,6 +230,13 @@ def _beside(
         ctf = _fitting(Columns(len(defocus), usual={"defocus": defocus}), rows, n, paths["ctf"])
         columns.usual |= ctf.usual
     return columns if columns.rotation is not None or columns.usual else None
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long for one
+        return False
 
 
 def _fitting(columns: Columns, rows: np.ndarray | None, n: int, path: Path) -> Columns:

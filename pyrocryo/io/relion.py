@@ -51,8 +51,9 @@ def load(
         path: RELION 3.1 (``data_optics`` and ``data_particles``) or 3.0 (one block).
         poses: Pickle of cryoDRGN's to take rotations and shifts from, in place of the star's.
         pixel_size: Å per pixel, where the star does not say.
-        folder: Where the image paths of the star start; by default the folder of the star file,
-            then the current one.
+        folder: Where the image paths of the star start; by default they are looked for from the
+            folder of the star file, from those above it (RELION's project), and from the current
+            one.
         test_fraction: Share held out, as for :class:`~pyrocryo.particles.Particles`.
         split_seed: Seed that draws it.
 
@@ -274,7 +275,8 @@ def chosen_pixel_size(
 
 def _image_rows(rows: _Rows, folder: str | Path | None) -> list[tuple[Path, int]]:
     """File and 0-based section of each image."""
-    folders = [rows.path.parent, Path()] if folder is None else [Path(folder)]
+    above = [*rows.path.absolute().parents, Path.cwd()]  # a project's paths start at its top
+    folders = list(dict.fromkeys(above)) if folder is None else [Path(folder)]
     places: dict[str, Path] = {}
     result = []
     for i, name in enumerate(rows.columns["rlnImageName"]):
@@ -284,10 +286,11 @@ def _image_rows(rows: _Rows, folder: str | Path | None) -> list[tuple[Path, int]
         if file not in places:
             found = [f / file for f in folders if (f / file).exists()]
             if not found:
-                where = " nor in ".join(str(f.resolve()) for f in dict.fromkeys(folders))
+                where = f"{rows.path.parent}, in a folder above it, or in {Path.cwd()}"
                 raise InputError(
-                    f"row {i + 1} of {rows.path}: image stack {file} is not in {where}; "
-                    "say with folder= where the image paths start"
+                    f"row {i + 1} of {rows.path}: image stack {file} is not in "
+                    f"{where if folder is None else folder}; run in the folder where the image "
+                    "paths start, RELION's project, or name it with folder="
                 )
             places[file] = found[0]
         result.append((places[file], int(number) - 1))
