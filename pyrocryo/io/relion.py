@@ -275,7 +275,11 @@ def chosen_pixel_size(
 
 def _image_rows(rows: _Rows, folder: str | Path | None) -> list[tuple[Path, int]]:
     """File and 0-based section of each image."""
-    above = [*rows.path.absolute().parents, Path.cwd()]  # a project's paths start at its top
+    above = [
+        *rows.path.parents,
+        *rows.path.absolute().parents,
+        Path.cwd(),
+    ]  # a project's paths start at its top
     folders = list(dict.fromkeys(above)) if folder is None else [Path(folder)]
     places: dict[str, Path] = {}
     result = []
