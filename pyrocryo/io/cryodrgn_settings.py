@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ def read_settings(folder: Path) -> dict[str, dict[str, Any]]:
 def found_beside(folder: Path, named: str) -> Path | None:
     """A file that settings name, where it was or in the folder itself; None if it is not there."""
     places = [Path(named), folder / named, folder / Path(named).name]
-    return next((place for place in places if place.is_file()), None)
+    return next((place for place in places if os.path.isfile(place)), None)
 
 
 def _sections(text: str) -> dict[str, dict[str, Any]]:

@@ -139,7 +139,7 @@ def read_latents(path: str | Path, *, epoch: int | None = None) -> Latents:
             if getattr(rest[0], "shape", None) != z.shape or rest[0].dtype.kind != "f":
                 raise InputError(f"{path}: expected log-variances of the shape of z behind it")
             with np.errstate(over="ignore"):
-                sd = np.exp(0.5 * rest[0].astype(np.float64))
+                sd = np.exp(0.5 * _doubles(rest[0]))
     else:
         raise InputError(f"{path}: expected a run folder of cryoDRGN's, a .npy array or a .pkl")
     if not isinstance(z, np.ndarray) or z.ndim not in (1, 2) or z.dtype.kind not in "iuf":
@@ -147,7 +147,7 @@ def read_latents(path: str | Path, *, epoch: int | None = None) -> Latents:
         raise InputError(f"{path}: expected latents (N, K), got {shape}")
     n = len(z)
     return Latents(
-        str(path), z.reshape(n, -1).astype(np.float64), None if sd is None else sd.reshape(n, -1)
+        str(path), _doubles(z.reshape(n, -1)), None if sd is None else sd.reshape(n, -1)
     )
 
 
@@ -174,12 +174,18 @@ def read_ctf(path: str | Path) -> np.ndarray:
     ctf = read_pickles(path)[0]
     if not isinstance(ctf, np.ndarray) or ctf.ndim != 2 or ctf.shape[1] not in (8, 9):
         raise InputError(f"{path}: expected CTFs (N, 9), got {getattr(ctf, 'shape', type(ctf))}")
-    return ctf[:, -7:-5].astype(np.float64)
+    if ctf.dtype.kind not in "iuf":
+        raise InputError(f"{path}: expected numbers, got {ctf.dtype}")
+    return _doubles(ctf[:, -7:-5])
 
 
 def read_indices(path: str | Path, size: int | None = None) -> np.ndarray:
     """Numbers of particles, from 0, `(n,)`, of a pickle of cryoDRGN's."""
-    rows = np.asarray(read_pickles(path)[0])
+    found = read_pickles(path)[0]
+    try:
+        rows = np.asarray(found)
+    except ValueError:  # lists of several lengths
+        raise InputError(f"{path}: expected numbers of particles from 0, got lists") from None
     if rows.ndim != 1 or rows.dtype.kind not in "iu" or (rows < 0).any():
         raise InputError(
             f"{path}: expected numbers of particles from 0, got {rows.dtype} {rows.shape}"
@@ -304,7 +310,7 @@ def _cs(path: Path) -> Columns:
     rotation = cryosparc.rotations(table, poses[0]) if poses else None
     usual = {"defocus": _together(columns, cryosparc.DEFOCUS[:2]), "shift": None}
     if cryosparc.SHIFT in table:
-        usual["shift"] = np.asarray(table.raw(cryosparc.SHIFT), np.float64)
+        usual["shift"] = _doubles(table.raw(cryosparc.SHIFT))
     return _gathered(table.size, rotation, usual, columns)
 
 
@@ -334,4 +340,9 @@ def _together(columns: Mapping[str, np.ndarray], names: Sequence[str]) -> np.nda
     found = [columns[name] for name in names]
     if not all(column.dtype.kind == "f" for column in found):
         return None
-    return np.stack(found, axis=1).astype(np.float64)
+    return _doubles(np.stack(found, axis=1))
+
+
+def _doubles(values: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore"):  # of signalling NaN, at which numpy would warn
+        return np.asarray(values, np.float64)

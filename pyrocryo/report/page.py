@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pyrocryo.errors import InputError
-from pyrocryo.files import replacing
+from pyrocryo.files import read_json, replacing, understood
 from pyrocryo.report import verdicts
 
 __all__ = ["read_run", "write"]
@@ -75,14 +75,9 @@ def read_run(folder: str | Path) -> dict[str, Any]:
     content = {}
     for name in ("config", "metrics", "identify"):
         path = folder / f"{name}.json"
-        try:
-            content[name] = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise InputError(
-                f"{folder} is not a finished run folder: it has no {path.name}"
-            ) from None
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path}: cannot be read as JSON ({error})") from None
+        if not path.exists():
+            raise InputError(f"{folder} is not a finished run folder: it has no {path.name}")
+        content[name] = read_json(path)
         missing = [key for key in NEEDED[name] if key not in content[name]]
         if missing:
             raise InputError(f"{path}: not from a run of pyrocryo, it has no {missing[0]!r}")
@@ -93,6 +88,15 @@ def write(folder: str | Path) -> Path:
     """Writes ``report.html`` into a run folder, from what else is in it; returns its path."""
     folder = Path(folder)
     run = read_run(folder)
+    with understood(folder):
+        page = _page(folder, run)
+    path = folder / "report.html"
+    with replacing(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return path
+
+
+def _page(folder: Path, run: Mapping[str, Any]) -> str:
     config = run["config"]
     title = config.get("name", folder.name)
     data = config.get("data", {})
@@ -117,16 +121,12 @@ def write(folder: str | Path) -> Path:
         "<h2>Settings</h2>",
         f"<pre class=small>{html.escape(json.dumps(config, indent=1, ensure_ascii=False))}</pre>",
     ]
-    page = (
+    return (
         "<!doctype html><html lang=en><meta charset=utf-8>"
         f"<title>{html.escape(str(title))}</title><style>{STYLE}</style>\n"
         + "\n".join(parts)
         + "\n</html>\n"
     )
-    path = folder / "report.html"
-    with replacing(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
-    return path
 
 
 def _table(metrics: Mapping[str, Mapping[str, Any]]) -> str:
