@@ -22,7 +22,7 @@ FLOORS = [
         "jacobians",
     },
     {"fields", "rotation_laws", "preprocess"},
-    {"particles", "metrics", "rotated_normal", "plots", "context"},
+    {"particles", "metrics", "rotated_normal", "joint_normal", "plots", "context"},
     {"imaging", "inspection"},
     {"volumes", "poses", "priors", "optics", "noise"},
     {"molecules"},
