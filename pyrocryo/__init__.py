@@ -21,6 +21,7 @@ _NAMES = {
     "fit": "svi",
     "posed": "draws",
     "posterior": "draws",
+    "refined": "semi_amortised",
 }
 
 __all__ = [*_MODULES, *_NAMES]

@@ -15,7 +15,7 @@ __all__ = ["JointNormal"]
 
 
 class JointNormal(dist.TorchDistribution):
-    r"""The law of :math:`z_t = R u_t`, where all frames have one law :math:`u \sim N(\mu, L L^\top)`.
+    r"""The law of :math:`z_t = R u_t`, all frames together :math:`u \sim N(\mu, L L^\top)`.
 
     As :class:`pyrocryo.rotated_normal.RotatedNormal`, with frames that know of one another: event
     shape `(T, K)`.

@@ -31,7 +31,7 @@ FLOORS = [
     {"pair"},
     {"interventions", "penalties"},
     {"svi", "testing"},
-    {"draws", "frames"},
+    {"draws", "frames", "semi_amortised"},
     {"diagnose"},
     {"identify"},
     {"io"},
