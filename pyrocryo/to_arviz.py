@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["from_netcdf", "to_arviz", "to_netcdf"]
+__all__ = ["from_netcdf", "to_arviz", "to_netcdf", "version"]
 
 
 def to_arviz(
@@ -43,7 +43,7 @@ def to_arviz(
     coords, attrs = dict(coords or {}), dict(attrs or {})
     # a chain is a seed here, and there may well be more seeds than replicated images: both
     # versions would take that for swapped dimensions
-    if _version(az) >= 1:
+    if version(az) >= 1:
         root = {"/": attrs} if attrs else None
         return az.from_dict(groups, dims=dims, coords=coords, attrs=root, check_conventions=False)
     likelihood = groups.pop("log_likelihood", None)
@@ -67,7 +67,7 @@ def from_netcdf(path: str | Path) -> Any:
     """Reads it back, all of it, so that the file is closed again."""
     import arviz as az
 
-    if _version(az) >= 1:
+    if version(az) >= 1:
         import xarray as xr
 
         with xr.open_datatree(str(path), engine="h5netcdf") as tree:
@@ -76,5 +76,6 @@ def from_netcdf(path: str | Path) -> Any:
         return az.from_netcdf(str(path), engine="h5netcdf")
 
 
-def _version(az: Any) -> int:
+def version(az: Any) -> int:
+    """0 or 1: which of the two ArviZ this is."""
     return int(az.__version__.split(".")[0])
