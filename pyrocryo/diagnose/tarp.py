@@ -12,14 +12,14 @@ from pyrocryo.pair import Pair
 from pyrocryo.particles import Particles
 from pyrocryo.svi import Fit
 
-__all__ = ["Coverage", "distance", "tarp"]
+__all__ = ["Balls", "distance", "tarp"]
 
 LEVEL = 0.01
 ALPHA = np.linspace(0.0, 1.0, 21)
 
 
 @dataclass(frozen=True)
-class Coverage:
+class Balls:
     """Expected coverage of balls, for `z`, poses and shifts, each with all its axes at once.
 
     Attributes:
@@ -43,8 +43,8 @@ class Coverage:
 
 def tarp(
     fit: Fit | Pair, particles: Particles, *, n: int = 512, draws: int = 99, seed: int = 0
-) -> Coverage:
-    r"""Coverage of the balls about random points that reach to the truth.
+) -> Balls:
+    r"""Balls of the balls about random points that reach to the truth.
 
     .. math:: f = \frac1S \#\{s : d(z_s, r) < d(z, r)\}
 
@@ -65,7 +65,7 @@ def tarp(
     return covered(dreamt(fit, particles, n=n, draws=draws, seed=seed))
 
 
-def covered(dreams: dict[int, Dreamt]) -> Coverage:
+def covered(dreams: dict[int, Dreamt]) -> Balls:
     """The same of what was drawn already."""
     curves, p = [], []
     for dream in dreams.values():
@@ -91,7 +91,7 @@ def covered(dreams: dict[int, Dreamt]) -> Coverage:
             f"balls about random points do not hold as many truths as draws (p = {p.min():.1g}, "
             f"coverage off by up to {abs(off).max():.2f}): the guide of {names[worst]} is {shape}."
         )
-    return Coverage(tuple(dreams), names, ALPHA, curves, p, passed, verdict)
+    return Balls(tuple(dreams), names, ALPHA, curves, p, passed, verdict)
 
 
 def _ranks(dream: Dreamt, name: str) -> np.ndarray:
