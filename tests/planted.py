@@ -1,6 +1,7 @@
 """Faults planted in a model whose posterior is known exactly, and who notices them."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 import pyrocryo as pc
 from pyrocryo.guides import GaussNewton
 
+ROOT = Path(__file__).parents[1]
 BOX, PIXEL = 16, 6.0
 
 
@@ -116,10 +118,10 @@ FAULTS = {  # by name: keywords of what the images are drawn from, and of the pa
 DIAGNOSTICS = ("khat", "gap", "sbc", "tarp", "calibration", "predictive")
 
 
-def planted(fault, seed, n=256):
+def planted(fault, seed):
     """Particles and a pair with a fault in it."""
     data, model = FAULTS[fault]
-    some = particles(n, seed, **data)
+    some = particles(1024 if "SNR .1" in fault else 256, seed, **data)
     if fault.startswith("defocus"):
         ctf = some.fields["ctf"].copy()
         ctf[:, :2] += WORSE
@@ -127,10 +129,10 @@ def planted(fault, seed, n=256):
     return some, pair(**model)
 
 
-def alarms(fault, seed, n=256):
+def alarms(fault, seed):
     """Which diagnostics go off."""
-    some, model = planted(fault, seed, n)
-    return pc.diagnose.check(model, some, n=512, seed=seed).alarms
+    some, model = planted(fault, seed)
+    return pc.diagnose.check(model, some, seed=seed).alarms
 
 
 def rates(fault, runs, first=0):

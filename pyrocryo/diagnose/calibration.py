@@ -17,7 +17,7 @@ from pyrocryo.svi import Fit
 __all__ = ["Calibration", "calibration", "coverage"]
 
 LEVELS = (0.5, 0.9)
-LEVEL, SLACK = 0.01, 0.03  # p-value of all together, and how far off coverage may be all the same
+LEVEL, SLACK = 0.005, 0.03  # p-value of all together, and how far off coverage may be all the same
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Calibration:
         levels: `(L,)` what the sets say, .5 and .9.
         coverage: `(seeds, Q, L)` what they hold.
         se: `(L,)` standard error of these, if right.
-        passed: None is off by more than .03 and by more than chance allows (p < .01 over all).
+        passed: None is off by more than .03 and by more than chance allows (p < .005 over all).
         verdict: In words.
     """
 
@@ -63,7 +63,9 @@ def calibration(
     return calibrated(dreamt(fit, particles, n=n, draws=draws, seed=seed))
 
 
-def coverage(truth: np.ndarray, draws: np.ndarray, levels: tuple[float, ...] = LEVELS) -> np.ndarray:
+def coverage(
+    truth: np.ndarray, draws: np.ndarray, levels: tuple[float, ...] = LEVELS
+) -> np.ndarray:
     r"""Share of truths within central credible intervals, or balls about mean poses.
 
     The interval of level α holds a truth whose rank among S draws is in the middle α of S + 1
@@ -118,12 +120,12 @@ def calibrated(dreams: dict[int, Dreamt]) -> Calibration:
     if bad.any():
         name, level = names[worst[1]], 100 * levels[worst[2]]
         side = "too narrow, or off" if off[worst] < 0 else "too wide"
-        verdict += f"; worst is {name}, whose {level:.0f} % sets hold {100 * held[worst]:.0f} %: {side}."
+        verdict += (
+            f"; worst is {name}, whose {level:.0f} % sets hold {100 * held[worst]:.0f} %: {side}."
+        )
     else:
         verdict += ": as they should."
-    return Calibration(
-        tuple(dreams), tuple(names), levels, held, se, not bad.any(), verdict
-    )
+    return Calibration(tuple(dreams), tuple(names), levels, held, se, not bad.any(), verdict)
 
 
 def _columns(dream: Dreamt) -> list[tuple[list[str], np.ndarray, np.ndarray]]:
@@ -136,7 +138,9 @@ def _columns(dream: Dreamt) -> list[tuple[list[str], np.ndarray, np.ndarray]]:
         if site == "pose":
             columns.append(([site], truth[:, None], draws[:, :, None]))
         else:
-            labels = [f"z{k + 1}" if site == "z" else f"{site}_{'xy'[k]}" for k in range(truth.shape[-1])]
+            labels = [
+                f"z{k + 1}" if site == "z" else f"{site}_{'xy'[k]}" for k in range(truth.shape[-1])
+            ]
             columns.append((labels, truth, draws))
     return columns
 

@@ -23,6 +23,7 @@ from pyrocryo.svi import Fit
 
 __all__ = ["Checked", "check"]
 
+LARGEST_MAP = 64  # pixels, of maps written as numbers beside their figures
 GUIDE = ("khat", "gap", "sbc", "tarp", "calibration")
 
 
@@ -71,8 +72,13 @@ class Checked:
         """What ``diagnose.json`` holds: all but the draws."""
         told = {name: getattr(self, name) for name in ("sentence", "passed", "alarms", "seeds")}
         told |= {"particles": self.particles, "importance": self.importance.told()}
-        names = ("sbc", "tarp", "calibration", "predictive", "dimensions", "sensitivity")
-        return told | {name: getattr(self, name) for name in names}
+        names = ("sbc", "tarp", "calibration", "dimensions", "sensitivity")
+        told |= {name: getattr(self, name) for name in names}
+        told["predictive"] = seen = {**vars(self.predictive)}
+        for name in ("variance_map", "mean_map", "component_map"):
+            small = seen[name].shape[-1] <= LARGEST_MAP
+            seen[name] = seen[name].round(4) if small else None
+        return told
 
 
 def check(
@@ -81,6 +87,7 @@ def check(
     *,
     draws: int = 200,
     n: int = 512,
+    images: int = 1024,
     most: int = 256,
     seed: int = 0,
 ) -> Checked:
@@ -89,8 +96,8 @@ def check(
     First whether the guide is the posterior of the model: importance weights of particles that
     were held out (all, where none were), ranks and coverage of particles drawn from the model.
     Then whether the model is that of the images: posterior predictive checks. What each can see
-    is in ``docs/calibrate_and_trust.md``. Each check raises a false alarm in at most a hundredth
-    of the cases where all is right.
+    is in ``docs/calibrate_and_trust.md``. Where all is right, each raises a false alarm in about
+    one case of two hundred.
 
     Example::
 
@@ -101,7 +108,8 @@ def check(
         fit: A fit, or one trained pair.
         particles: Its particles, at least 40.
         draws: Draws of the guide for each particle whose weights are looked at.
-        n: Particles to draw from the model, and to compare with replicates.
+        n: Particles to draw from the model.
+        images: At most so many images are compared with replicates.
         most: Particles whose weights are looked at.
         seed: Seed of all draws.
     """
@@ -114,7 +122,7 @@ def check(
     weights = importance(fit, some, draws=draws, most=most, seed=seed)
     dreams = dreamt(fit, some, n=n, draws=99, seed=seed)
     ranks, balls, sets = ranked(dreams), covered(dreams), calibrated(dreams)
-    seen = predictive(fit, some, most=max(n, FEWEST), seed=seed)
+    seen = predictive(fit, some, most=images, seed=seed)
     k = weights.z.shape[-1]
     told = tuple(
         dimensions(z.mean(axis=0).reshape(-1, k), np.maximum(z.std(axis=0), 1e-9).reshape(-1, k))
@@ -162,7 +170,9 @@ def _sentence(alarms: tuple[str, ...], verdicts: dict[str, str]) -> str:
     parts = []
     if guide:
         # ranks say in which way it is off; weights, how much
-        chosen = next(name for name in ("sbc", "gap", "khat", "tarp", "calibration") if name in guide)
+        chosen = next(
+            name for name in ("sbc", "gap", "khat", "tarp", "calibration") if name in guide
+        )
         parts.append(
             f"The guide is not the model's posterior ({', '.join(guide)}): {verdicts[chosen]}"
         )

@@ -1,4 +1,4 @@
-"""Importance weights of a guide's draws: k-hat, effective draws and the gap, particle by particle."""
+"""Importance weights of a guide's draws: k-hat, effective draws and the gap of each particle."""
 
 from __future__ import annotations
 

@@ -117,7 +117,10 @@ def _dreamt(pair: Pair, particles: Particles, n: int, draws: int, seed: int) -> 
             centre = {"pose": _middle(several["pose"][:CENTRES])} if "pose" in several else {}
             parts.append(tuple(map(_numbers, (truth, other, kept, centre))))
     truth, other, kept, centre = (
-        {name: np.concatenate([part[k][name] for part in parts], axis=int(k == 2)) for name in first}
+        {
+            name: np.concatenate([part[k][name] for part in parts], axis=int(k == 2))
+            for name in first
+        }
         for k, first in enumerate(parts[0])
     )
     return Dreamt(truth, other, kept, centre.get("pose"), particles.frames)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,7 @@ from pyrocryo.svi import Fit
 
 __all__ = ["Predictive", "predictive"]
 
-LEVEL = 0.01
+LEVEL = 0.005
 FEWEST = 40  # particles, for means to be normal
 TESTS = ("level", "spectrum", "gain", "mean", "variance", "component")
 ALONE = 1.1  # how much more a component must hold than the noise at large, to be spoken of
@@ -46,8 +47,8 @@ class Predictive:
         component: `(seeds,)` variance along it, observed over replicated.
         variance_map: `(seeds, D, D)` residual variance, observed over replicated.
         mean_map: `(seeds, D, D)` mean residual, less that of replicates.
-        component_map: `(seeds, D, D)` that image, of unit length.
-        passed: No p-value below .01 over all of them.
+        component_map: `(seeds, C, C)` that image, of unit length, of at most 24 pixels a side.
+        passed: No p-value below .005 over all of them.
         verdict: In words.
     """
 
@@ -71,17 +72,19 @@ class Predictive:
 
 
 def predictive(
-    fit: Fit | Pair, particles: Particles, *, most: int = 512, replicates: int = 2, seed: int = 0
+    fit: Fit | Pair, particles: Particles, *, most: int = 1024, seed: int = 0
 ) -> Predictive:
     r"""Compares residuals of images with residuals of images that the model made of them.
 
     .. math:: z_i \sim q(z | x_i), \quad x_i' \sim p(x | z_i), \quad
-              r_i = x_i - g(z), \; z \sim q(z | x_i), \quad r_i' = x_i' - g(z'), \; z' \sim q(z | x_i')
+              r_i = x_i - g(z), \; z \sim q(z | x_i), \quad
+              r_i' = x_i' - g(z'), \; z' \sim q(z | x_i')
 
     If the model is right and q its posterior, :math:`x_i` and :math:`x_i'` can be exchanged, and
     so any statistic of the one has the law of that of the other (Gelman, Meng & Stern 1996): no
     noise level, number of parameters or error of interpolation need be accounted for. What a test
-    averages over particles is compared with its replicates, particle by particle, by Student's t.
+    averages over particles is compared with that of one replicate each, particle by particle, by
+    Student's t: such differences are symmetric, as the mean over several replicates is not.
 
     A wrong noise level shows in all rings alike, wrong optics in gain and spectrum of some, a
     motion that the model lacks in a component. A guide that is off, under a right model, is off
@@ -91,19 +94,16 @@ def predictive(
         fit: A fit, or one trained pair.
         particles: Its particles; better some that it was not trained on.
         most: At most so many of them.
-        replicates: Replicates of each.
         seed: Seed of all draws.
 
     Raises:
         InputError: If there are fewer than 40 particles, or the pair does not fit them.
     """
-    if replicates < 1:
-        raise InputError(f"replicates: expected at least 1, got {replicates}")
     if most < FEWEST:
         raise InputError(f"most: expected at least {FEWEST} particles, got {most}")
     pairs = models(fit, particles, FEWEST)
     some = first(particles, most)
-    found = [_compared(pair, some, replicates, seed) for pair in pairs.values()]
+    found = [_compared(pair, some, seed) for pair in pairs.values()]
     stacked = {name: np.stack([part[name] for part in found]) for name in found[0]}
     pair = next(iter(pairs.values()))
     frequency = np.arange(pair.box // 2 + 1) / (pair.box * particles.pixel_size)
@@ -118,43 +118,31 @@ def predictive(
     )  # fmt: skip
 
 
-def _compared(pair: Pair, particles: Particles, replicates: int, seed: int) -> dict[str, np.ndarray]:
-    rows: list[list[dict[str, np.ndarray]]] = [[] for _ in range(replicates + 1)]
+def _compared(pair: Pair, particles: Particles, seed: int) -> dict[str, np.ndarray]:
+    rows: tuple[list[dict[str, np.ndarray]], ...] = ([], [])
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         for batch in batches(pair, particles):
-            rows[0].append(features(pair, batch))
-            for several in rows[1:]:
-                several.append(features(pair, replicated(pair, batch)))
-    seen, *made = (
+            for several, one in zip(rows, (batch, replicated(pair, batch)), strict=True):
+                several.append(features(pair, one))
+    seen, made = (
         {name: np.concatenate([part[name] for part in several]) for name in several[0]}
         for several in rows
     )
     image = "body" if "body" in seen else "mean"
-    for part in (seen, *made):
+    for part in (seen, made):
         centre = part[image].mean(axis=0)
         part["variance"] = np.square(part[image] - centre)
-        part["shown"] = part[image]
         part["gain"] = part["gain"] / np.maximum(part["signal"].mean(axis=0), 1e-12)
-    along, component_map = _component(seen["shown"], [part["shown"] for part in made])
-    tests = {name: (seen[name], [part[name] for part in made]) for name in TESTS[:-1]}
-    if image == "body":  # where the molecule is, and where the camera is
-        tests["mean"] = tuple(
-            np.concatenate([seen["mean"], seen["body"]], axis=1)
-            if k == 0
-            else [np.concatenate([part["mean"], part["body"]], axis=1) for part in made]
-            for k in range(2)
-        )
-    tests["component"] = along
-    z, p, worst = zip(*(_paired(*tests[name]) for name in TESTS), strict=True)
+        part["shown"] = part[image]
+        # where the molecule is, and where the camera is
+        part["mean"] = np.concatenate([part[n] for n in ("mean", "body") if n in part], axis=1)
+        part["component"] = part["coarse"]
+    component_map = _component(seen, made)
+    z, p, worst = zip(*(_paired(seen[name], made[name]) for name in TESTS), strict=True)
     side = (pair.box, pair.box)
-    mean = {
-        name: (seen[name].mean(axis=0), np.mean([part[name] for part in made], axis=(0, 1)))
-        for name in ("level", "spectrum", "gain", "variance", "shown")
-    }
-    ratio = {
-        name: a / np.maximum(b, 1e-12) for name, (a, b) in mean.items() if name != "shown"
-    }
+    mean = {name: (seen[name].mean(axis=0), made[name].mean(axis=0)) for name in (*TESTS, "shown")}
+    ratio = {name: a / np.maximum(b, 1e-12) for name, (a, b) in mean.items()}
     return {
         "z": np.array(z),
         "p": np.array(p),
@@ -162,37 +150,37 @@ def _compared(pair: Pair, particles: Particles, replicates: int, seed: int) -> d
         "level": ratio["level"][0],
         "spectrum": ratio["spectrum"],
         "gain": mean["gain"][0] - mean["gain"][1],
-        "component": along[0].mean() / max(np.mean(along[1]), 1e-12),
+        "component": ratio["component"][0],
         "variance_map": ratio["variance"].reshape(side),
         "mean_map": (mean["shown"][0] - mean["shown"][1]).reshape(side),
-        "component_map": component_map.reshape(side),
+        "component_map": component_map.reshape(2 * (math.isqrt(len(component_map)),)),
     }
 
 
-def _paired(seen: np.ndarray, made: list[np.ndarray]) -> tuple[float, float, int]:
-    """The largest z-score of differences `(n, F)` from replicates, its p-value, and which it is."""
-    difference = seen - np.mean(made, axis=0)
+def _paired(seen: np.ndarray, made: np.ndarray) -> tuple[float, float, int]:
+    """The largest z-score of differences `(n, F)` from replicates, its p-value, its place."""
+    difference = seen - made
     n, count = difference.shape
     mean, sd = difference.mean(axis=0), difference.std(axis=0, ddof=1)
-    t = np.where(sd > 1e-12, mean / np.maximum(sd, 1e-12), 0.0) * np.sqrt(n)
+    t = np.where(sd > 1e-12, mean / np.maximum(sd, 1e-12), 0.0) * math.sqrt(n)
     p = np.maximum(2 * stats.t.sf(np.abs(t), n - 1), 1e-300)
     worst = int(p.argmin())
     z = float(np.sign(t[worst]) * stats.norm.isf(p[worst] / 2))
     return z, float(min(1.0, count * p[worst])), worst
 
 
-def _component(
-    seen: np.ndarray, made: list[np.ndarray]
-) -> tuple[tuple[np.ndarray, list[np.ndarray]], np.ndarray]:
-    """Squares `(n, 1)` along the leading component of the other half, and that of all."""
-    halves = np.arange(len(seen)) % 2
-    squares = [np.empty((len(seen), 1)) for _ in range(1 + len(made))]
-    for half in (0, 1):
-        along = _leading(seen[halves == half])
-        for column, images in zip(squares, (seen, *made), strict=True):
-            other = images[halves != half]
-            column[halves != half] = np.square((other - other.mean(axis=0)) @ along)[:, None]
-    return (squares[0], squares[1:]), _leading(seen)
+def _component(seen: dict[str, np.ndarray], made: dict[str, np.ndarray]) -> np.ndarray:
+    """The leading component of the coarse residuals; they become squares `(n, 1)` along it.
+
+    Each along the component of the half of the images that it is not in.
+    """
+    images = seen["component"]
+    halves = np.arange(len(images)) % 2
+    along = np.stack([_leading(images[halves != half]) for half in (0, 1)])[halves]
+    for part in (seen, made):
+        centred = part["component"] - part["component"].mean(axis=0)
+        part["component"] = np.square((centred * along).sum(axis=-1, keepdims=True))
+    return _leading(images)
 
 
 def _leading(images: np.ndarray) -> np.ndarray:

@@ -53,7 +53,9 @@ def psis(log_weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     order = np.argsort(shifted, axis=-1, kind="stable")[:, -tail - 1 :]
     largest = np.take_along_axis(shifted, order, axis=-1)  # (n, tail + 1), ascending
     cut = np.maximum(largest[:, 0], math.log(np.finfo(float).tiny))
-    above = (largest[:, 1:] > cut[:, None]).sum(axis=-1)  # fewer than the tail where some are equal
+    above = (largest[:, 1:] > cut[:, None]).sum(
+        axis=-1
+    )  # fewer than the tail where some are equal
     k = np.where(largest[:, -1] - largest[:, 0] < FLAT, -np.inf, np.inf)
     for count in np.unique(above[(k > 0) & (above >= FEWEST // 5)]):
         chosen = np.flatnonzero((above == count) & (k > 0))
@@ -89,7 +91,7 @@ def _pareto(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _quantiles(count: int, shape: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Of generalised Pareto laws `(n, 1)`, in the middle of ``count`` equal shares: `(n, count)`."""
+    """Quantiles `(n, count)` of generalised Pareto laws `(n, 1)`, amid equal shares."""
     outside = -np.log1p(-(np.arange(count) + 0.5) / count)
     straight = np.abs(shape) < 1e-12
     shape = np.where(straight, 1.0, shape)

@@ -1,4 +1,4 @@
-"""What is left of images once the guide's conformations are decoded, in numbers that are averaged."""
+"""What is left of images once the guide's conformations are decoded."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
 
 from pyrocryo.imaging import resample
 from pyrocryo.pair import Pair
 from pyrocryo.precision import applied
 
 __all__ = ["decoded", "features", "replicated", "ring_of"]
+
+COARSE = 24  # pixels a side, where motions are looked for: fine residuals are mostly noise
 
 
 def decoded(pair: Pair, batch: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -42,7 +45,8 @@ def features(pair: Pair, batch: Any) -> dict[str, np.ndarray]:
         ``level`` `(B, 1)` mean square; ``spectrum`` and ``gain`` `(B, R)` by ring of 0, 1, ...
         waves a box: power, and product with the decoded image; ``signal`` `(B, R)` power of the
         decoded image; ``mean`` `(B, D D)` residual images; ``body`` `(B, D D)` the same, turned
-        and moved back to where the molecule was, of flat volumes.
+        and moved back to where the molecule was, of flat volumes; ``coarse`` the one or the
+        other, averaged down to at most 24 pixels a side.
     """
     clean, rotation, shift = decoded(pair, batch)
     residual = batch.images - clean
@@ -69,7 +73,9 @@ def features(pair: Pair, batch: Any) -> dict[str, np.ndarray]:
             rotation, shift = rotation[:, 0], shift[:, 0]
         back = rotation.transpose(-1, -2)
         moved = -applied(back[..., :2, :2], shift)
-        parts["body"] = resample(flat, back, moved, box=pair.box).flatten(1)
+        flat = resample(flat, back, moved, box=pair.box)
+        parts["body"] = flat.flatten(1)
+    parts["coarse"] = adaptive_avg_pool2d(flat.unsqueeze(1), min(COARSE, pair.box)).flatten(1)
     return {name: value.detach().double().cpu().numpy() for name, value in parts.items()}
 
 

@@ -70,7 +70,9 @@ def scaled(weights: Importance) -> Sensitivity:
     z = weights.z.reshape(*weights.z.shape[:3], -1)
     parts = {"prior": weights.log_prior, "likelihood": weights.log_likelihood}
     found = {
-        name: np.stack([power_scaled(*one) for one in zip(z, part, weights.log_weight, strict=True)])
+        name: np.stack(
+            [power_scaled(*one) for one in zip(z, part, weights.log_weight, strict=True)]
+        )
         for name, part in parts.items()
     }
     dim = weights.z.shape[-1]
