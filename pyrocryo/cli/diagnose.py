@@ -26,7 +26,7 @@ class Diagnose:
     """Draws of the guide for each particle whose weights are looked at."""
     n: int = 512
     """Particles to draw from the model."""
-    images: int = 1024
+    images: int = 2048
     """At most so many images are compared with replicates."""
     most: int = 256
     """At most so many particles whose weights are looked at."""

@@ -87,7 +87,7 @@ def check(
     *,
     draws: int = 200,
     n: int = 512,
-    images: int = 1024,
+    images: int = 2048,
     most: int = 256,
     seed: int = 0,
 ) -> Checked:

@@ -72,7 +72,7 @@ class Predictive:
 
 
 def predictive(
-    fit: Fit | Pair, particles: Particles, *, most: int = 1024, seed: int = 0
+    fit: Fit | Pair, particles: Particles, *, most: int = 2048, seed: int = 0
 ) -> Predictive:
     r"""Compares residuals of images with residuals of images that the model made of them.
 
