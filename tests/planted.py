@@ -1,7 +1,6 @@
 """Faults planted in a model whose posterior is known exactly, and who notices them."""
 
 import math
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,7 +9,6 @@ from torch import nn
 import pyrocryo as pc
 from pyrocryo.guides import GaussNewton
 
-ROOT = Path(__file__).parents[1]
 BOX, PIXEL = 16, 6.0
 
 

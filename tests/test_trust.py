@@ -382,22 +382,26 @@ def test_rates():
         assert any_of_them <= 0.1 if fault.startswith("none") else any_of_them >= 0.95
 
 
-def test_a_run_is_diagnosed(tmp_path, capsys):
-    run = tmp_path / "run"
-    model = str(planted.ROOT / "models" / "vae.py")
-    words = ["--n", "120", "--steps", "3", "--draws", "5", "--seeds", "2", "--out", str(run)]
-    assert main(["fit", model, *words]) == 0
-    capsys.readouterr()
-    assert main(["diagnose", str(run), "--n", "64", "--most", "40", "--draws", "50"]) == 0
-    assert "not the model's posterior" in capsys.readouterr().out
-    told = json.loads((run / "diagnose.json").read_text())
-    assert not told["passed"]
-    assert told["sentence"]
-    assert set(told["alarms"]) <= set(planted.DIAGNOSTICS)
-    n = len(told["particles"])
-    assert np.shape(told["importance"]["khat"]) == (2, n)
-    assert np.shape(told["sbc"]["ranks"]) == (2, 64, len(told["sbc"]["names"]))
-    assert np.shape(told["sensitivity"]["prior"]) == (2, n, 4)  # of two frames
-    for name in ("khat", "ranks", "coverage", "residuals", "spectrum"):
-        assert (run / "figures" / f"diagnose_{name}.png").read_bytes()[:4] == b"\x89PNG"
+def test_a_run_is_diagnosed(tmp_path, capsys, monkeypatch, pairs_in_time):
     assert main(["diagnose", str(tmp_path / "none")]) == 2
+    pair = pc.Pair(pc.priors.IsotropicNormal(2), volume=pc.volumes.Grid(hidden=(8,)), box=32)
+    some = pairs_in_time.take(np.arange(60))
+    fit = pc.fit(pair, some, steps=3, seeds=2)
+    monkeypatch.setattr("pyrocryo.io.load_fit", lambda folder: (fit, some), raising=False)
+    words = ["--n", "64", "--most", "40", "--draws", "50"]
+    assert main(["diagnose", str(tmp_path), *words]) == 0
+    assert "not the model's posterior" in capsys.readouterr().out
+    told = json.loads((tmp_path / "diagnose.json").read_text())
+    assert not told["passed"]
+    assert "sbc" in told["alarms"]
+    assert told["sentence"].startswith("The guide is not")
+    assert told["seeds"] == [0, 1]
+    assert told["particles"] == list(range(40))
+    assert np.shape(told["importance"]["khat"]) == (2, 40)
+    assert np.shape(told["sbc"]["ranks"]) == (2, 64, 4)
+    assert np.shape(told["sensitivity"]["prior"]) == (2, 40, 4)
+    assert np.shape(told["predictive"]["variance_map"]) == (2, 32, 32)
+    assert len(told["dimensions"]) == 2
+    for name in ("khat", "ranks", "coverage", "residuals", "spectrum"):
+        written_there = (tmp_path / "figures" / f"diagnose_{name}.png").read_bytes()
+        assert written_there[:4] == b"\x89PNG"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from scipy import stats
 
@@ -16,6 +17,7 @@ from pyrocryo.diagnose.uniform import histogram
 __all__ = ["coverage", "figures", "khat", "ranks", "residuals", "spectrum"]
 
 SHOWN = 8  # numbers whose ranks are drawn
+WIDEST = 3.0  # ratios of power that are drawn on a linear axis
 LOWEST = -1.0  # k-hat below is drawn there
 
 
@@ -98,9 +100,9 @@ def residuals(found: Predictive) -> Figure:
     )
     for axes, (name, picture, centre, colours) in zip(figure.subplots(1, 3), maps, strict=True):
         limit = max(float(np.quantile(np.abs(picture - centre), 0.995)), 1e-9)
-        shown = axes.imshow(
-            picture, cmap=colours, vmin=centre - limit, vmax=centre + limit, origin="lower"
-        )
+        low = centre - min(limit, centre or limit)  # ratios end at 0
+        norm = TwoSlopeNorm(centre, low, centre + limit)
+        shown = axes.imshow(picture, cmap=colours, norm=norm, origin="lower")
         axes.set(xticks=[], yticks=[])
         axes.set_title(name, fontsize=9)
         figure.colorbar(shown, ax=axes, shrink=0.75)
@@ -119,6 +121,8 @@ def spectrum(found: Predictive) -> Figure:
     left.axhline(1, color="0.6", lw=1)
     right.axhline(0, color="0.6", lw=1)
     left.set(xlabel="frequency (1/Å)", ylabel="residual power / the model's")
+    if found.spectrum.max() > WIDEST:
+        left.set_yscale("log")
     right.set(
         xlabel="frequency (1/Å)", ylabel="share of the decoded image left", ylim=_limits(found)
     )

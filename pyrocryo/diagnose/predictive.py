@@ -210,9 +210,11 @@ def _verdict(
         )
     if "gain" in bad:
         ring = int(one["worst"][TESTS.index("gain")])
+        gain = one["gain"][ring]
+        share = f"{100 * gain:+.0f} %" if abs(gain) < 1 else "more than all"
         told.append(
-            f"{100 * one['gain'][ring]:+.0f} % of the decoded image is left at "
-            f"{_length(frequency[ring])}: optics, contrast or map are wrong"
+            f"{share} of the decoded image is left at {_length(frequency[ring])}: optics, "
+            "contrast or map are wrong"
         )
     if "level" in bad:
         told.append(f"their variance is {level:.2f} times the model's")
