@@ -21,6 +21,7 @@ __all__ = ["Predictive", "predictive"]
 LEVEL = 0.005
 FEWEST = 40  # particles, for means to be normal
 TESTS = ("level", "spectrum", "gain", "mean", "variance", "component")
+FAINT = 0.01  # of the noise: power of decoded images below which a ring's gain is not tested
 ALONE = 1.1  # how much more a component must hold than the noise at large, to be spoken of
 
 
@@ -32,7 +33,8 @@ class Predictive:
         seeds: Seeds.
         n: Particles.
         names: The tests: ``level`` (mean square of the residuals), ``spectrum`` (their power, ring
-            by ring), ``gain`` (how much of the decoded image is left in them, ring by ring),
+            by ring), ``gain`` (how much of the decoded image is
+            left in them, in rings where it has 1 % of the power of the noise or more),
             ``mean`` and ``variance`` (pixel by pixel) and ``component`` (the image along which
             residuals of one half of the particles vary most, in the other half).
         z: `(seeds, tests)` the largest z-score of each test, with its sign: of n differences
@@ -139,6 +141,12 @@ def _compared(pair: Pair, particles: Particles, seed: int) -> dict[str, np.ndarr
         part["mean"] = np.concatenate([part[n] for n in ("mean", "body") if n in part], axis=1)
         part["component"] = part["coarse"]
     component_map = _component(seen, made)
+    # of rings where next to nothing is decoded nothing depends, and trained maps hold noise there
+    decoded = made["signal"].mean(axis=0) / np.maximum(made["spectrum"].mean(axis=0), 1e-12)
+    faint = decoded < min(FAINT, decoded.max())
+    gain = [part["gain"].mean(axis=0) for part in (seen, made)]
+    for part in (seen, made):
+        part["gain"] = np.where(faint, 0.0, part["gain"])
     z, p, worst = zip(*(_paired(seen[name], made[name]) for name in TESTS), strict=True)
     side = (pair.box, pair.box)
     mean = {name: (seen[name].mean(axis=0), made[name].mean(axis=0)) for name in (*TESTS, "shown")}
@@ -149,7 +157,7 @@ def _compared(pair: Pair, particles: Particles, seed: int) -> dict[str, np.ndarr
         "worst": np.array(worst),
         "level": ratio["level"][0],
         "spectrum": ratio["spectrum"],
-        "gain": mean["gain"][0] - mean["gain"][1],
+        "gain": gain[0] - gain[1],
         "component": ratio["component"][0],
         "variance_map": ratio["variance"].reshape(side),
         "mean_map": (mean["shown"][0] - mean["shown"][1]).reshape(side),
@@ -210,11 +218,13 @@ def _verdict(
         )
     if "gain" in bad:
         ring = int(one["worst"][TESTS.index("gain")])
-        gain = one["gain"][ring]
-        share = f"{100 * gain:+.0f} %" if abs(gain) < 1 else "more than all"
+        gain, where = one["gain"][ring], _length(frequency[ring])
         told.append(
-            f"{share} of the decoded image is left at {_length(frequency[ring])}: optics, "
-            "contrast or map are wrong"
+            f"at {where}, {100 * gain:.0f} % of the decoded image is left: it should be brighter, "
+            "by contrast, optics or map"
+            if gain > 0
+            else f"at {where}, {min(-100 * gain, 100):.0f} % of the decoded image is not in the "
+            "images: optics are wrong, or the map is noise there"
         )
     if "level" in bad:
         told.append(f"their variance is {level:.2f} times the model's")
