@@ -130,7 +130,7 @@ def planted(fault, seed):
 def alarms(fault, seed):
     """Which diagnostics go off."""
     some, model = planted(fault, seed)
-    return pc.diagnose.check(model, some, images=4096, seed=seed).alarms
+    return pc.diagnose.check(model, some, draws=100, most=128, images=4096, seed=seed).alarms
 
 
 def rates(fault, runs, first=0):
