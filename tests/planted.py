@@ -95,3 +95,63 @@ def particles(n=200, seed=0, sd=1.0, arms=2, ctf=False):
         clean = true.seen(torch.as_tensor(z, dtype=torch.float32), some.batch(np.arange(n)))
     images = clean.numpy() + sd * rng.standard_normal(clean.shape).astype(np.float32)
     return pc.Particles(images, pixel_size=PIXEL, truth=z, **fields)
+
+
+WORSE = 1_500.0  # Å of defocus
+FAULTS = {  # by name: keywords of what the images are drawn from, and of the pair that is asked
+    "none": ({}, {}),
+    "none, CTF": ({"ctf": True}, {"ctf": True}),
+    "guide too narrow (sd x .7)": ({}, {"wide": 0.7}),
+    "guide too narrow (sd x .5)": ({}, {"wide": 0.5}),
+    "guide too wide (sd x 1.4)": ({}, {"wide": 1.4}),
+    "guide off by .5 sd": ({}, {"off": 0.5}),
+    "noise 10 % too low": ({"sd": 1.1}, {}),
+    "defocus 1500 Å off": ({"ctf": True}, {"ctf": True}),
+    "third arm missing": ({"arms": 3}, {"arms": 3, "seen": 2}),
+    "none, SNR .1": ({"sd": 3.2}, {"sd": 3.2}),
+    "none, CTF, SNR .1": ({"ctf": True, "sd": 3.2}, {"ctf": True, "sd": 3.2}),
+    "defocus 1500 Å off, SNR .1": ({"ctf": True, "sd": 3.2}, {"ctf": True, "sd": 3.2}),
+    "third arm missing, SNR .1": ({"arms": 3, "sd": 3.2}, {"arms": 3, "seen": 2, "sd": 3.2}),
+}
+DIAGNOSTICS = ("khat", "gap", "sbc", "tarp", "calibration", "predictive")
+
+
+def planted(fault, seed):
+    """Particles and a pair with a fault in it."""
+    data, model = FAULTS[fault]
+    some = particles(4096 if "SNR .1" in fault else 256, seed, **data)
+    if fault.startswith("defocus"):
+        ctf = some.fields["ctf"].copy()
+        ctf[:, :2] += WORSE
+        some = some.having(ctf=ctf)
+    return some.take(np.arange(len(some))), pair(**model)  # nothing was trained, or held out
+
+
+def alarms(fault, seed):
+    """Which diagnostics go off."""
+    some, model = planted(fault, seed)
+    return pc.diagnose.check(model, some, draws=100, most=128, images=4096, seed=seed).alarms
+
+
+def rates(fault, runs, first=0):
+    """Share of runs in which each diagnostic went off, and in which any did."""
+    found = [alarms(fault, seed) for seed in range(first, first + runs)]
+    each = [np.mean([name in one for one in found]) for name in DIAGNOSTICS]
+    return np.array([*each, np.mean([bool(one) for one in found])])
+
+
+def table(runs, first=0):
+    """The matrix as Markdown, of percentages."""
+    lines = ["| fault | " + " | ".join((*DIAGNOSTICS, "any")) + " |"]
+    lines.append("|---" * (len(DIAGNOSTICS) + 2) + "|")
+    for fault in FAULTS:
+        row = rates(fault, runs, first)
+        lines.append(f"| {fault} | " + " | ".join(f"{100 * x:.0f}" for x in row) + " |")
+        print(lines[-1], flush=True)
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    import sys
+
+    print(table(*map(int, sys.argv[1:] or [20])))

@@ -1,4 +1,4 @@
-"""Importance weights of a guide's draws: k-hat, effective draws and the gap, particle by particle."""
+"""Importance weights of a guide's draws: k-hat, effective draws and the gap of each particle."""
 
 from __future__ import annotations
 
@@ -82,18 +82,20 @@ class Importance:
     def arviz(self) -> Any:
         """The draws as an ArviZ object, one chain a seed, with their weights.
 
-        ``posterior`` (``z``), ``log_likelihood`` and ``log_prior`` (``x``; ``all``), and in
-        ``sample_stats`` the normalised, smoothed ``log_weight``.
+        ``posterior`` (``z``), ``log_likelihood`` (``x``), and in ``sample_stats`` ``log_prior``
+        and the normalised, smoothed ``log_weight``.
         """
         frame = ["frame"] if self.z.ndim == 5 else []
         smooth = psis(np.moveaxis(self.log_weight, 1, -1))[0]
         groups = {
             "posterior": {"z": self.z},
             "log_likelihood": {"x": self.log_likelihood},
-            "log_prior": {"all": self.log_prior},
-            "sample_stats": {"log_weight": np.moveaxis(smooth, -1, 1)},
+            "sample_stats": {
+                "log_prior": self.log_prior,
+                "log_weight": np.moveaxis(smooth, -1, 1),
+            },
         }
-        names = {name: ["particle"] for name in ("x", "all", "log_weight")}
+        names = {name: ["particle"] for name in ("x", "log_prior", "log_weight")}
         dims = {"z": ["particle", *frame, "latent"], **names}
         coords = {"particle": self.particles, "chain": list(self.seeds)}
         return to_arviz(groups, dims=dims, coords=coords)

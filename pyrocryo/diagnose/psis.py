@@ -91,7 +91,7 @@ def _pareto(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _quantiles(count: int, shape: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Of generalised Pareto laws `(n, 1)`, in the middle of ``count`` equal shares: `(n, count)`."""
+    """Quantiles `(n, count)` of generalised Pareto laws `(n, 1)`, amid equal shares."""
     outside = -np.log1p(-(np.arange(count) + 0.5) / count)
     straight = np.abs(shape) < 1e-12
     shape = np.where(straight, 1.0, shape)

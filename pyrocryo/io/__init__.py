@@ -28,6 +28,7 @@ __all__ = [
     "select",
     "write_components",
     "write_cryodrgn_latents",
+    "write_diagnosis",
     "write_map",
     "write_motion",
     "write_structure",
@@ -70,6 +71,10 @@ def __getattr__(name: str) -> Any:
         from pyrocryo.io.components import write_components
 
         return write_components
+    if name == "write_diagnosis":
+        from pyrocryo.io.diagnosis import write_diagnosis
+
+        return write_diagnosis
     if name == "write_motion":
         from pyrocryo.io.motion import write_motion
 
