@@ -12,7 +12,7 @@ import numpy as np
 from pyrocryo.errors import InputError
 from pyrocryo.files import UNPACKED, regular
 
-__all__ = ["from_netcdf", "to_arviz", "to_netcdf"]
+__all__ = ["from_netcdf", "to_arviz", "to_netcdf", "version"]
 
 
 def to_arviz(
@@ -46,7 +46,7 @@ def to_arviz(
     coords, attrs = dict(coords or {}), dict(attrs or {})
     # a chain is a seed here, and there may well be more seeds than replicated images: both
     # versions would take that for swapped dimensions
-    if _version(az) >= 1:
+    if version(az) >= 1:
         root = {"/": attrs} if attrs else None
         return az.from_dict(groups, dims=dims, coords=coords, attrs=root, check_conventions=False)
     likelihood = groups.pop("log_likelihood", None)
@@ -76,7 +76,7 @@ def from_netcdf(path: str | Path) -> Any:
 
     _check(Path(path))
     try:
-        if _version(az) >= 1:
+        if version(az) >= 1:
             import xarray as xr
 
             with xr.open_datatree(str(path), engine="h5netcdf") as tree:
@@ -118,5 +118,6 @@ def _check(path: Path) -> None:
         raise InputError(f"{path}: would take more than {UNPACKED} times its size")
 
 
-def _version(az: Any) -> int:
+def version(az: Any) -> int:
+    """0 or 1: which of the two ArviZ this is."""
     return int(az.__version__.split(".")[0])

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from pyrocryo.cli.audit import Audit
 from pyrocryo.cli.bench import Bench
+from pyrocryo.cli.diagnose import Diagnose
 from pyrocryo.cli.export import Export
 from pyrocryo.cli.fit import Fit, command
 from pyrocryo.cli.ica import Ica
@@ -32,6 +33,7 @@ COMMANDS = {
     "report": Report,
     "compare": Compare,
     "identify": Identify,
+    "diagnose": Diagnose,
     "ica": Ica,
     "landscape": Landscape,
     "audit": Audit,

@@ -31,6 +31,7 @@ __all__ = [
     "write_components",
     "write_halves",
     "write_cryodrgn_latents",
+    "write_diagnosis",
     "write_flatiron",
     "write_landscape",
     "write_map",
@@ -93,6 +94,10 @@ def __getattr__(name: str) -> Any:
         from pyrocryo.io.components import write_components
 
         return write_components
+    if name == "write_diagnosis":
+        from pyrocryo.io.diagnosis import write_diagnosis
+
+        return write_diagnosis
     if name == "write_motion":
         from pyrocryo.io.motion import write_motion
 
