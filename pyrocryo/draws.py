@@ -9,6 +9,7 @@ import pyro
 import torch
 from pyro import poutine
 
+from pyrocryo.context import takes
 from pyrocryo.errors import InputError
 from pyrocryo.pair import Pair
 from pyrocryo.particles import Particles
@@ -101,9 +102,9 @@ def moments(
         raise InputError(f"draws: expected at least 2, got {draws}")
     pair = fit.pairs[chain]
     pair.check(particles)
-    each = pair.volume.numbers_an_image * (particles.frames or 1)
-    if pair.pose.latent:
-        each *= draws
+    decodes = pair.pose.latent or takes(pair.encoder, "optics")  # which compares with projections
+    each = pair.volume.numbers_an_image if decodes else 4 * pair.box**2
+    each *= (particles.frames or 1) * (draws if pair.pose.latent else 1)
     found = []
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)

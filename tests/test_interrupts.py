@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ import pyrocryo as pc
 from pyrocryo.cli import main
 from pyrocryo.errors import Interrupted
 from pyrocryo.svi import checkpoints
+from pyrocryo.svi.interrupts import held_back
 from pyrocryo.svi.step import Step
 
 OPTIONS = {"steps": 10, "batch_size": 8, "seeds": 2, "together": 1}
@@ -103,6 +105,14 @@ def test_killed_fits_go_on_to_the_same_numbers(tmp_path):
     ]
 
 
+@pytest.fixture(autouse=True)
+def heard():
+    """A process begun in the background of a shell ignores SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def small(monkeypatch):
     monkeypatch.setattr(checkpoints, "EVERY", 3)
@@ -156,14 +166,36 @@ def test_a_second_ctrl_c_does_not_wait(small, tmp_path, monkeypatch):
 
 def test_without_a_checkpoint_signals_do_what_they_did(small, monkeypatch):
     _at(monkeypatch, 4, lambda: os.kill(os.getpid(), signal.SIGINT))
-    # a process begun in the background of a shell ignores it
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with pytest.raises(KeyboardInterrupt) as stopped:
-            pc.fit(*small, **OPTIONS)
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        pc.fit(*small, **OPTIONS)
     assert not isinstance(stopped.value, Interrupted)
+
+
+def test_a_signal_after_the_last_step_is_not_lost():
+    alone = SimpleNamespace(world=1)
+    with pytest.raises(KeyboardInterrupt), held_back(alone, on=True):
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_signal_that_was_heard_is_not_given_again():
+    with held_back(SimpleNamespace(world=1), on=True) as asked:
+        assert asked(0) == 0
+    with pytest.raises(Interrupted):
+        _interrupted()
+
+
+def _interrupted():
+    with held_back(SimpleNamespace(world=1), on=True) as asked:
+        os.kill(os.getpid(), signal.SIGINT)
+        raise Interrupted(asked(0), "here")
+
+
+def test_signals_that_are_ignored_stay_so():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a shell's background, nohup
+    with held_back(SimpleNamespace(world=1), on=True) as asked:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert asked(0) == 0
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
 MODEL = """

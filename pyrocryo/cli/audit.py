@@ -68,6 +68,8 @@ class Audit:
             raise InputError(f"against: no column {missing[0]}; the file has {known}")
         if given is None and self.against:
             raise InputError("against: name the file that has these columns with --poses")
+        if self.out is not None:
+            io.new_folder(self.out)
         from pyrocryo.report.audit import CAUSES, audit
 
         rotations: dict[str, np.ndarray] = {}
@@ -97,7 +99,6 @@ class Audit:
             return
         from pyrocryo.report.audit_page import write_page
 
-        io.new_folder(self.out)
         io.write_json(self.out / "audit.json", found.plain())
         print(write_page(found, self.out / "audit.html"))
 

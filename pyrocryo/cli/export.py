@@ -7,6 +7,7 @@ from pathlib import Path
 
 import tyro
 
+from pyrocryo.cli.device import there
 from pyrocryo.errors import InputError
 
 __all__ = ["Export"]
@@ -31,6 +32,8 @@ class Export:
     """Which seed, where the run has several: their axes need not be the same."""
     where: str | None = None
     """Keep only rows for which this is true, such as "z1 > 1.5 and sd1 < 0.3"."""
+    device: str = "cpu"
+    """Where to look at the particles: cpu, cuda, cuda:1, ..."""
 
     def run(self) -> None:
         """Writes the file, and prints its name."""
@@ -39,17 +42,21 @@ class Export:
         from pyrocryo.io.model_file import SIMULATED
         from pyrocryo.report.page import read_run
 
-        kind = self.out.suffix.lower()
+        device, kind = there(self.device), self.out.suffix.lower()
         if kind not in (".star", ".cs", ".pkl"):
             raise InputError(f"out: expected a name that ends in .star, .cs or .pkl: {self.out}")
         if self.out.exists():
             raise InputError(f"out: {self.out} is there already; name another, or remove it first")
+        if not self.out.parent.is_dir():
+            raise InputError(f"out: there is no folder {self.out.parent}")
         if kind == ".pkl" and (self.where or self.particles):
             raise InputError("out: a .pkl holds all particles of the run, in their order")
         source = self.particles or read_run(self.run_folder)["config"].get("source")
         if kind != ".pkl" and source in (None, SIMULATED):
             raise InputError(f"particles: {self.run_folder} simulated its own; there is no file")
         fit, fitted = io.load_fit(self.run_folder)
+        for pair in fit.pairs:
+            pair.to(device)
         if kind == ".pkl":
             chain = chain_of(fit.seeds, self.seed)
             mean, sd = draws.moments(fit, fitted, chain=chain)

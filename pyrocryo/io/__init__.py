@@ -21,12 +21,14 @@ __all__ = [
     "load",
     "load_fit",
     "new_folder",
+    "read_halves",
     "read_map",
     "read_structure",
     "read_trajectory",
     "save",
     "select",
     "write_components",
+    "write_halves",
     "write_cryodrgn_latents",
     "write_diagnosis",
     "write_map",
@@ -49,12 +51,18 @@ def load(path: str | Path, *, passthrough: str | Path | None = None, **options: 
     if suffix == ".star":
         return relion.load(path, **options)
     if suffix in (".mrc", ".mrcs"):
+        if "folder" in options:
+            raise InputError(f"folder: {path} names no other files")
         return relion.load_stack(path, **options)
     raise InputError(f"{path}: expected a file that ends in .star, .cs, .mrcs or .mrc")
 
 
 def __getattr__(name: str) -> Any:
     """The run folder needs torch and matplotlib; readers and writers do not."""
+    if name in ("read_halves", "write_halves"):
+        from pyrocryo.io import halved
+
+        return getattr(halved, name)
     if name in ("export", "new_folder", "write_json", "write_metrics"):
         from pyrocryo.io import run_folder
 

@@ -13,7 +13,7 @@ from pyrocryo import draws
 from pyrocryo.errors import InputError
 from pyrocryo.io import relion
 from pyrocryo.io.copies import copied, names_and_rows
-from pyrocryo.io.where import true_of
+from pyrocryo.io.where import terms, true_of
 from pyrocryo.particles import Particles
 from pyrocryo.svi import Fit
 
@@ -79,6 +79,8 @@ def annotate(
     path = Path(path)
     if missing not in ("nan", "drop"):
         raise InputError(f"missing: expected 'nan' or 'drop', got {missing!r}")
+    if where is not None:
+        terms(where)  # before all particles are looked at
     index, mean, sd = _moments(fit_or_post, particles, seed)
     frames = mean.shape[1:-1]
     values = {"z_mean": mean, "z_sd": sd} | _checked(further or {}, len(index), frames)
@@ -209,6 +211,8 @@ def _checked(
                 f"{value.dtype} {value.shape}"
             )
         whole = value.dtype.kind in "biu"
+        if whole and value.size and max(abs(int(value.min())), int(value.max())) > 2**53:
+            raise InputError(f"further: {name} has whole numbers beyond 2**53, which lose digits")
         value = value.astype(np.int64 if whole else np.float32)
         if value.shape == (n,) and frames:
             value = value[:, None].repeat(frames[0], 1)
@@ -220,7 +224,10 @@ def _spread(value: np.ndarray, rows: np.ndarray, size: int) -> np.ndarray:
     """Values `(N, [T,] ...)` where their rows are, `(size, ...)`, and NaN elsewhere."""
     last = value.shape[rows.ndim :]
     whole = value.dtype.kind == "i" and rows.size == size
-    out = np.full((size, *last), 0 if whole else np.nan, np.int64 if whole else np.float32)
+    kind: Any = np.int64 if whole else np.float32
+    if value.dtype.kind == "i" and (value.astype(kind) != value).any():  # too many digits
+        kind = np.float64
+    out = np.full((size, *last), 0 if whole else np.nan, kind)
     out[rows.ravel()] = value.reshape(-1, *last)
     return out
 

@@ -13,7 +13,7 @@ from pyrocryo import frames
 from pyrocryo.errors import InputError
 from pyrocryo.files import contents
 from pyrocryo.io import load, read_map
-from pyrocryo.io.model_file import KEPT, SIMULATED, load_model
+from pyrocryo.io.model_file import FOCUS, KEPT, SIMULATED, load_model
 from pyrocryo.particles import Particles
 from pyrocryo.svi import Fit, reopen
 
@@ -27,7 +27,9 @@ ENTRIES = {  # of config.json, and what each may be
     "options": (dict, NoneType),
     "poses": (str, NoneType),
     "pixel_size": (float, int, NoneType),
+    "folder": (str, NoneType),
     "body": (str, NoneType),
+    "focus": (str, NoneType),
 }
 
 
@@ -54,7 +56,10 @@ def load_fit(
     options = _options(module.Config, config.get("options") or {})
     if particles is None:
         particles = _particles(module, options, config)
-    fit = reopen(module.pair(options, particles), particles, folder / "checkpoint.pt")
+    pair = module.pair(options, particles)
+    if config.get("focus") is not None:
+        pair.volume.focus_on(read_map(folder / FOCUS)[0])
+    fit = reopen(pair, particles, folder / "checkpoint.pt")
     fit.seconds = float(config["seconds"])
     if config.get("body") is not None:
         own = config["body"] != "auto"
@@ -117,6 +122,8 @@ def _particles(module: Any, options: Any, config: Mapping[str, Any]) -> Particle
     if config["source"] == SIMULATED:
         return module.particles(options)
     given = {name: config.get(name) for name in ("passthrough", "poses", "pixel_size")}
+    if config.get("folder") is not None:
+        given["folder"] = config["folder"]
     read = load(config["source"], **given)
     invert = bool(config.get("invert"))
     return read.prepared(config.get("downsample"), invert=invert).standardised()

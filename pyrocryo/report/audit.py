@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from pyrocryo.diagnose.dependence import Dependence
+from pyrocryo.diagnose.dependence import ALPHA, Dependence
 from pyrocryo.diagnose.dimensions import Dimensions, dimensions
 from pyrocryo.diagnose.leak import PoseLeak, against, leak
 from pyrocryo.errors import InputError
 from pyrocryo.identify import Consistency, LinearICA, consistency, linear_ica
+from pyrocryo.metrics.r2 import halves, held_out
 
 __all__ = ["Audit", "Audited", "audit"]
 
@@ -53,6 +54,16 @@ class Audited:
     others: list[Dependence] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
 
+    def sure(self, other: Dependence) -> bool:
+        """Whether a column counts: of several one or the other would pass by chance."""
+        return len(self.others) * other.p <= ALPHA
+
+    def chance(self, other: Dependence) -> str:
+        """What is to be said of a column that passes by itself alone."""
+        if other.p > ALPHA or self.sure(other):
+            return ""
+        return f"; by chance, one of {len(self.others)} columns may well reach this p"
+
 
 @dataclass
 class Audit:
@@ -74,7 +85,8 @@ class Audit:
             if run.ica is not None:
                 some = _told_some(len(run.ica.sources), len(run.z))
                 told.append(f"{of}axes: {run.ica.reading}{some}")
-            told += [f"{of}{other.what}: {other.reading}." for other in run.others]
+            for other in run.others:
+                told.append(f"{of}{other.what}: {other.reading}{run.chance(other)}.")
             told += [f"{of}not done: {text}." for text in run.skipped]
         if self.agreement is not None:
             told.append(f"runs: {self.agreement.reading}.")
@@ -195,24 +207,28 @@ def _ica(run: Audited, seed: int) -> LinearICA:
 
 
 def _agreement(runs: Sequence[Audited], seed: int) -> Consistency:
-    shapes = {run.z.shape for run in runs}
-    if len({n for n, _ in shapes}) > 1:
+    if len({len(run.z) for run in runs}) > 1:
         told = ", ".join(f"{run.name} {len(run.z)}" for run in runs)
         raise InputError(f"the runs are of different numbers of particles ({told})")
-    active = [run.dims.active for run in runs if run.dims is not None]
-    counts = {int(which.sum()) for which in active}
-    alive = len(active) == len(runs) and len(counts) == 1 and counts != {0}
-    if len(shapes) > 1 and not alive:
-        told = ", ".join(f"{run.name} {run.z.shape[1]}" for run in runs)
-        raise InputError(f"the runs have different numbers of latents ({told})")
+    active = [
+        np.arange(run.z.shape[1]) if run.dims is None else np.flatnonzero(run.dims.active)
+        for run in runs
+    ]
+    if not all(map(len, active)):
+        raise InputError("in one of them no latent varies")
     rows = _some(len(runs[0].z), MOST_COMPARED, seed)
-    found = consistency(
-        [
-            run.z[np.ix_(rows, np.flatnonzero(run.dims.active))] if alive else run.z[rows]
-            for run in runs
-        ],
-        seed=seed,
-    )
+    latents = [run.z[np.ix_(rows, which)] for run, which in zip(runs, active, strict=True)]
+    if len({z.shape[1] for z in latents}) > 1:  # a dead one agrees with nothing
+        least = min(range(len(runs)), key=lambda n: latents[n].shape[1])
+        parts = halves(len(rows), 1, seed)
+        others = [z for n, z in enumerate(latents) if n != least]
+        share = max(0.0, min(held_out(latents[least], z, parts, "linear") for z in others))
+        told = ", ".join(f"{run.name} {len(w)}" for run, w in zip(runs, active, strict=True))
+        raise InputError(
+            f"the runs have different numbers of latents that vary ({told}); a linear map of "
+            f"another's explains {100 * share:.0f} % of those of {runs[least].name}, or more"
+        )
+    found = consistency(latents, seed=seed)
     some = _told_some(len(rows), len(runs[0].z))
     return replace(found, reading=found.reading.replace("seed", "run") + some)
 

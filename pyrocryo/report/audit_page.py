@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pyrocryo.diagnose.dependence import ALPHA
 from pyrocryo.files import replacing
 from pyrocryo.report import audit_figures as figures
 from pyrocryo.report.audit import CAUSES, Audit, Audited
@@ -63,9 +62,7 @@ def _verdicts(found: Audit) -> list[str]:
             told.append(f"{of}{run.leak.reading}.")
         else:
             told.append(f"{of}whether z depends on the pose is not known: no poses were compared.")
-        # of several columns one or the other would pass by chance
-        sure = [other for other in run.others if len(run.others) * other.p <= ALPHA]
-        told += [f"{of}{other.reading}." for other in sure]
+        told += [f"{of}{other.reading}." for other in run.others if run.sure(other)]
     if found.agreement is not None:
         told.append(f"{found.agreement.reading}.")
     return told
@@ -83,7 +80,7 @@ def _run(run: Audited) -> Iterable[str]:
             "<p class=small>Shares are R² less the mean R² of permuted particles. p by "
             f"permutation, {run.leak.tests[0].permutations} times; those of single latents are "
             "corrected for their number. Red bars: latents that surely depend (p &lt;= .05); "
-            "dotted: what permutations pass in 5 % of cases. The turn in the plane is tested "
+            "dotted: what would be seen in 8 of 10 cases. The turn in the plane is tested "
             "among particles seen from about the same direction, as a share of what the "
             "direction leaves.</p>"
         )

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -346,9 +345,16 @@ def _rows(n: int, size: int, step: int, seed: int) -> np.ndarray:
     return _order(n, epoch, seed)[place * size : (place + 1) * size]
 
 
-@lru_cache(maxsize=256)
 def _order(n: int, epoch: int, seed: int) -> np.ndarray:
-    return np.random.default_rng([seed, epoch]).permutation(n)
+    """Keeps one epoch of each seed: of a million particles that is 8 MB."""
+    kept = _kept.get(seed)  # one object, as threads may ask at the same time
+    if kept is None or kept[:2] != (n, epoch):
+        order = np.random.default_rng([seed, epoch]).permutation(n)
+        kept = _kept[seed] = n, epoch, order
+    return kept[2]
+
+
+_kept: dict[int, tuple[int, int, np.ndarray]] = {}
 
 
 def _culprit(pair: Pair, batch: Any, gradients: Mapping[str, Tensor]) -> str:
