@@ -12,7 +12,7 @@ from typing import Any
 __all__ = ["parts"]
 
 HEADS = {"diagnose": "Can the posterior be trusted?", "landscape": "Populations and landscape"}
-TOLD = ("sentence", "verdict", "reading")  # keys of sentences, the first one to head the section
+TOLD = ("sentence", "verdict", "reading")  # keys of sentences
 MOST = 8  # numbers of a list that are shown one by one
 ROOM = 1_200_000  # bytes of pictures in all
 
@@ -31,6 +31,8 @@ def parts(others: Mapping[str, Mapping[str, Any] | None], folder: Path) -> list[
             continue
         told.append(f"<section id={name}><h2>{HEADS.get(name, html.escape(name))}</h2>")
         told += _verdicts(content)
+        if isinstance(content.get("caveat"), str) and content["caveat"]:
+            told.append(f"<p class=note>{html.escape(content['caveat'])}</p>")
         told += _pictures(name, content, folder)
         rows = "".join(
             f"<tr><td>{html.escape(key)}<td class=number>{html.escape(value)}</tr>"
@@ -58,6 +60,8 @@ def _verdicts(content: Mapping[str, Any]) -> list[str]:
             says = next((one[key] for key in TOLD if isinstance(one.get(key), str)), None)
             if says:
                 state = _state(one.get("passed"))
+                own = one.get("name", one.get("axis"))
+                name = own if isinstance(own, str) else name
                 items.append(
                     f"<li class={state}><b>{_mark(state)}{html.escape(_words(name))}</b> "
                     f"{html.escape(says)}</li>"
