@@ -49,10 +49,10 @@ def parts(others: Mapping[str, Mapping[str, Any] | None], folder: Path) -> list[
 
 def _verdicts(content: Mapping[str, Any]) -> list[str]:
     told = []
-    head = next((content[key] for key in TOLD if isinstance(content.get(key), str)), None)
-    if head:
-        told.append(f"<p class='verdict {_state(content.get('passed'))}'>{html.escape(head)}</p>")
-    items = []
+    main = next((content[key] for key in TOLD if isinstance(content.get(key), str)), None)
+    if main:
+        told.append(f"<p class='verdict {_state(content.get('passed'))}'>{html.escape(main)}</p>")
+    items = {}
     for name, part in content.items():
         for one in part if isinstance(part, list) else [part]:
             if not isinstance(one, Mapping):
@@ -61,12 +61,13 @@ def _verdicts(content: Mapping[str, Any]) -> list[str]:
             if says:
                 state = _state(one.get("passed"))
                 own = one.get("name", one.get("axis"))
-                name = own if isinstance(own, str) else name
-                items.append(
-                    f"<li class={state}><b>{_mark(state)}{html.escape(_words(name))}</b> "
-                    f"{html.escape(says)}</li>"
+                head = _words(own if isinstance(own, str) else name)
+                items.setdefault(  # what all seeds have in common is told once
+                    (head, says),
+                    f"<li class={state}><b>{_mark(state)}{html.escape(head)}</b> "
+                    f"{html.escape(says)}</li>",
                 )
-    return told + ([f"<ul class=trust>{''.join(items)}</ul>"] if items else [])
+    return told + ([f"<ul class=trust>{''.join(items.values())}</ul>"] if items else [])
 
 
 def _state(passed: Any) -> str:

@@ -105,4 +105,5 @@ def _checked(checked: Mapping[str, Any] | None) -> list[Line]:
         return [Line("Posterior", "open", "not checked: pyrocryo diagnose looks at it")]
     passed = checked.get("passed")
     kind = "open" if passed is None else "good" if passed else "bad"
-    return [Line("Posterior", kind, checked["sentence"])]
+    head = checked["sentence"].partition(": ")[0].rstrip(".")
+    return [Line("Posterior", kind, f"{head}: see Can the posterior be trusted?")]
