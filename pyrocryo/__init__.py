@@ -19,9 +19,12 @@ _NAMES = {
     "Interventions": "interventions",
     "Pair": "pair",
     "Particles": "particles",
+    "elpd": "evidence",
     "fit": "svi",
+    "nuts": "sampling",
     "posed": "draws",
     "posterior": "draws",
+    "refined": "semi_amortised",
 }
 
 __all__ = [*_MODULES, *_NAMES]

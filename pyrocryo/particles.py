@@ -16,7 +16,8 @@ from pyrocryo.windows import cut, windowed
 
 __all__ = ["PER_IMAGE", "ImageSource", "Particles", "Statistics"]
 
-CHUNK = 1024  # particles read at once when the whole stack is scanned
+CHUNK = 1024  # particles read at once when the whole stack is scanned, at most,
+PIXELS = 2**24  # and pixels
 CACHED = 64  # images of them summed at once, in double precision
 CLEAN = 0.1  # background sd over that of all pixels, below which a stack counts as noise-free
 # fields with one entry a frame; all others have one a molecule
@@ -270,8 +271,13 @@ class Particles(Preprocessing):
             **fields,
         )
 
-    def chunks(self, size: int = CHUNK) -> Iterator[np.ndarray]:
-        """Positions of all particles, ``size`` at a time, in order."""
+    def chunks(self, size: int | None = None) -> Iterator[np.ndarray]:
+        """Positions of all particles, ``size`` at a time, in order.
+
+        By default a thousand, or as many as have 2**24 pixels (64 MB) if that is less.
+        """
+        if size is None:
+            size = max(1, min(CHUNK, PIXELS // ((self.frames or 1) * self.box**2)))
         for start in range(0, len(self), size):
             yield np.arange(start, min(start + size, len(self)))
 

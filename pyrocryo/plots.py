@@ -76,7 +76,13 @@ def latents(truth: np.ndarray, z: np.ndarray, correlation: np.ndarray, title: st
 
 
 def images(observed: np.ndarray, clean: np.ndarray, title: str) -> Figure:
-    """Held-out images, what the model decodes for them, and the residual; `(n, D, D)` each."""
+    """Held-out images, what the model decodes for them, and the residual.
+
+    Args:
+        observed: `(n, D, D)`.
+        clean: `(n, D, D)` as decoded, without noise.
+        title: Title.
+    """
     n = len(observed)
     figure = Figure(figsize=(1.3 * n, 4.2), layout="constrained")
     panels = figure.subplots(3, n, squeeze=False)
@@ -97,6 +103,12 @@ def montage(
     """Pictures `(D, D)` of any size and their names, row by row; None leaves a place empty.
 
     Grey values run from the 1st to the 99th percentile of each.
+
+    Args:
+        pictures: In order.
+        names: Written above each.
+        title: Title.
+        columns: Pictures in a row.
     """
     rows = -(-len(pictures) // columns)
     size = (1.25 * columns, 1.4 * rows + 0.4)
@@ -162,7 +174,13 @@ def defocus(ctf: np.ndarray, title: str) -> Figure:
 
 
 def poses(true: np.ndarray, inferred: np.ndarray, title: str) -> Figure:
-    """Inferred in-plane angles against true ones, degrees `(N,)`; the offset between is free."""
+    """Inferred in-plane angles against true ones; the offset between them is free.
+
+    Args:
+        true: `(N,)` degrees.
+        inferred: `(N,)` degrees.
+        title: Title.
+    """
     figure = Figure(figsize=(3.4, 3.3), layout="constrained")
     axes = figure.subplots()
     step = max(1, len(true) // SHOWN)

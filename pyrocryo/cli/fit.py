@@ -40,6 +40,8 @@ class Fit:
     """Poses in cryoDRGN's form (.pkl), for particles that come without."""
     pixel_size: float | None = None
     """Å per pixel, for particles that do not say."""
+    folder: Path | None = None
+    """Where the image paths in --data start (default: looked for around the file)."""
     downsample: int | None = None
     """Box (even) to Fourier-crop the particles of --data to; their pixels get wider."""
     invert: bool = False
@@ -155,6 +157,7 @@ class Fit:
             "passthrough": str(self.passthrough.resolve()) if self.passthrough else None,
             "poses": str(self.poses.resolve()) if self.poses else None,
             "pixel_size": self.pixel_size,
+            "folder": str(self.folder.resolve()) if self.folder else None,
             "downsample": self.downsample,
             "invert": self.invert,
             "body": None if self.body is None else str(self.body),
@@ -232,6 +235,8 @@ class Fit:
 
         if self.data is not None:
             given = {"passthrough": self.passthrough, "poses": self.poses}
+            if self.folder is not None:
+                given["folder"] = self.folder
             read = io.load(self.data, pixel_size=self.pixel_size, **given)
             read = read.prepared(self.downsample, invert=self.invert)
             if inspection.looks_dark(read):
@@ -245,11 +250,13 @@ class Fit:
             raise InputError(
                 f"data: {self.model} simulates nothing; give it --data PARTICLES.star"
             )
-        told = (self.poses, self.pixel_size, self.passthrough, self.downsample)
+        told = (
+            self.poses, self.pixel_size, self.passthrough, self.folder, self.downsample,
+        )  # fmt: skip
         if self.invert or any(value is not None for value in told):
             raise InputError(
-                "poses, pixel-size, passthrough, downsample and invert go with --data; the model "
-                "simulates its own"
+                "poses, pixel-size, passthrough, folder, downsample and invert go with --data; "
+                "the model simulates its own"
             )
         return model.particles(config)
 

@@ -30,7 +30,7 @@ def read_halves(path: str | Path, *, passthrough: str | Path | None = None) -> n
     """
     path = Path(path)
     if path.suffix.lower() == ".cs":
-        table: Any = cryosparc.fields(path, passthrough)
+        table: Any = cryosparc.Fields(path, None if passthrough is None else Path(passthrough))
         name, found = SPLIT, table.numbers(SPLIT) if SPLIT in table else None
     elif path.suffix.lower() == ".star":
         rows, name = relion.rows(path), SUBSET

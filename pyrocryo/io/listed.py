@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from pyrocryo.errors import InputError
 from pyrocryo.io.mixed import Mixed, common_scaling
 from pyrocryo.io.mrc import Stacks, read_header
 
-__all__ = ["images_of"]
+__all__ = ["found_stack", "images_of", "project_folders"]
 
 log = logging.getLogger("pyrocryo")
 
@@ -41,7 +43,7 @@ def images_of(rows: Any, folder: str | Path | None) -> tuple[Any, float | None, 
 
     Args:
         rows: What has `columns` (strings by name), `path`, `size` and `numbers` (of a column).
-        folder: Where paths start; by default the folder of the star file, then the current one.
+        folder: Where paths start (:func:`project_folders`).
 
     Raises:
         InputError: If a stack is missing, or images cannot be brought to one size.
@@ -85,7 +87,7 @@ def images_of(rows: Any, folder: str | Path | None) -> tuple[Any, float | None, 
 
 def _image_rows(rows: Any, folder: str | Path | None) -> tuple[list[Path], np.ndarray, np.ndarray]:
     """The files, and for each image which of them it is in, and its 0-based section."""
-    folders = [rows.path.parent, Path()] if folder is None else [Path(folder)]
+    folders = project_folders(rows.path, folder)
     places: dict[str, int] = {}
     files: list[Path] = []
     which, section = np.empty(rows.size, dtype=np.int32), np.empty(rows.size, dtype=np.int64)
@@ -94,14 +96,27 @@ def _image_rows(rows: Any, folder: str | Path | None) -> tuple[list[Path], np.nd
         if not (at and file and number.isdecimal() and int(number) > 0):
             rows.check("rlnImageName", np.arange(rows.size) != i, "NUMBER@FILE, numbered from 1")
         if file not in places:
-            found = [f / file for f in folders if (f / file).exists()]
-            if not found:
-                where = " nor in ".join(str(f.resolve()) for f in dict.fromkeys(folders))
-                raise InputError(
-                    f"row {i + 1} of {rows.path}: image stack {file} is not in {where}; "
-                    "say with folder= where the image paths start"
-                )
             places[file] = len(files)
-            files.append(found[0])
+            files.append(found_stack(file, folders, f"row {i + 1} of {rows.path}"))
         which[i], section[i] = places[file], int(number) - 1
     return files, which, section
+
+
+def project_folders(path: Path, folder: str | Path | None) -> list[Path]:
+    """Where relative names in a file may start: the folder that is given, else those around."""
+    if folder is not None:
+        return [Path(folder)]
+    own, *above = path.absolute().parents
+    return list(dict.fromkeys([own, Path.cwd(), *above]))
+
+
+def found_stack(name: str, folders: Sequence[Path], source: str) -> Path:
+    """The stack ``name`` in the first of the folders that has it."""
+    for folder in folders:
+        if os.path.isfile(folder / name):  # of Path's, names that are too long are an error
+            return folder / name
+    where = ", ".join(map(str, folders))
+    raise InputError(
+        f"{source}: image stack {name} is not in any of {where}; say with folder= "
+        "(--folder on the command line) where the project's folder is"
+    )

@@ -19,7 +19,13 @@ from pyrocryo.io.oddities import check_columns, check_optics
 from pyrocryo.particles import Particles
 from pyrocryo.rotations import matrix_from_euler
 
-__all__ = ["chosen_pixel_size", "load", "load_stack", "molecules", "poses_of_cryodrgn"]
+__all__ = [
+    "chosen_pixel_size",
+    "load",
+    "load_stack",
+    "molecules",
+    "poses_of_cryodrgn",
+]
 
 log = logging.getLogger("pyrocryo")
 
@@ -54,8 +60,8 @@ def load(
         path: RELION 3.1 (``data_optics`` and ``data_particles``) or 3.0 (one block).
         poses: Pickle of cryoDRGN's to take rotations and shifts from, in place of the star's.
         pixel_size: Å per pixel, where the star does not say.
-        folder: Where the image paths of the star start; by default the folder of the star file,
-            then the current one.
+        folder: Where the image paths of the star start, RELION's project folder; by default it is
+            looked for in the folder of the file, in the current one, and in those above the file.
         test_fraction: Share held out, as for :class:`~pyrocryo.particles.Particles`.
         split_seed: Seed that draws it.
 
@@ -255,7 +261,11 @@ def _poses(rows: _Rows, angstrom: float | np.ndarray) -> dict[str, np.ndarray]:
     ``angstrom`` is the size of the pixels that origins may be in, one or `(N,)`.
     """
     fields = {}
-    if _complete(rows, ANGLES):
+    if ANGLES[2] in rows.columns and not rows.columns.keys() & ANGLES[:2]:
+        log.warning(
+            "%s: %s alone (of picking) is no pose; particles come without", rows.path, ANGLES[2]
+        )
+    elif _complete(rows, ANGLES):
         fields["rotation"] = matrix_from_euler(rows.table(*ANGLES))
     for names, unit in ((ORIGINS, 1.0), (ORIGINS_IN_PIXELS, angstrom)):
         if _complete(rows, names):
