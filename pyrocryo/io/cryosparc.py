@@ -16,10 +16,9 @@ from pyrocryo.errors import InputError
 from pyrocryo.io.mrc import Stacks
 from pyrocryo.io.relion import (
     chosen_pixel_size,
-    found_stack,
     poses_of_cryodrgn,
-    project_folders,
 )
+from pyrocryo.io.stacks import found_stack, project_folders
 from pyrocryo.particles import Particles
 from pyrocryo.rotations import matrix_from_vector
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,17 +14,16 @@ from pyrocryo.io.columns import fields_in, of_molecules
 from pyrocryo.io.cryodrgn import read_poses
 from pyrocryo.io.mrc import Stacks, read_header
 from pyrocryo.io.oddities import check_columns, check_optics
+from pyrocryo.io.stacks import found_stack, project_folders
 from pyrocryo.particles import Particles
 from pyrocryo.rotations import matrix_from_euler
 
 __all__ = [
     "chosen_pixel_size",
-    "found_stack",
     "load",
     "load_stack",
     "molecules",
     "poses_of_cryodrgn",
-    "project_folders",
 ]
 
 log = logging.getLogger("pyrocryo")
@@ -303,26 +301,6 @@ def _image_rows(
             files.append(found_stack(file, folders, f"row {i + 1} of {rows.path}"))
         which[i], section[i] = places[file], int(number) - 1
     return files, which, section
-
-
-def project_folders(path: Path, folder: str | Path | None) -> list[Path]:
-    """Where relative names in a file may start: the folder that is given, else those around."""
-    if folder is not None:
-        return [Path(folder)]
-    own, *above = path.absolute().parents
-    return list(dict.fromkeys([own, Path.cwd(), *above]))
-
-
-def found_stack(name: str, folders: Sequence[Path], source: str) -> Path:
-    """The stack ``name`` in the first of the folders that has it."""
-    for folder in folders:
-        if os.path.isfile(folder / name):  # of Path's, names that are too long are an error
-            return folder / name
-    where = ", ".join(map(str, folders))
-    raise InputError(
-        f"{source}: image stack {name} is not in any of {where}; say with folder= "
-        "(--folder on the command line) where the project's folder is"
-    )
 
 
 def _poses(rows: _Rows, angstrom: float) -> dict[str, np.ndarray]:
