@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from pyrocryo.errors import InputError
-from pyrocryo.io.listed import found_stack, project_folders
 from pyrocryo.io.mrc import Stacks
 from pyrocryo.io.relion import chosen_pixel_size, poses_of_cryodrgn
+from pyrocryo.io.stacks import found_stack, project_folders
 from pyrocryo.particles import Particles
 from pyrocryo.rotations import matrix_from_vector
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +11,9 @@ import numpy as np
 from pyrocryo.errors import InputError
 from pyrocryo.io.mixed import Mixed, common_scaling
 from pyrocryo.io.mrc import Stacks, read_header
+from pyrocryo.io.stacks import found_stack, project_folders
 
-__all__ = ["found_stack", "images_of", "project_folders"]
+__all__ = ["images_of"]
 
 log = logging.getLogger("pyrocryo")
 
@@ -43,7 +42,7 @@ def images_of(rows: Any, folder: str | Path | None) -> tuple[Any, float | None, 
 
     Args:
         rows: What has `columns` (strings by name), `path`, `size` and `numbers` (of a column).
-        folder: Where paths start (:func:`project_folders`).
+        folder: Where paths start (:func:`pyrocryo.io.stacks.project_folders`).
 
     Raises:
         InputError: If a stack is missing, or images cannot be brought to one size.
@@ -100,23 +99,3 @@ def _image_rows(rows: Any, folder: str | Path | None) -> tuple[list[Path], np.nd
             files.append(found_stack(file, folders, f"row {i + 1} of {rows.path}"))
         which[i], section[i] = places[file], int(number) - 1
     return files, which, section
-
-
-def project_folders(path: Path, folder: str | Path | None) -> list[Path]:
-    """Where relative names in a file may start: the folder that is given, else those around."""
-    if folder is not None:
-        return [Path(folder)]
-    own, *above = path.absolute().parents
-    return list(dict.fromkeys([own, Path.cwd(), *above]))
-
-
-def found_stack(name: str, folders: Sequence[Path], source: str) -> Path:
-    """The stack ``name`` in the first of the folders that has it."""
-    for folder in folders:
-        if os.path.isfile(folder / name):  # of Path's, names that are too long are an error
-            return folder / name
-    where = ", ".join(map(str, folders))
-    raise InputError(
-        f"{source}: image stack {name} is not in any of {where}; say with folder= "
-        "(--folder on the command line) where the project's folder is"
-    )
