@@ -317,7 +317,8 @@ def _poses(table: Fields, angstrom: float) -> dict[str, np.ndarray]:
         others = {n.split("/")[0] for n in table.names() if n.startswith(OTHER_POSES)}
         if others:
             log.warning(
-                "%s: poses of %s are not read, only of alignments3D; particles come without",
+                "%s: poses of %s are not read, only of alignments3D; particles come without "
+                "(flat ones can have theirs inferred, pose in-plane)",
                 table.path, ", ".join(sorted(others)),
             )  # fmt: skip
     if SHIFT in table:
