@@ -106,10 +106,10 @@ def _sentence(halves: HalfMaps) -> str:
     told = {
         "order and sign": "whose axes of z agree",
         "affine": "whose latents agree up to a turn of the axes",
-        "none": "which found different latents, so that maps at equal z need not be of equal shape",
+        "none": "which found different latents, so that their maps need not be of the same shapes",
     }[halves.transfer.kind]
     return (
-        f"Two trainings on {halves.sizes[0]} and {halves.sizes[1]} particles, {told}: maps along z "
-        f"agree to {found.min():.3g} to {found.max():.3g} Å (FSC .143, not masked; Nyquist is "
+        f"Two trainings on {halves.sizes[0]} and {halves.sizes[1]} particles, {told}: maps along "
+        f"z agree to {found.min():.3g} to {found.max():.3g} Å (FSC .143, not masked; Nyquist is "
         f"{2 * halves.voxel_size:.3g} Å)."
     )
