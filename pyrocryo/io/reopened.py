@@ -57,6 +57,8 @@ def load_fit(
         particles = _particles(module, options, config)
     pair = module.pair(options, particles)
     if config.get("focus") is not None:
+        if not hasattr(pair.volume, "focus_on"):
+            raise InputError(f"{folder / 'config.json'}: its volume takes no focus mask")
         pair.volume.focus_on(read_map(folder / FOCUS)[0])
     fit = reopen(pair, particles, folder / "checkpoint.pt")
     fit.seconds = float(config["seconds"])
