@@ -17,7 +17,8 @@ from pyrocryo.io.cryodrgn import read_pickles, read_poses
 from pyrocryo.rotations import matrix_from_euler
 
 __all__ = [
-    "Columns", "Latents", "read_array", "read_columns", "read_ctf", "read_indices", "read_latents",
+    "Columns", "Latents", "numbered", "read_array", "read_columns", "read_ctf", "read_indices",
+    "read_latents",
 ]  # fmt: skip
 
 # of ab-initio classes and 3-D classification, where there are no others
@@ -336,13 +337,13 @@ def _gathered(
     image = None
     for names in IMAGES:
         if all(name in columns for name in names):
-            image = _numbered([columns[name] for name in names])
+            image = numbered([columns[name] for name in names])
             break
     usual = {name: values for name, values in usual.items() if values is not None}
     return Columns(size, rotation, usual, columns, image)
 
 
-def _numbered(labels: Sequence[np.ndarray]) -> np.ndarray:
+def numbered(labels: Sequence[np.ndarray]) -> np.ndarray:
     """A number `(N,)` for each combination of labels."""
     number = np.zeros(len(labels[0]), dtype=np.int64)
     for column in labels:
