@@ -1,6 +1,7 @@
 # make demo   a virtual environment, the install, and the main job: three priors on simulated particles
 # make test   installs what tests need as well, and runs all of them
 # make tutorials         executes the tutorials in full and writes the notebooks for reading
+# make docs              writes the API reference from docstrings to build/docs/api
 # make models/README.md  writes the page of model cards
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ DEMO := runs/demo
 RUN := $(VENV)/bin/pyrocryo
 RUNS := $(DEMO)/vae $(DEMO)/slowvae $(DEMO)/boltzmann
 
-.PHONY: demo test lint tutorials clean
+.PHONY: demo test lint tutorials docs clean
 .DELETE_ON_ERROR:
 
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -44,6 +45,10 @@ $(RUNS):
 
 models/README.md: models/*.py pyrocryo/report/cards.py $(VENV)/installed
 	$(VENV)/bin/python -m pyrocryo.report.cards models
+
+docs: $(VENV)/installed
+	$(VENV)/bin/pip install --quiet -c constraints.txt -e '.[docs]'
+	$(VENV)/bin/python docs/api.py build/docs/api
 
 tutorials: $(VENV)/installed-test
 	$(VENV)/bin/python tutorials/execute.py

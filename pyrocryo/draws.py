@@ -16,7 +16,7 @@ from pyrocryo.particles import Particles
 from pyrocryo.svi import Fit
 from pyrocryo.to_arviz import to_arviz
 
-__all__ = ["moments", "posed", "posterior"]
+__all__ = ["moments", "posed", "posterior", "weighted"]
 
 MOST_NUMBERS = 50_000_000  # held at once while decoding (200 MB)
 CONSTANT = ("truth", "rotation", "shift", "true_rotation", "true_shift", "temperature", "time")
@@ -64,7 +64,7 @@ def posterior(
             for rows in particles.chunks(size):
                 batch = pair.moved(particles.batch(rows))
                 drawn = [
-                    _draw(pair, batch, min(at_once, draws - done), max(0, predictive - done))
+                    weighted(pair, batch, min(at_once, draws - done), max(0, predictive - done))
                     for done in range(0, draws, at_once)
                 ]
                 for name in drawn[0]:
@@ -148,7 +148,7 @@ def posed(fit: Fit, particles: Particles, *, chain: int = 0) -> Particles:
     return particles.having(rotation=rotation, shift=shift)
 
 
-def _draw(pair: Pair, batch: Any, draws: int, predictive: int) -> dict[str, np.ndarray]:
+def weighted(pair: Pair, batch: Any, draws: int, predictive: int) -> dict[str, np.ndarray]:
     """Draws `(draws, B, ...)` of one pair for one batch, and their log-densities `(draws, B)`."""
     outer = pyro.plate("draw", draws, dim=-2)
     guide = poutine.trace(outer(pair.guide)).get_trace(batch)

@@ -85,7 +85,16 @@ def reference_body(fit: Fit, particles: Particles, body: np.ndarray | None = Non
 
 
 def check_body(pair: Pair, particles: Particles, body: np.ndarray | None) -> None:
-    """Raises InputError for no frame to fix, too few images, or a body that fits no map."""
+    """Looks whether the poses of a pair have a frame to fix, before anything is trained.
+
+    Args:
+        pair: Of in-plane poses and a flat volume.
+        particles: The images that the frame is to be found from.
+        body: Weights `(side, side)` on its map, or None for what moves least.
+
+    Raises:
+        InputError: If there is no frame to fix, too few images, or a body that fits no map.
+    """
     if not pair.pose.latent or pair.volume.dim != 2:
         raise InputError("body: only in-plane poses of flat volumes have a frame to fix")
     images, fewest = len(particles) * (particles.frames or 1), 4 * math.comb(pair.dim + 3, 3)

@@ -159,6 +159,11 @@ class Particles(Preprocessing):
         return start[:, None] + np.arange(self.frames)
 
     @property
+    def molecule_rows(self) -> np.ndarray:
+        """Row `(N,)` of the molecule that each particle, or window of one, is of."""
+        return self.index // self._windows
+
+    @property
     def in_memory(self) -> bool:
         """Whether the images are a float32 array, so that a batch costs no reading."""
         array = isinstance(self.images, np.ndarray) and not isinstance(self.images, np.memmap)

@@ -255,10 +255,15 @@ def drawn_centres(pair: Pair, batch: Any, most: int) -> Tensor:
     """Positions `(n, A, dim)` in Å at draws of :func:`posed_draws`.
 
     The rotation layer has no gradient of them: it turns the draw and what is decoded alike.
+
+    Args:
+        pair: Whose volume has atoms.
+        batch: Particles whose conformations are drawn.
+        most: Draws, at most.
     """
     _, z, _ = posed_draws(pair, batch, most)
     u = applied(pair.rotation().detach().T, z.flatten(0, -2))
-    return pair.volume.centres(u) * pair.volume.pixel_size
+    return pair.volume.places(u) * pair.volume.pixel_size
 
 
 def again(told: dict[str, Any]) -> _Penalty:

@@ -76,7 +76,13 @@ def latents(truth: np.ndarray, z: np.ndarray, correlation: np.ndarray, title: st
 
 
 def images(observed: np.ndarray, clean: np.ndarray, title: str) -> Figure:
-    """Held-out images, what the model decodes for them, and the residual; `(n, D, D)` each."""
+    """Held-out images, what the model decodes for them, and the residual.
+
+    Args:
+        observed: `(n, D, D)`.
+        clean: `(n, D, D)` as decoded, without noise.
+        title: Title.
+    """
     n = len(observed)
     figure = Figure(figsize=(1.3 * n, 4.2), layout="constrained")
     panels = figure.subplots(3, n, squeeze=False)
@@ -97,6 +103,12 @@ def montage(
     """Pictures `(D, D)` of any size and their names, row by row; None leaves a place empty.
 
     Grey values run from the 1st to the 99th percentile of each.
+
+    Args:
+        pictures: In order.
+        names: Written above each.
+        title: Title.
+        columns: Pictures in a row.
     """
     rows = -(-len(pictures) // columns)
     size = (1.25 * columns, 1.4 * rows + 0.4)
@@ -162,7 +174,13 @@ def defocus(ctf: np.ndarray, title: str) -> Figure:
 
 
 def poses(true: np.ndarray, inferred: np.ndarray, title: str) -> Figure:
-    """Inferred in-plane angles against true ones, degrees `(N,)`; the offset between is free."""
+    """Inferred in-plane angles against true ones; the offset between them is free.
+
+    Args:
+        true: `(N,)` degrees.
+        inferred: `(N,)` degrees.
+        title: Title.
+    """
     figure = Figure(figsize=(3.4, 3.3), layout="constrained")
     axes = figure.subplots()
     step = max(1, len(true) // SHOWN)
@@ -194,6 +212,33 @@ def traversal(maps: np.ndarray, values: np.ndarray, title: str) -> Figure:
             axes.set_title(f"{values[k, n]:+.1f}", fontsize=8)
         panels[k, 0].set_ylabel(f"z{k + 1}")
     figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def halves(curves: np.ndarray, points: np.ndarray, voxel_size: float) -> Figure:
+    """Fourier shell correlations of half maps along each latent.
+
+    Args:
+        curves: `(K, along, n)`, from the mean to Nyquist.
+        points: `(K, along, K)` latents of the maps.
+        voxel_size: Å.
+    """
+    count, rows, columns = len(curves), -(-len(curves) // 4), min(len(curves), 4)
+    figure = Figure(figsize=(3.2 * columns + 0.6, 3.0 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
+    spatial = np.arange(curves.shape[-1]) / (2 * (curves.shape[-1] - 1) * voxel_size)
+    for k, (axes, line) in enumerate(zip(panels, curves, strict=False)):
+        for n, curve in enumerate(line):
+            shade = 0.1 + 0.7 * n / max(1, len(line) - 1)
+            axes.plot(
+                spatial, curve, lw=1, color=(shade, 0.3, 1 - shade), label=f"{points[k, n, k]:.2f}"
+            )
+        axes.axhline(0.143, color="0.5", lw=0.8, ls="--")
+        axes.set(xlabel="spatial frequency (1/Å)", ylim=(-0.15, 1.05), title=f"along z{k + 1}")
+        axes.legend(fontsize=7, frameon=False, title=f"z{k + 1}", title_fontsize=7)
+    for axes in panels[count:]:
+        axes.remove()
+    panels[0].set_ylabel("FSC of half maps")
     return figure
 
 

@@ -43,7 +43,10 @@ def in_plane(angle: np.ndarray) -> np.ndarray:
 def random_in_plane(
     shape: tuple[int, ...], rng: np.random.Generator, max_angle: float = 180.0
 ) -> np.ndarray:
-    """Rotations about the beam, `(*shape, 3, 3)`, uniform within ± ``max_angle`` (degrees)."""
+    """Rotations about the beam, `(*shape, 3, 3)`, uniform within ± ``max_angle`` (degrees).
+
+    ``rng`` draws them.
+    """
     most = np.deg2rad(max_angle)
     return in_plane(rng.uniform(-most, most, size=shape))
 

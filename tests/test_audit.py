@@ -98,6 +98,13 @@ def test_a_run_folder_leads_to_its_poses(folder, rotation):
     assert "settings not read" in read_latents(folder).notes[0]
 
 
+def test_settings_that_name_no_file(folder):
+    text = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(text.replace("pose.pkl", "p" * 5000))
+    run = read_latents(folder)
+    assert "(poses), which is not there" in run.notes[0]
+
+
 def test_audit_of_a_run_folder(folder, tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["audit", str(folder), *FEW, "--out", str(out)]) == 0

@@ -288,3 +288,66 @@ def test_numbers_that_are_none_leave_the_last_checkpoint(small, tmp_path, monkey
     with pytest.raises(FloatingPointError, match="seed 0, step 5"):
         pc.fit(pair, particles, checkpoint=tmp_path / "c.pt", **OPTIONS)
     _intact(tmp_path / "c.pt", 3)
+
+
+def test_a_full_gpu_leaves_the_last_checkpoint(small, tmp_path, monkeypatch):
+    def full():
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    whole = pc.fit(*small, **OPTIONS)
+    with monkeypatch.context() as patched:
+        _at(patched, 14, full)
+        with pytest.raises(pc.InputError, match="batch_size: 8 particles do not fit into the mem"):
+            pc.fit(*small, checkpoint=tmp_path / "c.pt", **OPTIONS)
+    _intact(tmp_path / "c.pt", 3)
+    again = pc.fit(*small, checkpoint=tmp_path / "c.pt", resume=True, **OPTIONS)
+    np.testing.assert_array_equal(again.history["loss"], whole.history["loss"])
+
+
+def test_an_image_that_is_no_number_is_named(small, tmp_path, capsys):
+    """Before there is a folder."""
+    _, particles = small
+    pc.io.save(particles, tmp_path / "p.star")
+    images = np.memmap(tmp_path / "p.mrcs", np.float32, "r+", 1024, (80, 16, 16))
+    images[17, 3, 4] = np.nan
+    images.flush()
+    (tmp_path / "tiny.py").write_text(MODEL)
+    words = ["--data", str(tmp_path / "p.star"), "--out", str(tmp_path / "run"), "--steps", "3"]
+    assert main(["fit", str(tmp_path / "tiny.py"), *words]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("pyrocryo: images: particle 8 has pixels that are not finite numbers")
+    assert not (tmp_path / "run").exists()
+
+
+WORKER = """
+import os, signal
+from pyrocryo.svi import checkpoints
+from pyrocryo.svi.step import Step
+checkpoints.EVERY = 3
+if os.environ.get("LOCAL_RANK") == "1":  # the second of two processes
+    original, calls = Step.__call__, iter(range(1000))
+    def call(*args):
+        if next(calls) == 7:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*args)
+    Step.__call__ = call
+"""
+
+
+def test_a_killed_worker_is_told_and_leaves_the_last_checkpoint(tmp_path):
+    (tmp_path / "tiny.py").write_text(WORKER + MODEL)
+    words = ["--steps", "12", "--batch-size", "8", "--devices", "2", "--out", "run"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pyrocryo.cli", "fit", "tiny.py", *words],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("pyrocryo: devices: another of 2 processes that train together is gone")
+    assert "run/checkpoint.pt stays, --resume goes on from there" in last
+    _intact(tmp_path / "run" / "checkpoint.pt", 6)

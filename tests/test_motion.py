@@ -259,6 +259,6 @@ def test_help_says_everything(capsys):
 
 
 def _three():
-    from pyrocryo.io.motion import _alanines
+    from pyrocryo.io.motion import alanines
 
-    return _alanines(np.eye(3))
+    return alanines(np.eye(3))

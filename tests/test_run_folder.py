@@ -84,7 +84,10 @@ def test_maps_follow_the_axes_of_z(run):
 
 def test_report_is_one_file_with_everything_in_it(run):
     page = (run[0] / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 10
+    figures = sorted((run[0] / "figures").glob("*.png"))
+    assert page.count("<img alt=") == len(figures) == 10
+    for path in figures:
+        assert path.with_suffix(".svg").read_text().rstrip().endswith("</svg>")
     assert "http" not in page
     for text in ("a run", "mcc_pearson", "Can axes mean anything?", "Not identified"):
         assert text in page

@@ -50,6 +50,12 @@ def rotation_gap(pair: Pair, batch: Any, *, draws: int = DRAWS, seed: int = 0) -
     the contexts in ``batch``. 0 means that the prior cannot see such a turn, so no axis of `z` has
     a meaning of its own. More than 0 is necessary for identified axes, not sufficient: it says
     nothing of curved maps.
+
+    Args:
+        pair: Whose prior it is.
+        batch: Particles, for their contexts.
+        draws: Samples of `z` in all.
+        seed: Of the samples.
     """
     pair = copy.deepcopy(pair).cpu()  # where every prior can be sampled
     with torch.random.fork_rng(), torch.no_grad():

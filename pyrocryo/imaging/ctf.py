@@ -99,6 +99,12 @@ def transfer(ctf: Tensor, *, box: int, pixel_size: float | Tensor, like: Tensor)
     """What :func:`filtered` multiplies by, `(..., box, box // 2 + 1)`, of the type of ``like``.
 
     The CTF; at the Nyquist frequency of x, where ky and -ky are one place, that of ``abs(ky)``.
+
+    Args:
+        ctf: `(..., 7)` or `(..., 8)`, as :func:`contrast_transfer` takes it.
+        box: Pixels along an edge.
+        pixel_size: Å per pixel.
+        like: Of the type that is wanted.
     """
     multiplier = contrast_transfer(ctf, box=box, pixel_size=pixel_size).to(like.dtype)
     if box % 2 == 0:

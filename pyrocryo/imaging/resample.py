@@ -88,7 +88,15 @@ def polar(images: Tensor, shift: Tensor, *, radii: int, angles: int) -> Tensor:
 
 
 def rings(images: Tensor, shift: Tensor, *, by: int, radii: int, angles: int) -> Tensor:
-    """As :func:`polar`, of images whose pixels are first averaged ``by`` times ``by``."""
+    """As :func:`polar`, of images whose pixels are first averaged ``by`` times ``by``.
+
+    Args:
+        images: `(B, D, D)`.
+        shift: `(B, 2)` displacement of the molecule, in pixels before averaging.
+        by: Pixels along an edge of those averaged; 1 leaves all as it is.
+        radii: Rings.
+        angles: Places on each ring.
+    """
     if by > 1:
         box = images.shape[-1]
         images = avg_pool2d(images.unsqueeze(1), by).squeeze(1)

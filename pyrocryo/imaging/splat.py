@@ -56,6 +56,15 @@ def one_each(name: str, value: Any, count: int, *, least: float | None = None) -
     """Numbers `(count,)` of atoms, such as widths, from one or one for each.
 
     They must be positive or, where ``least`` is 0, not negative.
+
+    Args:
+        name: What to call them in a message.
+        value: One number, or `(count,)`.
+        count: Atoms.
+        least: The smallest that is allowed; by default they must be above 0.
+
+    Raises:
+        InputError: If they are not.
     """
     value = torch.as_tensor(value, dtype=torch.get_default_dtype())
     good = (value > 0 if least is None else value >= least) & value.isfinite()

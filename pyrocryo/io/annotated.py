@@ -94,9 +94,13 @@ def annotate(
         keep = np.zeros(size, dtype=bool)
         keep[rows] = True
     if where is not None:
-        keep = true_of(where, _by_name(table))
+        named = _by_name(table)
+        keep = true_of(where, named)
         if not keep.any():
-            raise InputError(f"where: {where!r} is true of none of the {size} rows of {path}")
+            raise InputError(
+                f"where: {where!r} is true of none of the {size} rows of {path}; "
+                f"{_ranges(named, where)}"
+            )
     copied(path, out, columns=columns, keep=keep)
 
 
@@ -169,8 +173,23 @@ def chain_of(seeds: Sequence[int], seed: int | None) -> int:
         return 0
     if seed not in seeds:
         known = ", ".join(map(str, seeds))
+        if seed is None:
+            raise InputError(
+                f"seed: name one of {known}, as the axes of one need not be those of another"
+            )
         raise InputError(f"seed: expected one of {known}, got {seed}")
     return list(seeds).index(seed)
+
+
+def _ranges(columns: Mapping[str, np.ndarray], where: str) -> str:
+    """From where to where the numbers go that a condition names."""
+    told = []
+    for name in dict.fromkeys(re.findall(r"[A-Za-z]\w*", where)):
+        values = columns.get(name, np.empty(0))
+        values = values[np.isfinite(values)]
+        if len(values):
+            told.append(f"{name} is {values.min():.3g} to {values.max():.3g}")
+    return ", ".join(told)
 
 
 def _within(rows: np.ndarray, size: int, path: Path) -> None:

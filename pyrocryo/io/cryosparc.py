@@ -16,10 +16,9 @@ from pyrocryo.errors import InputError
 from pyrocryo.io.mrc import Stacks
 from pyrocryo.io.relion import (
     chosen_pixel_size,
-    found_stack,
     poses_of_cryodrgn,
-    project_folders,
 )
+from pyrocryo.io.stacks import found_stack, project_folders
 from pyrocryo.particles import Particles
 from pyrocryo.rotations import matrix_from_vector
 
@@ -134,6 +133,15 @@ def load(
     ctf = _ctf(table)
     if ctf is not None:
         fields["ctf"] = ctf
+    without = [
+        said for name, said in (("rotation", "poses"), ("ctf", "CTF")) if name not in fields
+    ]
+    if without and (near := table.beside()):
+        log.warning(
+            "%s: no %s in it; the passthrough file %s beside it may have them, name it with "
+            "--passthrough",
+            path, " and no ".join(without), near[0],
+        )  # fmt: skip
     if TEMPERATURE in table:
         fields["temperature"] = kelvin = table.numbers(TEMPERATURE)
         table.check(TEMPERATURE, kelvin > 0, "kelvin, more than 0")
@@ -148,6 +156,11 @@ def load(
             images = _Signed(images, sign)
     options = {"test_fraction": test_fraction, "split_seed": split_seed}
     return Particles(images, pixel_size=angstrom, **options, **fields)
+
+
+def fields(path: str | Path, passthrough: str | Path | None = None) -> Fields:
+    """The columns of a .cs file, with those of its passthrough file."""
+    return Fields(Path(path), None if passthrough is None else Path(passthrough))
 
 
 class _Signed:
@@ -200,9 +213,16 @@ class Fields:
     def _hint(self) -> str:
         if self._passthrough is not None:
             return ""
-        near = [f.name for f in sorted(self.path.parent.glob("*passthrough*.cs")) if f.is_file()]
+        near = self.beside()
         found = f" ({', '.join(near[:3])} is beside it)" if near else ""
         return f"; the passthrough file of the job may have it, name it with passthrough={found}"
+
+    def beside(self) -> list[str]:
+        """Names of passthrough files in the same folder, where none was given."""
+        if self._passthrough is not None:
+            return []
+        found = sorted(self.path.parent.glob("*passthrough*.cs"))
+        return [file.name for file in found if file.is_file() and file != self.path]
 
     def numbers(self, name: str, *shape: int) -> np.ndarray:
         """A column of finite numbers, `(N, *shape)` float64."""
@@ -213,7 +233,8 @@ class Fields:
                 f"{self.path}: {name} holds {one} of {raw.dtype} a row, expected "
                 f"{' x '.join(map(str, shape)) or '1'} number(s)"
             )
-        values = np.array(raw, dtype=np.float64)
+        with np.errstate(invalid="ignore"):  # of signalling NaN; told below
+            values = np.array(raw, dtype=np.float64)
         good = np.isfinite(values).reshape(self.size, -1).all(axis=1)
         self.check(name, good, "finite numbers")
         return values

@@ -16,7 +16,14 @@ from pyrocryo.pair import Pair
 from pyrocryo.particles import Particles
 from pyrocryo.svi import Fit
 
-__all__ = ["checked_pair", "checked_structure", "traced", "write_along", "write_motion"]
+__all__ = [
+    "alanines",
+    "checked_pair",
+    "checked_structure",
+    "traced",
+    "write_along",
+    "write_motion",
+]
 
 ENDS = (5, 95)  # percentiles of the posterior means
 CONTOUR = 2.0  # standard deviations of all voxels above their mean
@@ -161,7 +168,7 @@ def write_along(
     model = None
     if has_atoms(pair):
         positions = atoms(pair, path) + (side // 2) * voxel
-        names = _alanines(positions[0]) if structure is None else structure
+        names = alanines(positions[0]) if structure is None else structure
         flat = len(path) <= 9999 and all(len(name) == 1 for name in names.chain)
         model = out / f"{stem}.{'pdb' if flat else 'cif'}"
         write_structure(model, names, positions)
@@ -202,7 +209,7 @@ def _maps(
     return written, voxel, array.shape[-1], float(level)
 
 
-def _alanines(positions: np.ndarray) -> Structure:
+def alanines(positions: np.ndarray) -> Structure:
     """Cα of alanines in chain A, for atoms that nobody named."""
     count = len(positions)
 

@@ -14,6 +14,7 @@ from pyrocryo.errors import InputError
 from pyrocryo.files import regular
 from pyrocryo.io import cryosparc, relion, star
 from pyrocryo.io.cryodrgn import read_pickles, read_poses
+from pyrocryo.io.cryodrgn_settings import found_beside, read_settings
 from pyrocryo.rotations import matrix_from_euler
 
 __all__ = [
@@ -90,6 +91,8 @@ class Latents:
         sd: `(N, K)` posterior standard deviations; None without.
         beside: Poses and columns that lie in the run's folder; None without.
         notes: What was looked for and not found or not understood.
+        folder: The run's folder; None of a single file.
+        epoch: Of a run folder, which; None for the last.
     """
 
     name: str
@@ -97,6 +100,8 @@ class Latents:
     sd: np.ndarray | None = None
     beside: Columns | None = None
     notes: list[str] = field(default_factory=list)
+    folder: Path | None = None
+    epoch: int | None = None
 
 
 def read_array(path: Path) -> np.ndarray:
@@ -141,7 +146,7 @@ def read_latents(path: str | Path, *, epoch: int | None = None) -> Latents:
             if getattr(rest[0], "shape", None) != z.shape or rest[0].dtype.kind != "f":
                 raise InputError(f"{path}: expected log-variances of the shape of z behind it")
             with np.errstate(over="ignore"):
-                sd = np.exp(0.5 * rest[0].astype(np.float64))
+                sd = np.exp(0.5 * _doubles(rest[0]))
     else:
         raise InputError(f"{path}: expected a run folder of cryoDRGN's, a .npy array or a .pkl")
     if not isinstance(z, np.ndarray) or z.ndim not in (1, 2) or z.dtype.kind not in "iuf":
@@ -149,7 +154,7 @@ def read_latents(path: str | Path, *, epoch: int | None = None) -> Latents:
         raise InputError(f"{path}: expected latents (N, K), got {shape}")
     n = len(z)
     return Latents(
-        str(path), z.reshape(n, -1).astype(np.float64), None if sd is None else sd.reshape(n, -1)
+        str(path), _doubles(z.reshape(n, -1)), None if sd is None else sd.reshape(n, -1)
     )
 
 
@@ -176,12 +181,18 @@ def read_ctf(path: str | Path) -> np.ndarray:
     ctf = read_pickles(path)[0]
     if not isinstance(ctf, np.ndarray) or ctf.ndim != 2 or ctf.shape[1] not in (8, 9):
         raise InputError(f"{path}: expected CTFs (N, 9), got {getattr(ctf, 'shape', type(ctf))}")
-    return ctf[:, -7:-5].astype(np.float64)
+    if ctf.dtype.kind not in "iuf":
+        raise InputError(f"{path}: expected numbers, got {ctf.dtype}")
+    return _doubles(ctf[:, -7:-5])
 
 
 def read_indices(path: str | Path, size: int | None = None) -> np.ndarray:
     """Numbers of particles, from 0, `(n,)`, of a pickle of cryoDRGN's."""
-    rows = np.asarray(read_pickles(path)[0])
+    found = read_pickles(path)[0]
+    try:
+        rows = np.asarray(found)
+    except ValueError:  # lists of several lengths
+        raise InputError(f"{path}: expected numbers of particles from 0, got lists") from None
     if rows.ndim != 1 or rows.dtype.kind not in "iu" or (rows < 0).any():
         raise InputError(
             f"{path}: expected numbers of particles from 0, got {rows.dtype} {rows.shape}"
@@ -211,6 +222,7 @@ def _folder(folder: Path, epoch: int | None) -> Latents:
         epoch = max(found) if epoch is None else epoch
         path = found[epoch]
     run = read_latents(path)
+    run.folder, run.epoch = folder, epoch
     run.name = f"{folder} (epoch {epoch})" if epoch is not None else str(folder)
     own = folder / (f"pose.{epoch}.pkl" if epoch is not None else "pose.pkl")
     told, notes = _config(folder)
@@ -230,8 +242,7 @@ def _beside(
     for name in ("poses", "ctf", "ind"):
         if name not in told:
             continue
-        places = [Path(told[name]), folder / told[name], folder / Path(told[name]).name]
-        paths[name] = next((place for place in places if place.is_file()), None)
+        paths[name] = found_beside(folder, told[name])
         if paths[name] is None:
             notes.append(f"{folder}: its settings name {told[name]} ({name}), which is not there")
     if own.is_file():
@@ -260,25 +271,11 @@ def _fitting(columns: Columns, rows: np.ndarray | None, n: int, path: Path) -> C
 
 def _config(folder: Path) -> tuple[dict[str, str], list[str]]:
     """Where cryoDRGN's settings say that poses, CTFs and indices are."""
-    text, old = folder / "config.yaml", folder / "config.pkl"
-    if text.is_file():
-        found, inside = {}, False
-        for line in text.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line[:1].strip():
-                inside = line.strip() == "dataset_args:"
-            elif inside and (match := re.fullmatch(r"  (poses|ctf|ind): (.+)", line)):
-                value = match[2].strip().strip("'\"")
-                if value not in ("null", "~"):
-                    found[match[1]] = value
-        return found, []
-    if old.is_file():
-        try:
-            told = read_pickles(old)[0]
-        except InputError as error:
-            return {}, [f"settings not read: {error}"]
-        args = told.get("dataset_args", {}) if isinstance(told, dict) else {}
-        return {k: v for k, v in args.items() if isinstance(v, str)}, []
-    return {}, [f"{folder}: no config.yaml"]
+    try:
+        told = read_settings(folder).get("dataset_args", {})
+    except InputError as error:
+        return {}, [f"settings not read: {error}"]
+    return {k: v for k, v in told.items() if isinstance(v, str)}, []
 
 
 def _star(path: Path) -> Columns:
@@ -320,7 +317,7 @@ def _cs(path: Path) -> Columns:
     rotation = cryosparc.rotations(table, poses[0]) if poses else None
     usual = {"defocus": _together(columns, cryosparc.DEFOCUS[:2]), "shift": None}
     if cryosparc.SHIFT in table:
-        usual["shift"] = np.asarray(table.raw(cryosparc.SHIFT), np.float64)
+        usual["shift"] = _doubles(table.raw(cryosparc.SHIFT))
     return _gathered(table.size, rotation, usual, columns)
 
 
@@ -365,4 +362,9 @@ def _together(columns: Mapping[str, np.ndarray], names: Sequence[str]) -> np.nda
     found = [columns[name] for name in names]
     if not all(column.dtype.kind == "f" for column in found):
         return None
-    return np.stack(found, axis=1).astype(np.float64)
+    return _doubles(np.stack(found, axis=1))
+
+
+def _doubles(values: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore"):  # of signalling NaN, at which numpy would warn
+        return np.asarray(values, np.float64)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,17 +14,16 @@ from pyrocryo.io.columns import fields_in, of_molecules
 from pyrocryo.io.cryodrgn import read_poses
 from pyrocryo.io.mrc import Stacks, read_header
 from pyrocryo.io.oddities import check_columns, check_optics
+from pyrocryo.io.stacks import found_stack, project_folders
 from pyrocryo.particles import Particles
 from pyrocryo.rotations import matrix_from_euler
 
 __all__ = [
     "chosen_pixel_size",
-    "found_stack",
     "load",
     "load_stack",
     "molecules",
     "poses_of_cryodrgn",
-    "project_folders",
 ]
 
 log = logging.getLogger("pyrocryo")
@@ -81,7 +79,7 @@ def load(
     check_columns(rows)
     found = _pixel_size(rows)
     size = _agreed(rows, "rlnImageSize") if "rlnImageSize" in rows.columns else None
-    images = Stacks(_image_rows(rows, folder), source=path.name)
+    images = Stacks.of(*_image_rows(rows, folder), source=path.name)
     box = images.shape[-1]
     if size is not None and size != box:
         raise InputError(f"{path}: rlnImageSize is {size:g}, but the images are {box} pixels wide")
@@ -132,7 +130,7 @@ def load_stack(
     """
     path = Path(path)
     n = read_header(path).shape[0]
-    images = Stacks([(path, i) for i in range(n)], source=path.name)
+    images = Stacks.of([path], np.zeros(n, dtype=np.int32), np.arange(n), source=path.name)
     angstrom = chosen_pixel_size(path, None, pixel_size, images)
     fields = {} if poses is None else poses_of_cryodrgn(poses, n, images.shape[-1], angstrom)
     return Particles(
@@ -143,6 +141,11 @@ def load_stack(
 def molecules(path: str | Path) -> np.ndarray | None:
     """Rows of the frames of each molecule of a star file, `(N, T)`; None where it has none."""
     return _frames(_Rows(Path(path)))
+
+
+def rows(path: str | Path) -> _Rows:
+    """The table of particles of a star file."""
+    return _Rows(Path(path))
 
 
 class _Rows:
@@ -281,39 +284,23 @@ def chosen_pixel_size(
     return 1.0
 
 
-def _image_rows(rows: _Rows, folder: str | Path | None) -> list[tuple[Path, int]]:
-    """File and 0-based section of each image."""
+def _image_rows(
+    rows: _Rows, folder: str | Path | None
+) -> tuple[list[Path], np.ndarray, np.ndarray]:
+    """The files, and for each image which of them it is in, and its 0-based section."""
     folders = project_folders(rows.path, folder)
-    places: dict[str, Path] = {}
-    result = []
+    places: dict[str, int] = {}
+    files: list[Path] = []
+    which, section = np.empty(rows.size, dtype=np.int32), np.empty(rows.size, dtype=np.int64)
     for i, name in enumerate(rows.columns["rlnImageName"]):
         number, at, file = name.partition("@")
         if not (at and file and number.isdecimal() and int(number) > 0):
             rows.check("rlnImageName", np.arange(rows.size) != i, "NUMBER@FILE, numbered from 1")
         if file not in places:
-            places[file] = found_stack(file, folders, f"row {i + 1} of {rows.path}")
-        result.append((places[file], int(number) - 1))
-    return result
-
-
-def project_folders(path: Path, folder: str | Path | None) -> list[Path]:
-    """Where relative names in a file may start: the folder that is given, else those around."""
-    if folder is not None:
-        return [Path(folder)]
-    own, *above = path.absolute().parents
-    return list(dict.fromkeys([own, Path.cwd(), *above]))
-
-
-def found_stack(name: str, folders: Sequence[Path], source: str) -> Path:
-    """The stack ``name`` in the first of the folders that has it."""
-    for folder in folders:
-        if os.path.isfile(folder / name):  # of Path's, names that are too long are an error
-            return folder / name
-    where = ", ".join(map(str, folders))
-    raise InputError(
-        f"{source}: image stack {name} is not in any of {where}; say with folder= "
-        "(--folder on the command line) where the project's folder is"
-    )
+            places[file] = len(files)
+            files.append(found_stack(file, folders, f"row {i + 1} of {rows.path}"))
+        which[i], section[i] = places[file], int(number) - 1
+    return files, which, section
 
 
 def _poses(rows: _Rows, angstrom: float) -> dict[str, np.ndarray]:

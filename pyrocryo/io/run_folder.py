@@ -14,11 +14,14 @@ from typing import Any
 import numpy as np
 
 from pyrocryo import identify, metrics, plots
+from pyrocryo.diagnose.conformations import atoms, has_atoms
 from pyrocryo.draws import posed
 from pyrocryo.errors import InputError
 from pyrocryo.files import replacing
+from pyrocryo.io.motion import alanines
 from pyrocryo.io.mrc import write_map, write_stack
 from pyrocryo.io.save import save_poses
+from pyrocryo.io.structure import write_structure
 from pyrocryo.metrics.mcc import correlation
 from pyrocryo.metrics.pose import in_plane_angle, mean_angle
 from pyrocryo.particles import Particles
@@ -65,7 +68,9 @@ def export(
 
     ``config.json`` (settings, versions, seeds, data), ``history.csv``, ``checkpoint.pt`` (state
     dicts), ``posterior.nc`` (ArviZ), ``metrics.json``, ``identify.json``, ``volumes/*.mrc`` and
-    ``figures/*.png``; where poses were unknown, and particles are given, ``poses_seed*.star``.
+    ``figures/`` (each as ``.png`` and ``.svg``); where the volume has atoms in space,
+    ``volumes/*.pdb`` with a model a step; where poses were unknown, and particles are given,
+    ``poses_seed*.star``.
 
     Args:
         fit: A fit.
@@ -156,7 +161,7 @@ def _write_history(path: Path, fit: Fit) -> None:
 
 
 def _write_volumes(folder: Path, fit: Fit, post: Any) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Maps at the median of `z` and along each axis through it, seed by seed.
+    """Maps at the median of `z` and along each axis through it, and atoms, seed by seed.
 
     Returns:
         For each seed the maps `(K, steps, D, D)` (projected along the beam where they are 3-D)
@@ -183,6 +188,9 @@ def _write_volumes(folder: Path, fit: Fit, post: Any) -> list[tuple[np.ndarray, 
             else:
                 for step, volume in enumerate(maps[k]):
                     write_map(folder / f"{stem}_{step}.mrc", volume, voxel)
+            if has_atoms(pair):  # where the maps have them: their origin is the first voxel
+                positions = atoms(pair, points[k]) + (maps.shape[-1] // 2) * voxel
+                write_structure(folder / f"{stem}.pdb", alanines(positions[0]), positions)
         flat = maps if pair.volume.dim == 2 else maps.sum(axis=2)
         shown.append((flat, points[np.arange(pair.dim), :, np.arange(pair.dim)]))
     return shown
@@ -235,5 +243,9 @@ def _write_figures(
 
 
 def _save(path: Path, figure: Any) -> None:
+    """As a picture and as a drawing; the layout is found once, which takes most of the time."""
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=110)
+    figure.set_layout_engine("none")
+    with replacing(path.with_suffix(".svg")) as temporary:
+        figure.savefig(temporary, dpi=110, metadata={"Date": None})

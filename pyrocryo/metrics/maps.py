@@ -43,6 +43,11 @@ def resolution(curve: np.ndarray, voxel_size: float, threshold: float = 0.5) -> 
     """Resolution (Å) at which an FSC curve first falls below ``threshold``.
 
     Twice the voxel size (Nyquist) where it never does.
+
+    Args:
+        curve: What :func:`fsc` gives, from frequency 0 to Nyquist.
+        voxel_size: Å per voxel.
+        threshold: Such as .5 against a known map, .143 between half maps.
     """
     below = np.flatnonzero(curve[1:] < threshold) + 1
     box = 2 * (len(curve) - 1) * voxel_size

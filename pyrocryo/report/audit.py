@@ -11,6 +11,7 @@ import numpy as np
 from pyrocryo.diagnose.dependence import ALPHA, Dependence
 from pyrocryo.diagnose.dimensions import Dimensions, dimensions
 from pyrocryo.diagnose.leak import PoseLeak, against, leak
+from pyrocryo.diagnose.reencoded import Reencoded
 from pyrocryo.errors import InputError
 from pyrocryo.identify import Consistency, LinearICA, consistency, linear_ica
 from pyrocryo.metrics.r2 import halves, held_out
@@ -22,9 +23,13 @@ MOST_COMPARED = 10_000
 CAUSES = (
     "A z that depends on the pose is an encoder that reads the pose for a conformation, or poses "
     "that follow the conformation (one that prefers an orientation, a consensus alignment that "
-    "turns with a domain): these numbers cannot tell which. Turning images by 90°, with pose, "
-    "shift and astigmatism, and encoding them again can; it was not done here, as it needs the "
-    "program's encoder, its weights and the images."
+    "turns with a domain, poses that are wrong from some sides): these numbers cannot tell which. "
+    "Turning images by 90°, with pose, shift and astigmatism, and encoding them again can, for "
+    "turns in the plane"
+)
+NOT_TURNED = (
+    "it needs the program's encoder, its weights and the images (of run "
+    "folders of cryoDRGN's: --rotate)"
 )
 
 
@@ -41,6 +46,7 @@ class Audited:
         leak: What the pose explains; None without poses.
         ica: Linear ICA of the latents that vary, or None.
         others: What columns explain.
+        turned: What became of z when images were turned and encoded again, or None.
         skipped: What was not done, and why.
     """
 
@@ -52,6 +58,7 @@ class Audited:
     leak: PoseLeak | None = None
     ica: LinearICA | None = None
     others: list[Dependence] = field(default_factory=list)
+    turned: Reencoded | None = None
     skipped: list[str] = field(default_factory=list)
 
     def sure(self, other: Dependence) -> bool:
@@ -63,6 +70,19 @@ class Audited:
         if other.p > ALPHA or self.sure(other):
             return ""
         return f"; by chance, one of {len(self.others)} columns may well reach this p"
+
+    def causes(self) -> str:
+        """What a dependence on the pose may come from, and what is known of that."""
+        if self.turned is None:
+            return f"{CAUSES}; it was not done here: {NOT_TURNED}."
+        if self.leak is None or self.leak.verdict == "none seen":
+            return f"{CAUSES}."
+        if self.turned.verdict == "reads the pose":
+            return f"{CAUSES}: here it is the encoder, at least in part."
+        return (
+            f"{CAUSES}. Here z stays, or does not move as the pose has it: look at the poses "
+            "before the encoder."
+        )
 
 
 @dataclass
@@ -80,6 +100,8 @@ class Audit:
             of = f"{run.name}: " if len(self.runs) > 1 else ""
             if run.leak is not None:
                 told.append(f"{of}pose: {run.leak.reading}.")
+            if run.turned is not None:
+                told.append(f"{of}turned: {run.turned.reading}.")
             if run.dims is not None:
                 told.append(f"{of}dimensions: {run.dims.reading}.")
             if run.ica is not None:
@@ -100,7 +122,8 @@ class Audit:
             ica = None if run.ica is None else plain(replace(run.ica, sources=None))
             return {
                 "name": run.name, "particles": len(run.z), "latents": run.z.shape[1],
-                "pose": plain(run.leak), "dimensions": plain(run.dims), "ica": ica,
+                "pose": plain(run.leak), "turned": plain(run.turned),
+                "dimensions": plain(run.dims), "ica": ica,
                 "others": plain(run.others), "not_done": run.skipped,
             }  # fmt: skip
 
@@ -109,7 +132,7 @@ class Audit:
             "runs": [numbers(run) for run in self.runs],
             "agreement": plain(self.agreement),
             "not_done": self.skipped,
-            "caution": CAUSES,
+            "caution": f"{CAUSES}.",
         }
 
 
@@ -120,6 +143,7 @@ def audit(
     rotations: Mapping[str, np.ndarray] | None = None,
     columns: Mapping[str, Mapping[str, np.ndarray]] | None = None,
     images: Mapping[str, np.ndarray] | None = None,
+    turned: Mapping[str, Reencoded] | None = None,
     skipped: Mapping[str, Sequence[str]] | None = None,
     permutations: int = 499,
     most: int = 20_000,
@@ -138,6 +162,7 @@ def audit(
         columns: Name → column → `(N,)` or `(N, F)`: what else `z` is tested against.
         images: Name → `(N,)` numbers, the same for rows that are copies of one particle (symmetry
             expansion). Copies are not independent: one of each is tested.
+        turned: Name → what turning images and encoding them again has shown.
         skipped: Name → what is known already not to be possible.
         permutations: Behind each p-value.
         most: Particles compared in each test.
@@ -153,6 +178,7 @@ def audit(
     for name, z in latents.items():
         z = _checked(name, z)
         run = Audited(name, z, (sds or {}).get(name), (rotations or {}).get(name))
+        run.turned = (turned or {}).get(name)
         run.skipped += (skipped or {}).get(name, ())
         runs.append(run)
         run.dims = _tried(run, "dimensions", dimensions, z, run.sd)
@@ -175,9 +201,8 @@ def audit(
             found.agreement = _agreement(runs, seed)
         except InputError as error:
             found.skipped.append(f"agreement of runs: {error}")
-    found.skipped.append(
-        "rotation of images by 90°: it needs the program's encoder, its weights and the images"
-    )
+    if all(run.turned is None for run in runs):
+        found.skipped.append(f"rotation of images by 90°: {NOT_TURNED}")
     return found
 
 

@@ -52,9 +52,9 @@ def differences(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
     Returns:
         ``seeds`` (those that all runs have), ``same_data``, ``against`` (run → metric →
-        :class:`pyrocryo.metrics.PairedDifference` as a dictionary), ``favour`` (run → how many
-        metrics of disentanglement favour it over the first, how many the first, and how many of
-        each significantly, uncorrected) and, where the seeds are enough for runs to differ,
+        :class:`pyrocryo.metrics.ranks.PairedDifference` as a dictionary), ``favour`` (run → how
+        many metrics of disentanglement favour it over the first, how many the first, and how many
+        of each significantly, uncorrected) and, where the seeds are enough for runs to differ,
         ``mean_rank`` over these metrics. Only ``seeds`` where fewer than two are shared.
     """
     names = list(runs)

@@ -52,8 +52,8 @@ def _prior(prior: Mapping[str, Any]) -> list[str]:
         f"<p><b>The prior</b> {_told(prior['name'])}{at if check['fields'] else ''} leaves: "
         f"{_told(check['symmetry'])}. {_told(check['verdict'][used]['free']['sentence'])}{ranks}"
         "</p>",
-        "<table><tr><th>axes, for a decoder<th>if the prior is the true law"
-        f"<th>if it is learned</tr>{rows}</table>",
+        "<div class=wide><table><tr><th>axes, for a decoder<th>if the prior is the true law"
+        f"<th>if it is learned</tr>{rows}</table></div>",
         _list(check["advice"], "What would help:"),
         _list(_profiles(prior.get("profiles")), "Free energies:"),
     ]
@@ -91,7 +91,9 @@ def _decoder(seen: Mapping[str, Any] | None) -> list[str]:
     )
     return [
         f"<p><b>The decoder.</b> {_begun(seen['reading'])}</p>",
-        _list(readings if len(readings) > 1 else (), ""),
+        f"<details><summary>Seed by seed</summary>{_list(readings, '')}</details>"
+        if len(readings) > 1
+        else "",
         "<p class=small>Change of the image for one standard deviation of each latent, in "
         f"standard deviations of the noise: {strengths}.</p>",
     ]

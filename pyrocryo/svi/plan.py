@@ -51,6 +51,15 @@ def prepare(
 ) -> Plan:
     """Checks that pair, particles and settings go together; reads every pixel once.
 
+    Args:
+        pair: What is to be trained.
+        particles: On what.
+        seeds: How many, or which.
+        options: Settings by name, as :func:`pyrocryo.fit` takes them.
+        device: Where.
+        devices: On how many of them.
+        together: Most seeds at once; by default what fits, and what pays.
+
     Raises:
         InputError: If they do not.
     """

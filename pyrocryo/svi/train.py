@@ -20,7 +20,7 @@ from pyrocryo.errors import InputError, Interrupted
 from pyrocryo.pair import Pair
 from pyrocryo.particles import Particles
 from pyrocryo.svi import checkpoints, grouping
-from pyrocryo.svi.devices import Machine, machine, matrix_products
+from pyrocryo.svi.devices import Machine, company, machine, matrix_products
 from pyrocryo.svi.feed import Feed
 from pyrocryo.svi.interrupts import held_back
 from pyrocryo.svi.memory import free_memory
@@ -114,7 +114,8 @@ def fit(
         FloatingPointError: If the loss or a gradient stops being finite; says step and site.
         Interrupted: (a KeyboardInterrupt) If a signal asked to stop; the checkpoint holds the
             step that was finished.
-        OSError: If a checkpoint cannot be written; the last one stays.
+        OSError: If a checkpoint cannot be written, or another of several processes is gone; the
+            last one stays.
     """
     where = {"device": device, "devices": devices}
     plan = prepare(pair, particles, seeds, settings, together=together, **where)
@@ -142,6 +143,7 @@ def fit(
         torch.random.fork_rng(devices=cuda),
         matrix_products(plan.settings.precision),
         held_back(there, on=path is not None) as asked,
+        company(there, path),
     ):
         trained = _Training(pair, plan, there, state, bar, asked).run(together, capture)
     pairs, histories = zip(*(trained[seed] for seed in plan.seeds), strict=True)
