@@ -105,6 +105,23 @@ def test_settings_that_name_no_file(folder):
     assert "(poses), which is not there" in run.notes[0]
 
 
+def test_copies_among_the_particles_of_a_run_folder(folder):
+    listed = folder.parent / "particles.star"
+    names = [f"{n // 2 + 1:06d}@s.mrcs" for n in range(N + 100)]
+    listed.write_text("data_\nloop_\n_rlnImageName\n" + "\n".join(names) + "\n")
+    settings = folder / "config.yaml"
+    settings.write_text(settings.read_text().replace("  poses", f"  particles: {listed}\n  poses"))
+    run = read_latents(folder)
+    (rows,) = read_pickles(folder.parent / "ind.pkl")
+    _, expected = np.unique(rows // 2, return_inverse=True)
+    np.testing.assert_array_equal(np.unique(run.beside.image, return_inverse=True)[1], expected)
+    listed.write_text("data_\nloop_\n_rlnImageName\n" + "\n".join(names[:9]) + "\n")
+    run = read_latents(folder)
+    assert run.beside.image is None
+    assert run.beside.rotation is not None
+    assert "more than once: " in run.notes[0]
+
+
 def test_audit_of_a_run_folder(folder, tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["audit", str(folder), *FEW, "--out", str(out)]) == 0

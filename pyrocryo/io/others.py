@@ -257,7 +257,20 @@ def _beside(
         defocus = read_ctf(paths["ctf"])
         ctf = _fitting(Columns(len(defocus), usual={"defocus": defocus}), rows, n, paths["ctf"])
         columns.usual |= ctf.usual
+    if (listed := found_beside(folder, told.get("particles", ""))) is not None:
+        columns.image = _images(listed, rows, n, notes)
     return columns if columns.rotation is not None or columns.usual else None
+
+
+def _images(path: Path, rows: np.ndarray | None, n: int, notes: list[str]) -> np.ndarray | None:
+    """Which rows show the same image, if the particles that were trained on are in a list."""
+    if path.suffix.lower() not in (".star", ".cs"):
+        return None
+    try:
+        return _fitting(read_columns(path), rows, n, path).image
+    except InputError as error:
+        notes.append(f"whether images are listed more than once: {error}")
+        return None
 
 
 def _fitting(columns: Columns, rows: np.ndarray | None, n: int, path: Path) -> Columns:
