@@ -18,7 +18,7 @@ __all__ = ["PER_IMAGE", "ImageSource", "Particles", "Statistics"]
 
 CHUNK = 1024  # particles read at once when the whole stack is scanned, at most,
 PIXELS = 2**24  # and pixels
-CACHED = 64  # images of them summed at once, in double precision
+CACHED = 16  # images of them summed at once, in double precision
 CLEAN = 0.1  # background sd over that of all pixels, below which a stack counts as noise-free
 # fields with one entry a frame; all others have one a molecule
 PER_IMAGE = ("rotation", "shift", "ctf", "time", "truth")
@@ -295,10 +295,11 @@ class Particles(Preprocessing):
             raw = self.raw(rows).reshape(-1, pixels)
             for part in np.split(raw, range(CACHED, len(raw), CACHED)):
                 part = part.astype(np.float64)
-                found = part.sum(axis=0), np.einsum("np,np->p", part, part)
-                if not np.isfinite(found[1]).all():
-                    self._refuse_broken(rows, raw)
-                sums += found
+                with np.errstate(invalid="ignore"):  # infinities are refused below
+                    sums[0] += part.sum(axis=0)
+                    sums[1] += np.square(part, out=part).sum(axis=0)
+            if not np.isfinite(sums[1]).all():
+                self._refuse_broken(rows, raw)
             images += len(raw)
         parts = sums, sums[:, background(self.box).ravel()]
         mean, square = (np.array([part[n].mean() for part in parts]) / images for n in (0, 1))

@@ -152,6 +152,22 @@ def test_halves_of_a_file(tmp_path):
     assert pc.io.read_halves(tmp_path / "p.cs").tolist() == [False, True, True, False]
 
 
+def test_halves_that_are_given_are_those_trained_on(arm, monkeypatch):
+    given = np.random.default_rng(0).integers(1, 3, len(arm))
+    seen, fitted = [], halves.fit
+
+    def watched(pair, particles, **told):
+        seen.append(particles.index)
+        return fitted(pair, particles, **told)
+
+    monkeypatch.setattr(halves, "fit", watched)
+    found = halves.half_maps(_pair(), arm, halves=given, along=2, steps=2, progress=False)
+    assert found.sizes == (len(seen[0]), len(seen[1]))
+    for n in range(2):
+        assert (given[seen[n]] == n + 1).all()
+    assert sorted(np.concatenate(seen)) == sorted(arm.train.index)
+
+
 def test_frames_of_a_molecule_in_both_halves(tmp_path):
     path = tmp_path / "p.star"
     pc.io.save(pc.simulate.time_resolved(pc.molecules.TwoArms(), n=20, box=16), path)
@@ -173,4 +189,7 @@ def test_fit_writes_halves(tmp_path):
     table = json.loads((out / "metrics.json").read_text())
     assert table["half_fsc143_angstroms"]["mean"] > 0
     assert (out / "figures" / "halves.png").exists()
+    page = (out / "report.html").read_text()
+    assert "Half-set maps" in page
+    assert "Two trainings on 90 and 90 particles" in page
     assert json.loads((out / "halves.json").read_text())["particles"] == [90, 90]

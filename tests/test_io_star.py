@@ -79,3 +79,45 @@ def test_columns_of_different_length(tmp_path):
     with pytest.raises(InputError, match="data_x: columns differ in length"):
         star.write(tmp_path / "p.star", {"x": {"a": [1], "b": [1, 2]}})
     assert not (tmp_path / "p.star").exists()
+
+
+def test_long_tables_hold_no_strings_until_asked(tmp_path, monkeypatch):
+    n = star.MANY + 1
+    columns = {"rlnX": np.arange(n) / 8, "rlnName": [f"{i}@a b.mrcs" for i in range(n)]}
+    star.write(tmp_path / "p.star", {"optics": {"rlnX": [2]}, "particles": columns})
+    asked = []
+    plain = star._plain
+    monkeypatch.setattr(star, "_plain", lambda value: asked.append(value) or plain(value))
+    read = star.read(tmp_path / "p.star")
+    table = read["particles"]
+    assert list(table) == ["rlnX", "rlnName"]
+    assert len(table) == 2
+    assert "rlnName" in table
+    assert "rlnY" not in table
+    assert asked == ["2"]  # of the short table
+    assert table["rlnName"][-1] == f"{n - 1}@a b.mrcs"
+    assert len(asked) == n + 1
+    np.testing.assert_array_equal(np.array(table["rlnX"], dtype=float), columns["rlnX"])
+    assert (
+        (table | {"rlnX": 3})["rlnX"] == ({"rlnX": 3, "a": 1} | table | {"rlnX": 3})["rlnX"] == 3
+    )
+    with pytest.raises(KeyError):
+        table["rlnY"]
+
+
+def test_a_million_rows_would_not_be_read_twice(tmp_path, monkeypatch):
+    """Loading asks for each column that matters, and for no other."""
+    import pyrocryo as pc
+
+    monkeypatch.setattr(star, "MANY", 3)
+    path = tmp_path / "p.star"
+    pc.io.save(pc.simulate.poses(pc.molecules.TwoArms(), n=9, box=8), path)
+    blocks = {name: dict(table) for name, table in star.read(path).items()}
+    blocks["particles"]["rlnMicrographName"] = ["a/long/name.mrc"] * 9
+    star.write(path, blocks)
+    asked = []
+    get = star._Loop.__getitem__
+    monkeypatch.setattr(star._Loop, "__getitem__", lambda s, k: asked.append(k) or get(s, k))
+    pc.io.load(path)
+    assert "rlnMicrographName" not in asked
+    assert max(map(asked.count, set(asked) - {"rlnOpticsGroup", "rlnImageName"})) == 1

@@ -14,10 +14,7 @@ import numpy as np
 
 from pyrocryo.errors import InputError
 from pyrocryo.io.mrc import Stacks
-from pyrocryo.io.relion import (
-    chosen_pixel_size,
-    poses_of_cryodrgn,
-)
+from pyrocryo.io.relion import chosen_pixel_size, poses_of_cryodrgn
 from pyrocryo.io.stacks import found_stack, project_folders
 from pyrocryo.particles import Particles
 from pyrocryo.rotations import matrix_from_vector
@@ -156,11 +153,6 @@ def load(
             images = _Signed(images, sign)
     options = {"test_fraction": test_fraction, "split_seed": split_seed}
     return Particles(images, pixel_size=angstrom, **options, **fields)
-
-
-def fields(path: str | Path, passthrough: str | Path | None = None) -> Fields:
-    """The columns of a .cs file, with those of its passthrough file."""
-    return Fields(Path(path), None if passthrough is None else Path(passthrough))
 
 
 class _Signed:
@@ -325,7 +317,8 @@ def _poses(table: Fields, angstrom: float) -> dict[str, np.ndarray]:
         others = {n.split("/")[0] for n in table.names() if n.startswith(OTHER_POSES)}
         if others:
             log.warning(
-                "%s: poses of %s are not read, only of alignments3D; particles come without",
+                "%s: poses of %s are not read, only of alignments3D; particles come without "
+                "(flat ones can have theirs inferred, pose in-plane)",
                 table.path, ", ".join(sorted(others)),
             )  # fmt: skip
     if SHIFT in table:

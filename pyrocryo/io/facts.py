@@ -10,6 +10,7 @@ import numpy as np
 
 from pyrocryo.errors import InputError
 from pyrocryo.io import cryosparc, star
+from pyrocryo.io.mixed import Mixed
 from pyrocryo.io.mrc import Header, Stacks
 from pyrocryo.io.others import numbered
 from pyrocryo.particles import Particles
@@ -105,7 +106,7 @@ def _cs(path: Path) -> dict[str, Any]:
 
 def _headers(images: Any) -> list[Header]:
     """Of the stacks that images are read from, if they are."""
-    while images is not None and not isinstance(images, Stacks):
+    while images is not None and not isinstance(images, Stacks | Mixed):
         images = getattr(images, "_images", getattr(images, "stacks", None))
     return [] if images is None else images.headers
 

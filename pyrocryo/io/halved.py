@@ -30,7 +30,7 @@ def read_halves(path: str | Path, *, passthrough: str | Path | None = None) -> n
     """
     path = Path(path)
     if path.suffix.lower() == ".cs":
-        table: Any = cryosparc.fields(path, passthrough)
+        table: Any = cryosparc.Fields(path, None if passthrough is None else Path(passthrough))
         name, found = SPLIT, table.numbers(SPLIT) if SPLIT in table else None
     elif path.suffix.lower() == ".star":
         rows, name = relion.rows(path), SUBSET
@@ -80,6 +80,7 @@ def write_halves(out: Path, halves: HalfMaps) -> dict[str, list[float]]:
     write_json(
         out / "halves.json",
         {
+            "sentence": _sentence(halves),
             "particles": halves.sizes,
             "aligned_by": halves.transfer.kind,
             "reading": agreement.reading,
@@ -98,3 +99,17 @@ def write_halves(out: Path, halves: HalfMaps) -> dict[str, list[float]]:
     for k, line in enumerate(angstroms, start=1):
         found[f"half_fsc143_angstroms_z{k}"] = [float(line.mean())]
     return found | {"half_mcc": [agreement.permutation], "half_r2": [agreement.affine]}
+
+
+def _sentence(halves: HalfMaps) -> str:
+    found = halves.resolution
+    told = {
+        "order and sign": "whose axes of z agree",
+        "affine": "whose latents agree up to a turn of the axes",
+        "none": "which found different latents, so that their maps need not be of the same shapes",
+    }[halves.transfer.kind]
+    return (
+        f"Two trainings on {halves.sizes[0]} and {halves.sizes[1]} particles, {told}: maps along "
+        f"z agree to {found.min():.3g} to {found.max():.3g} Å (FSC .143, not masked; Nyquist is "
+        f"{2 * halves.voxel_size:.3g} Å)."
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,9 +13,9 @@ from pyrocryo.errors import InputError
 from pyrocryo.io import star
 from pyrocryo.io.columns import fields_in, of_molecules
 from pyrocryo.io.cryodrgn import read_poses
+from pyrocryo.io.listed import images_of
 from pyrocryo.io.mrc import Stacks, read_header
 from pyrocryo.io.oddities import check_columns, check_optics
-from pyrocryo.io.stacks import found_stack, project_folders
 from pyrocryo.particles import Particles
 from pyrocryo.rotations import matrix_from_euler
 
@@ -52,7 +53,8 @@ def load(
 
     RELION's origins are what must be added to centre an image, so ``shift`` is minus the origins.
     Rows that carry ``pyrocryoMolecule`` and ``pyrocryoFrame`` are grouped into molecules of T
-    frames.
+    frames. Optics groups of several pixel sizes or boxes are brought to the coarsest pixel size
+    when they are read (:mod:`pyrocryo.io.mixed`), which is said in the log.
 
     Args:
         path: RELION 3.1 (``data_optics`` and ``data_particles``) or 3.0 (one block).
@@ -77,15 +79,13 @@ def load(
     path = Path(path)
     rows = _Rows(path)
     check_columns(rows)
-    found = _pixel_size(rows)
-    size = _agreed(rows, "rlnImageSize") if "rlnImageSize" in rows.columns else None
-    images = Stacks.of(*_image_rows(rows, folder), source=path.name)
+    images, found, given = images_of(rows, folder)
+    if poses is not None and given is not None:
+        raise InputError(f"{poses}: shifts are shares of one box, and {path} has several")
     box = images.shape[-1]
-    if size is not None and size != box:
-        raise InputError(f"{path}: rlnImageSize is {size:g}, but the images are {box} pixels wide")
     angstrom = chosen_pixel_size(path, found, pixel_size, images)
     fields = (
-        _poses(rows, angstrom)
+        _poses(rows, angstrom if given is None else given)
         if poses is None
         else poses_of_cryodrgn(poses, rows.size, box, angstrom)
     )
@@ -224,7 +224,7 @@ class _Joined(Mapping[str, list[str]]):
         return [values[i] for i in self._which]
 
     def __iter__(self) -> Iterator[str]:
-        return iter({**self._optics, **self._own})
+        return iter(dict.fromkeys([*self._optics, *self._own]))  # of names alone
 
     def __len__(self) -> int:
         return len(self._optics.keys() | self._own.keys())
@@ -240,36 +240,7 @@ def _number(value: str) -> float:
         return np.nan
 
 
-def _agreed(rows: _Rows, name: str) -> float:
-    """The value of a column that all optics groups must share."""
-    values = rows.numbers(name)
-    if np.allclose(values, values[0], rtol=1e-4, atol=0):
-        return float(values[0])
-    label = next((x for x in ("rlnOpticsGroupName", "rlnOpticsGroup") if x in rows.columns), None)
-    if label is None:
-        raise InputError(f"{rows.path}: {name} differs: {values.min():g} to {values.max():g}")
-    groups = dict(zip(rows.columns[label], values, strict=True))
-    text = ", ".join(f"{group} ({value:g})" for group, value in groups.items())
-    raise InputError(f"{rows.path}: optics groups differ in {name}: {text}; bring them to one")
-
-
-def _pixel_size(rows: _Rows) -> float | None:
-    """Å per pixel by the star file."""
-    if "rlnImagePixelSize" in rows.columns:
-        value = _agreed(rows, "rlnImagePixelSize")
-    elif {"rlnDetectorPixelSize", "rlnMagnification"} <= rows.columns.keys():
-        magnification = _agreed(rows, "rlnMagnification")
-        value = 1e4 * _agreed(rows, "rlnDetectorPixelSize") / (magnification or np.nan)  # from µm
-    else:
-        return None
-    if not value > 0:
-        raise InputError(f"{rows.path}: pixel size of {value:g} Å, expected more than 0")
-    return value
-
-
-def chosen_pixel_size(
-    path: Path, found: float | None, given: float | None, images: Stacks
-) -> float:
+def chosen_pixel_size(path: Path, found: float | None, given: float | None, images: Any) -> float:
     """Å per pixel: what the star file says, else the argument, else the stack's header, else 1."""
     if found is not None:
         if given is not None and not np.isclose(given, found, rtol=1e-3):
@@ -284,27 +255,11 @@ def chosen_pixel_size(
     return 1.0
 
 
-def _image_rows(
-    rows: _Rows, folder: str | Path | None
-) -> tuple[list[Path], np.ndarray, np.ndarray]:
-    """The files, and for each image which of them it is in, and its 0-based section."""
-    folders = project_folders(rows.path, folder)
-    places: dict[str, int] = {}
-    files: list[Path] = []
-    which, section = np.empty(rows.size, dtype=np.int32), np.empty(rows.size, dtype=np.int64)
-    for i, name in enumerate(rows.columns["rlnImageName"]):
-        number, at, file = name.partition("@")
-        if not (at and file and number.isdecimal() and int(number) > 0):
-            rows.check("rlnImageName", np.arange(rows.size) != i, "NUMBER@FILE, numbered from 1")
-        if file not in places:
-            places[file] = len(files)
-            files.append(found_stack(file, folders, f"row {i + 1} of {rows.path}"))
-        which[i], section[i] = places[file], int(number) - 1
-    return files, which, section
+def _poses(rows: _Rows, angstrom: float | np.ndarray) -> dict[str, np.ndarray]:
+    """Rotations and shifts (Å) by the star file's own columns.
 
-
-def _poses(rows: _Rows, angstrom: float) -> dict[str, np.ndarray]:
-    """Rotations and shifts (Å) by the star file's own columns."""
+    ``angstrom`` is the size of the pixels that origins may be in, one or `(N,)`.
+    """
     fields = {}
     if ANGLES[2] in rows.columns and not rows.columns.keys() & ANGLES[:2]:
         log.warning(
@@ -315,7 +270,7 @@ def _poses(rows: _Rows, angstrom: float) -> dict[str, np.ndarray]:
     for names, unit in ((ORIGINS, 1.0), (ORIGINS_IN_PIXELS, angstrom)):
         if _complete(rows, names):
             with np.errstate(over="ignore"):  # particles refuse what is infinite
-                fields["shift"] = -unit * rows.table(*names)
+                fields["shift"] = -np.reshape(unit, (-1, 1)) * rows.table(*names)
             break
     return fields
 

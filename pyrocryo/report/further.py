@@ -11,7 +11,11 @@ from typing import Any
 
 __all__ = ["parts"]
 
-HEADS = {"diagnose": "Can the posterior be trusted?", "landscape": "Populations and landscape"}
+HEADS = {
+    "diagnose": "Can the posterior be trusted?",
+    "landscape": "Populations and landscape",
+    "halves": "Half-set maps",
+}
 TOLD = ("sentence", "verdict", "reading")  # keys of sentences
 MOST = 8  # numbers of a list that are shown one by one
 ROOM = 1_200_000  # bytes of pictures in all

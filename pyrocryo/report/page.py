@@ -39,7 +39,7 @@ NEEDED = {
     "metrics": ("elbo",),
     "identify": ("prior", "seeds", "sentence"),
 }
-OTHERS = ("diagnose", "landscape")  # .json, of commands that look at a run afterwards
+OTHERS = ("diagnose", "landscape", "halves")  # .json, of commands that look at a run afterwards
 PROGRAM = ("shared.js", "particles.js", "solid.js", "motions.js", "page.js")
 MARKS = {"good": "✓", "care": "!", "bad": "✗", "open": "?"}
 NAMES = {
@@ -49,6 +49,7 @@ NAMES = {
     "seeds": "Seeds",
     "diagnose": "Posterior",
     "landscape": "Landscape",
+    "halves": "Half-set maps",
     "metrics": "Metrics",
     "axes": "Axes",
     "figures": "Figures",

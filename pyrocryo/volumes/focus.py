@@ -17,6 +17,12 @@ compared with that of the same model without a mask. Motion outside is left in t
 no noise, but for `z` it acts as some: a change inside the mask that looked like it in one view
 would not in others. A learned σ takes it up, so widths of `z` come out somewhat too large, never
 too small for it.
+
+Adenylate kinase, 1200 images of 18 pixels at an SNR of 4, one latent, guide
+:class:`pyrocryo.guides.GaussNewton`, 500 steps, mean ± sd over three seeds of data and training,
+rank correlations with held-out hinges: a mask about NMP, .77 ± .04 with NMP and .11 ± .08 with
+LID; about LID, .92 ± .03 with LID and .06 ± .04 with NMP (of 120 images, where hinges that have
+nothing to do with z have .09 or less in two cases of three).
 """
 
 from __future__ import annotations
