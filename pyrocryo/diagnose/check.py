@@ -97,7 +97,7 @@ def check(
     were held out (all, where none were), ranks and coverage of particles drawn from the model.
     Then whether the model is that of the images: posterior predictive checks. What each can see
     is in ``docs/calibrate_and_trust.md``. Where all is right, each raises a false alarm in about
-    one case of two hundred.
+    one case of a thousand.
 
     Example::
 

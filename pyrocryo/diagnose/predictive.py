@@ -18,7 +18,7 @@ from pyrocryo.svi import Fit
 
 __all__ = ["Predictive", "predictive"]
 
-LEVEL = 0.005
+LEVEL = 0.001
 FEWEST = 40  # particles, for means to be normal
 TESTS = ("level", "spectrum", "gain", "mean", "variance", "component")
 FAINT = 0.01  # of the noise: power of decoded images below which a ring's gain is not tested
@@ -50,7 +50,7 @@ class Predictive:
         variance_map: `(seeds, D, D)` residual variance, observed over replicated.
         mean_map: `(seeds, D, D)` mean residual, less that of replicates.
         component_map: `(seeds, C, C)` that image, of unit length, of at most 24 pixels a side.
-        passed: No p-value below .005 over all of them.
+        passed: No p-value below .001 over all of them.
         verdict: In words.
     """
 
