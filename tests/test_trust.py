@@ -38,7 +38,7 @@ def _arviz_psis(log_weights):
 
     if az.__version__.startswith("0."):
         return az.psislw(log_weights)
-    from arviz_stats.base.array_stats import array_stats
+    from arviz_stats.base import array_stats
 
     return array_stats.psislw(-log_weights, axis=-1)  # it takes log ratios of the other sign
 
