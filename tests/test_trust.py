@@ -324,6 +324,16 @@ def test_maps_in_space_stay_in_the_frame_of_the_image(rng):
     assert found.variance_map.shape == (1, 8, 8)
 
 
+def test_large_images_make_small_maps(rng):
+    images = rng.standard_normal((40, 80, 80)).astype(np.float32)
+    particles = pc.Particles(images, rotation=pc.rotations.random_in_plane((40,), rng))
+    pair = pc.Pair(pc.priors.IsotropicNormal(1), pc.volumes.Grid(hidden=(4,)), 80)
+    found = predictive(pair, particles)
+    assert found.mean_map.shape == found.variance_map.shape == (1, 64, 64)
+    assert found.component_map.shape == (1, 24, 24)
+    assert found.spectrum.shape == (1, 41)
+
+
 def test_too_few_particles_are_refused(particles):
     with pytest.raises(pc.errors.InputError, match="at least 40"):
         predictive(planted.pair(), particles.take(np.arange(10)))
