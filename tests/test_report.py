@@ -254,7 +254,11 @@ def middle(browser, name):
 
 
 def ink(browser, name):
-    """A number that changes with what is drawn."""
+    """A number that changes with what is drawn, once that is drawn finely."""
+    browser.until("new Promise(r => requestAnimationFrame(() => setTimeout(r, 20, true)))")
+    if name == "solid":
+        shown = "document.getElementById('solid')"
+        browser.until(f"{shown}.width > {shown}.clientWidth")
     return browser.js(
         f"(() => {{const c = document.getElementById('{name}');"
         "const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;"
