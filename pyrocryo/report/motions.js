@@ -94,7 +94,7 @@ function solid(again) {
   function filling(body) {
     let most = 0;
     for (let i = 0; i < body.xyz.length; i += 3) most = Math.max(most, Math.hypot(body.xyz[i], body.xyz[i + 1], body.xyz[i + 2]));
-    return .84 / (most || 1);
+    return .98 / (most || 1);
   }
   const heat = t => blend(HEAT, t * 1.6);
   // Coarse while something moves, fine a moment after.
