@@ -13,16 +13,17 @@ images and know of no structure, fourier is a coordinate network. The guide take
 steps on the volume. --limit prints the scores of the exact posterior under the true decoder, which
 no model can beat.
 Expected (--no-ctf --snr .3 --data-seed 7, 5 seeds, mean ± sd; atoms and mixture --steps 250,
-residues --steps 200): R², MCC, Spearman of the decoded angles and their share of the limit, median
-RMSD of the alpha carbons (Å; 1.40 without moving) and resolution at FSC = .5 (Å), verdict:
+residues --steps 200, map --steps 1000): R², MCC, Spearman of the decoded angles and their share of
+the limit, median RMSD of the alpha carbons (Å; 1.40 without moving) and resolution at FSC = .5
+(Å), verdict:
 
     atoms       .825 ± .003  .900 ± .002  .867 .908  .95 .96  2.34 ± .05  7.4  consistent with axes
     mixture     .824 ± .004  .902 ± .001  -          -        -           8.1  consistent with axes
     residues    .791 ± .007  .884 ± .002  .806 .934  .89 .98  1.49 ± .03  6.8  consistent with axes
+    map         .805 ± .005  .894 ± .002  -          -        -           -    consistent with axes
 
-and, with --prior isotropic, not identified: residues --bonds .02 (R² .679, MCC .726 ± .103), map
---steps 100 (R² .417 ± .038 so early, MCC .493 ± .027), fourier --steps 60 (.079 ± .026, .214: far
-from trained, at 25 images/s).
+and, with --prior isotropic, not identified: residues --bonds .02 (R² .679, MCC .726 ± .103),
+fourier --steps 400 (FOURIER).
 
 Atoms by themselves slide within the density: images are right, structures are not (bonds are off
 by 20 Å). A flow holds them together: off by 2.3 Å at most, one by 1 Å in 36 % of conformations;

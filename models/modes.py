@@ -25,9 +25,11 @@ not move (amplitudes with --latents 10):
 So ten modes know the hinges and mix them; ICA of the same latents has them, as their law is flat.
 Where it is normal (none), ICA says that it cannot tell, and its MCC is that of a turn. With z of
 R² .73 to .86 perfect axes have an MCC of .87 to .93; turned at random, nine tenths of that. Axes
-of combinations are off by up to 37° (none), 7° (time) and 15° (temperature); the verdict is that
-none identifies them, as the prior of none cannot, and as seeds of the two others are within 13°
-and 22° only after so few steps.
+of combinations are off by up to 37° (none), 7° (time) and 15° (temperature). The prior of none
+cannot identify them; with the two others seeds are within 13° and 22° after so few steps, and the
+verdict is "not by this fit". With --steps 3000 it is "consistent with identified axes": time R²
+.798 ± .004, MCC .893 ± .002, axes within 2°, seeds within 1°; temperature .765 ± .005, .871 ±
+.003, 2.7 ± 3.0°, 9°.
 Takes about a minute a seed on one core (two of it to score), ten modes two.
 """
 

@@ -1,13 +1,19 @@
 """Particles: your own stack, poses known, a 3-D map that moves with z.
 
-The baseline for real data: an isotropic normal prior and a grid volume, trained on the images of
-a star file (or a bare stack) whose poses come from an earlier refinement. Its axes are arbitrary
-(see vae.py); use it to see whether the particles vary, and how well the map explains them.
+The baseline for real data: an isotropic normal prior, trained on the images of a star file (or a
+bare stack) whose poses come from an earlier refinement. Its axes are arbitrary (see vae.py); use
+it to see whether the particles vary, and how well the map explains them.
 
     z ~ N(0, I),   x ~ N(integral of v(z) along the beam, turned and shifted; sigma^2)
 
     pyrocryo fit models/particles.py --data particles.star
     pyrocryo fit models/particles.py --data stack.mrcs --poses poses.pkl --pixel-size 1.5
+
+The volume is a mixture of --count Gaussians that starts as the consensus map of the images, and
+whose parts learn how to move; its guide takes Gauss-Newton steps on the volume itself, so that no
+network has to learn what poses and CTF do to a motion. --volume grid (voxels), implicit (a
+coordinate network) and atoms (Gaussians that start anywhere) have an encoder, and want many more
+particles and steps, but can make density come and go as well as move.
 
 Images are standardised (background of mean 0 and unit variance). The CTF is modelled where the
 star file gives it (--no-ctf: not); --coloured and --contrast give noise its spectrum and particles
@@ -24,9 +30,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 
 import pyrocryo as pc
+
+MAPPED = 5000  # images, at most, of the map that a mixture starts from
 
 
 @dataclass
@@ -37,8 +46,11 @@ class Config:
     """Size of z."""
     dimensions: int = 3
     """3 for a map, 2 for flat particles whose rotations lie in the plane."""
-    volume: pc.volumes.Kind = "grid"
-    """Voxels, a coordinate network, or Gaussian atoms."""
+    volume: Literal["mixture"] | pc.volumes.Kind | None = None
+    """Gaussians from a map of the images, voxels, a coordinate network, or Gaussians from nowhere
+    (default: mixture where poses in space are known, else grid)."""
+    count: int = 200
+    """Gaussians of the mixture."""
     pose: Literal["known", "in-plane"] = "known"
     """Take poses from the particles, or infer the angles of flat ones."""
     coloured: bool = False
@@ -64,6 +76,36 @@ def training(config: Config) -> dict[str, float]:
     return {"steps": 600, "batch_size": 32, "lr": 4e-3, "kl_warmup": warmup}
 
 
+def _kind(config: Config) -> str:
+    """The volume asked for, or what suits the poses."""
+    if config.dimensions == 3 and config.pose == "known":
+        return config.volume or "mixture"
+    if config.volume == "mixture":
+        raise pc.InputError(
+            "volume: a mixture starts from a map, which needs known poses in space"
+        )
+    return config.volume or "grid"
+
+
+def _volume(config: Config, particles: pc.Particles, ctf: bool, own: bool) -> torch.nn.Module:
+    """What moves."""
+    if (kind := _kind(config)) != "mixture":
+        told = {"dim": config.dimensions, "side": config.side, "whole": ctf or own}
+        return pc.volumes.of_kind(kind, particles, **told)
+    shown = particles.train if ctf else particles.train.without("ctf")
+    some = np.linspace(0, len(shown) - 1, min(MAPPED, len(shown))).astype(int)
+    consensus = pc.imaging.backproject(shown.take(some))
+    blobs = pc.molecules.mixture(consensus.map, consensus.voxel_size, count=config.count)
+    return pc.volumes.Atoms(
+        blobs.positions,
+        width=blobs.width,
+        weight=blobs.weight,
+        free=True,
+        pixel_size=particles.pixel_size,
+        side=config.side,
+    )
+
+
 def pair(config: Config, particles: pc.Particles) -> pc.Pair:
     """Model and guide."""
     has_ctf = "ctf" in particles.fields if config.ctf is None else config.ctf
@@ -72,13 +114,8 @@ def pair(config: Config, particles: pc.Particles) -> pc.Pair:
     made = pc.Pair(
         prior=pc.priors.IsotropicNormal(config.latents),
         pose=pc.poses.InPlane() if config.pose == "in-plane" else pc.poses.Known(),
-        volume=pc.volumes.of_kind(
-            config.volume,
-            particles,
-            dim=config.dimensions,
-            side=config.side,
-            whole=has_ctf or own,
-        ),
+        volume=_volume(config, particles, has_ctf, own),
+        guide=pc.guides.GaussNewton() if _kind(config) == "mixture" else None,
         box=particles.box,
         optics=pc.optics.CTF() if has_ctf else None,
         likelihood=pc.noise.Gaussian(spectrum, contrast=config.contrast) if own else None,

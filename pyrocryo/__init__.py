@@ -8,9 +8,10 @@ from typing import Any
 __version__ = "0.1.0"
 
 _MODULES = (
-    "diagnose", "errors", "frames", "guides", "identify", "imaging", "inspection", "interventions",
-    "io", "metrics", "molecules", "noise", "optics", "penalties", "plots", "poses", "preprocess",
-    "priors", "report", "rotations", "simulate", "svi", "testing", "volumes",
+    "diagnose", "errors", "frames", "guides", "halves", "identify", "imaging", "inspection",
+    "interventions", "io", "metrics", "molecules", "noise", "optics", "penalties", "plots",
+    "poses", "preprocess", "priors", "report", "rotations", "simulate", "svi", "testing",
+    "volumes",
 )  # fmt: skip
 _NAMES = {
     "Fit": "svi",
@@ -18,9 +19,12 @@ _NAMES = {
     "Interventions": "interventions",
     "Pair": "pair",
     "Particles": "particles",
+    "elpd": "evidence",
     "fit": "svi",
+    "nuts": "sampling",
     "posed": "draws",
     "posterior": "draws",
+    "refined": "semi_amortised",
 }
 
 __all__ = [*_MODULES, *_NAMES]

@@ -9,13 +9,14 @@ import pyro
 import torch
 from pyro import poutine
 
+from pyrocryo.context import takes
 from pyrocryo.errors import InputError
 from pyrocryo.pair import Pair
 from pyrocryo.particles import Particles
 from pyrocryo.svi import Fit
 from pyrocryo.to_arviz import to_arviz
 
-__all__ = ["moments", "posed", "posterior"]
+__all__ = ["moments", "posed", "posterior", "weighted"]
 
 MOST_NUMBERS = 50_000_000  # held at once while decoding (200 MB)
 CONSTANT = ("truth", "rotation", "shift", "true_rotation", "true_shift", "temperature", "time")
@@ -63,7 +64,7 @@ def posterior(
             for rows in particles.chunks(size):
                 batch = pair.moved(particles.batch(rows))
                 drawn = [
-                    _draw(pair, batch, min(at_once, draws - done), max(0, predictive - done))
+                    weighted(pair, batch, min(at_once, draws - done), max(0, predictive - done))
                     for done in range(0, draws, at_once)
                 ]
                 for name in drawn[0]:
@@ -101,9 +102,9 @@ def moments(
         raise InputError(f"draws: expected at least 2, got {draws}")
     pair = fit.pairs[chain]
     pair.check(particles)
-    each = pair.volume.numbers_an_image * (particles.frames or 1)
-    if pair.pose.latent:
-        each *= draws
+    decodes = pair.pose.latent or takes(pair.encoder, "optics")  # which compares with projections
+    each = pair.volume.numbers_an_image if decodes else 4 * pair.box**2
+    each *= (particles.frames or 1) * (draws if pair.pose.latent else 1)
     found = []
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
@@ -147,7 +148,7 @@ def posed(fit: Fit, particles: Particles, *, chain: int = 0) -> Particles:
     return particles.having(rotation=rotation, shift=shift)
 
 
-def _draw(pair: Pair, batch: Any, draws: int, predictive: int) -> dict[str, np.ndarray]:
+def weighted(pair: Pair, batch: Any, draws: int, predictive: int) -> dict[str, np.ndarray]:
     """Draws `(draws, B, ...)` of one pair for one batch, and their log-densities `(draws, B)`."""
     outer = pyro.plate("draw", draws, dim=-2)
     guide = poutine.trace(outer(pair.guide)).get_trace(batch)

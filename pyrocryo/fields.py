@@ -33,11 +33,15 @@ def checked(name: str, value: np.ndarray, shape: tuple[int, ...], owner: type) -
         raise InputError(
             f"{name}: expected shape {expected} to go with the images, got {value.shape}"
         )
-    if value.dtype.kind == "f" and not np.isfinite(value).all():
-        raise InputError(
-            f"{name}: particle {np.argwhere(~np.isfinite(value))[0][0]} has a value that is not "
-            "a finite number"
-        )
+    if value.dtype.kind == "f":
+        bad = ~(np.abs(value) <= np.finfo(np.float32).max)  # which batches are in
+        if bad.any():
+            where = tuple(np.argwhere(bad)[0])
+            is_one = np.isfinite(value[where])
+            raise InputError(
+                f"{name}: particle {where[0]} has a value that is "
+                f"{f'too large ({value[where]:g})' if is_one else 'not a finite number'}"
+            )
     if name == "temperature" and (value <= 0).any():
         raise InputError(f"temperature: expected kelvin, all positive, got {value.min():g}")
     if name == "ctf":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import os
 import stat
 import uuid
@@ -11,10 +12,21 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from pyrocryo.errors import InputError
 
-__all__ = ["contents", "regular", "replacing", "unpacked", "unreadable"]
+__all__ = [
+    "contents",
+    "read_json",
+    "regular",
+    "replacing",
+    "understood",
+    "unpacked",
+    "unreadable",
+]
 
 UNPACKED = 100  # times its size, that a gzipped file may hold; text takes about 5
 
@@ -38,6 +50,37 @@ def contents(path: str | Path) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         raise unreadable(path, error) from error
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """The object in a JSON file; InputError where it cannot be read, or holds none."""
+    raw = contents(path)
+    try:
+        content = json.loads(raw.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: cannot be read as JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected an object of names and values")
+    return content
+
+
+@contextmanager
+def understood(what: str | Path) -> Iterator[None]:
+    """Raises InputError in place of what goes wrong with the content of a file of ours.
+
+    For files whose form is too rich to be checked entry by entry, such as the verdicts in a run
+    folder: whatever somebody has changed in them, it is not a bug that they cannot be shown.
+    """
+    try:
+        with np.errstate(all="ignore"):  # of numbers that nobody measured
+            yield
+    except InputError:
+        raise
+    except (AttributeError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+        said = f"{type(error).__name__}: {error}"
+        raise InputError(
+            f"{what}: something in it is not as pyrocryo writes it ({said})"
+        ) from error
 
 
 def unreadable(path: str | Path, error: Exception) -> InputError:

@@ -60,7 +60,8 @@ class Pair(Registered):
         guide: The encoder of `z`; :class:`pyrocryo.guides.Amortised` by default. Beside images,
             rotation and shift it is given the fields of a batch that its parameters name. One
             with a parameter ``optics`` is given there what turns clean images into seen ones, or
-            None, and sees the images as they are.
+            None, and sees the images as they are. One whose answer is no normal of each image
+            alone has a ``law``, which makes a distribution of it and `R`.
         pose_guide: The encoder of poses that are unknown; :class:`pyrocryo.guides.Polar` in the
             plane by default; in space :class:`pyrocryo.guides.Refine` near known ones, else
             :class:`pyrocryo.guides.Search`.
@@ -288,10 +289,11 @@ class Pair(Registered):
         rotation, shift = self.placed(batch, direction, shift)
         images, more = self._shown(self.encoder, batch)
         with self.autocast():
-            loc, scale_tril = self.encoder(images, rotation.detach(), shift.detach(), **more)
-        number = batch.images.dtype
-        posterior = RotatedNormal(loc.to(number), scale_tril.to(number), self.rotation())
-        return posterior.to_event(1) if batch.images.dim() == 4 else posterior
+            answer = self.encoder(images, rotation.detach(), shift.detach(), **more)
+        law = getattr(self.encoder, "law", RotatedNormal)
+        posterior = law(*(part.to(batch.images.dtype) for part in answer), self.rotation())
+        apart = batch.images.dim() - 2 - len(posterior.event_shape)  # frames that are, in a law
+        return posterior.to_event(1) if apart else posterior
 
     def _shown(self, guide: nn.Module, batch: Any) -> tuple[Tensor, dict[str, Any]]:
         """The images that a guide reads, and what else its parameters name.

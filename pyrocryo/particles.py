@@ -16,7 +16,9 @@ from pyrocryo.windows import cut, windowed
 
 __all__ = ["PER_IMAGE", "ImageSource", "Particles", "Statistics"]
 
-CHUNK = 1024  # particles read at once when the whole stack is scanned
+CHUNK = 1024  # particles read at once when the whole stack is scanned, at most,
+PIXELS = 2**24  # and pixels
+CACHED = 64  # images of them summed at once, in double precision
 CLEAN = 0.1  # background sd over that of all pixels, below which a stack counts as noise-free
 # fields with one entry a frame; all others have one a molecule
 PER_IMAGE = ("rotation", "shift", "ctf", "time", "truth")
@@ -157,6 +159,11 @@ class Particles(Preprocessing):
         return start[:, None] + np.arange(self.frames)
 
     @property
+    def molecule_rows(self) -> np.ndarray:
+        """Row `(N,)` of the molecule that each particle, or window of one, is of."""
+        return self.index // self._windows
+
+    @property
     def in_memory(self) -> bool:
         """Whether the images are a float32 array, so that a batch costs no reading."""
         array = isinstance(self.images, np.ndarray) and not isinstance(self.images, np.memmap)
@@ -264,8 +271,13 @@ class Particles(Preprocessing):
             **fields,
         )
 
-    def chunks(self, size: int = CHUNK) -> Iterator[np.ndarray]:
-        """Positions of all particles, ``size`` at a time, in order."""
+    def chunks(self, size: int | None = None) -> Iterator[np.ndarray]:
+        """Positions of all particles, ``size`` at a time, in order.
+
+        By default a thousand, or as many as have 2**24 pixels (64 MB) if that is less.
+        """
+        if size is None:
+            size = max(1, min(CHUNK, PIXELS // ((self.frames or 1) * self.box**2)))
         for start in range(0, len(self), size):
             yield np.arange(start, min(start + size, len(self)))
 
@@ -277,22 +289,30 @@ class Particles(Preprocessing):
         """
         if self._statistics is not None:
             return self._statistics
-        corner = background(self.box)
-        sums = np.zeros((2, 3))  # all pixels, background: how many, their sum, their squares
+        pixels = self.box**2
+        sums, images = np.zeros((2, pixels)), 0  # of each pixel over images, and of its square
         for rows in self.chunks():
-            images = self.raw(rows).astype(np.float64)
-            finite = np.isfinite(images).reshape(len(rows), -1).all(axis=1)
-            if not finite.all():
-                raise InputError(
-                    f"images: particle {self.index[rows[~finite][0]]} has pixels that are not "
-                    "finite numbers (NaN or infinity)"
-                )
-            for total, pixels in zip(sums, (images, images[..., corner]), strict=True):
-                total += pixels.size, pixels.sum(), np.square(pixels).sum()
-        mean, square = sums[:, 1] / sums[:, 0], sums[:, 2] / sums[:, 0]
+            raw = self.raw(rows).reshape(-1, pixels)
+            for part in np.split(raw, range(CACHED, len(raw), CACHED)):
+                part = part.astype(np.float64)
+                found = part.sum(axis=0), np.einsum("np,np->p", part, part)
+                if not np.isfinite(found[1]).all():
+                    self._refuse_broken(rows, raw)
+                sums += found
+            images += len(raw)
+        parts = sums, sums[:, background(self.box).ravel()]
+        mean, square = (np.array([part[n].mean() for part in parts]) / images for n in (0, 1))
         sd = np.sqrt(np.maximum(square - mean**2, 0.0))
         self._statistics = Statistics(*map(float, (mean[0], sd[0], mean[1], sd[1])))
         return self._statistics
+
+    def _refuse_broken(self, rows: np.ndarray, raw: np.ndarray) -> None:
+        finite = np.isfinite(raw).reshape(len(rows), -1).all(axis=1)
+        if not finite.all():
+            raise InputError(
+                f"images: particle {self.index[rows[~finite][0]]} has pixels that are not "
+                "finite numbers (NaN or infinity)"
+            )
 
     def standardised(self) -> Particles:
         """The same particles, scaled to a background of mean 0 and standard deviation 1.

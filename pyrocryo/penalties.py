@@ -263,7 +263,7 @@ def drawn_centres(pair: Pair, batch: Any, most: int) -> Tensor:
     """
     _, z, _ = posed_draws(pair, batch, most)
     u = applied(pair.rotation().detach().T, z.flatten(0, -2))
-    return pair.volume.centres(u) * pair.volume.pixel_size
+    return pair.volume.places(u) * pair.volume.pixel_size
 
 
 def again(told: dict[str, Any]) -> _Penalty:

@@ -215,6 +215,33 @@ def traversal(maps: np.ndarray, values: np.ndarray, title: str) -> Figure:
     return figure
 
 
+def halves(curves: np.ndarray, points: np.ndarray, voxel_size: float) -> Figure:
+    """Fourier shell correlations of half maps along each latent.
+
+    Args:
+        curves: `(K, along, n)`, from the mean to Nyquist.
+        points: `(K, along, K)` latents of the maps.
+        voxel_size: Å.
+    """
+    count, rows, columns = len(curves), -(-len(curves) // 4), min(len(curves), 4)
+    figure = Figure(figsize=(3.2 * columns + 0.6, 3.0 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
+    spatial = np.arange(curves.shape[-1]) / (2 * (curves.shape[-1] - 1) * voxel_size)
+    for k, (axes, line) in enumerate(zip(panels, curves, strict=False)):
+        for n, curve in enumerate(line):
+            shade = 0.1 + 0.7 * n / max(1, len(line) - 1)
+            axes.plot(
+                spatial, curve, lw=1, color=(shade, 0.3, 1 - shade), label=f"{points[k, n, k]:.2f}"
+            )
+        axes.axhline(0.143, color="0.5", lw=0.8, ls="--")
+        axes.set(xlabel="spatial frequency (1/Å)", ylim=(-0.15, 1.05), title=f"along z{k + 1}")
+        axes.legend(fontsize=7, frameon=False, title=f"z{k + 1}", title_fontsize=7)
+    for axes in panels[count:]:
+        axes.remove()
+    panels[0].set_ylabel("FSC of half maps")
+    return figure
+
+
 def increments(steps: np.ndarray, title: str) -> Figure:
     """Histogram of the steps of each latent, beside Laplace and Gaussian ones as large.
 

@@ -62,7 +62,10 @@ class Mapped:
         for start in range(0, len(out), step):
             rows = [part[start : start + step] for part in flat]
             found = np.asarray(self._images[tuple(rows) if paired else rows[0]])
-            found = self._change(found.reshape(-1, old, old).astype(np.float32, copy=False))
+            with np.errstate(
+                invalid="ignore", over="ignore"
+            ):  # whoever asks sees what is no number
+                found = self._change(found.reshape(-1, old, old).astype(np.float32, copy=False))
             out[start : start + step] = found.reshape(-1, *each)
         return out.reshape(*parts[0].shape, *each)
 

@@ -102,6 +102,11 @@ class RotatedNormal(dist.TorchDistribution):
         new._validate_args = self._validate_args
         return new
 
+    def corrected(self, offset: Tensor, factor: Tensor) -> RotatedNormal:
+        """The law with `L a` added to its mean and `L M` for `L`; `a` `(..., K)`."""
+        loc = self.loc + applied(self.scale_tril, offset)
+        return RotatedNormal(loc, self.scale_tril @ factor, self.rotation)
+
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
         noise = torch.randn(
             self._extended_shape(sample_shape), dtype=self.loc.dtype, device=self.loc.device

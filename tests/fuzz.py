@@ -11,10 +11,8 @@ import logging
 import os
 import pickle
 import random
-import re
 import resource
 import signal
-import struct
 import sys
 import tempfile
 import traceback
@@ -23,6 +21,8 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import spoil
+from fuzz_more import More
 
 import pyrocryo as pc
 from pyrocryo.cli import latents
@@ -32,96 +32,6 @@ from pyrocryo.svi import checkpoints, reopen
 
 SECONDS = 60  # for one input
 ROOM = 2**28  # bytes, for all files of a few kB
-NUMBERS = (0, 1, -1, 2, 7, 255, 65535, 2**31 - 1, -(2**31), 2**32 - 1, 2**40, 2**63 - 1, -(2**63))
-WORDS = (
-    b"nan", b"inf", b"-inf", b"1e308", b"-1e999", b"99999999999999999999", b"-1", b"0", b"''",
-    b".", b"\xff\xfe", b"\x00", b"\n", b"\r\n", b"\xe2\x80\xa8", b"_", b"#", b";", b"\n;\n",
-    b"data_", b"data_particles\n", b"save_", b"1@", b"0@.", b"000001@/dev/zero", b"null", b"true",
-    b"[]", b"{}", b'"', b"[" * 3000, b"TER\n", b"ENDMDL\n", b"MODEL 1\n", b"ATOM  ", b"\x1f\x8b",
-    b"loop_", b"?",
-)  # fmt: skip
-
-
-def spoiled(raw: bytes, rng: random.Random) -> bytes:
-    """One to four changes of a file."""
-    for _ in range(rng.choice((1, 1, 1, 2, 4))):
-        raw = rng.choice(CHANGES)(raw, rng)
-    return raw
-
-
-def _bits(raw, rng):
-    raw = bytearray(raw)
-    for _ in range(rng.choice((1, 1, 2, 8, 64))):
-        raw[rng.randrange(len(raw))] ^= 1 << rng.randrange(8)
-    return bytes(raw)
-
-
-def _head(raw, rng):
-    """A number in the first kilobyte, where binary formats keep sizes."""
-    code = rng.choice(("<i", ">i", "<q", "<h", "<f", "<d"))
-    value = rng.choice((*NUMBERS, rng.getrandbits(16)))
-    if code[1] in "fd":
-        value = rng.choice((float("nan"), float("inf"), -1.0, 1e30, 0.0))
-    else:
-        value = (value + 2 ** (8 * struct.calcsize(code) - 1)) % 2 ** (8 * struct.calcsize(code))
-        value -= 2 ** (8 * struct.calcsize(code) - 1)
-    at = 4 * rng.randrange(max(1, min(256, len(raw) // 4)))
-    return raw[:at] + struct.pack(code, value) + raw[at + struct.calcsize(code) :]
-
-
-def _cut(raw, rng):
-    return raw[: rng.choice((0, 1, rng.randrange(len(raw) + 1), len(raw) - 1))]
-
-
-def _hole(raw, rng):
-    at = rng.randrange(len(raw) + 1)
-    return raw[:at] + raw[at + rng.choice((1, 4, 80, 1000)) :]
-
-
-def _insert(raw, rng):
-    at = rng.randrange(len(raw) + 1)
-    new = rng.choice((rng.choice(WORDS), rng.randbytes(rng.choice((1, 4, 300)))))
-    return raw[:at] + new + raw[at:]
-
-
-def _lines(raw, rng):
-    lines = raw.split(b"\n")
-    i, j = rng.randrange(len(lines)), rng.randrange(len(lines))
-    if rng.random() < 0.5:
-        lines[i], lines[j] = lines[j], lines[i]
-    else:
-        lines[i:i] = lines[j : j + rng.choice((1, 1, 5))]
-    return b"\n".join(lines)
-
-
-def _word(raw, rng):
-    """Another word in place of one, or of a number."""
-    found = list(re.finditer(rng.choice((rb"[^\s,\[\]{}:]+", rb"-?\d[\d.e+-]*")), raw[:200_000]))
-    if not found:
-        return raw
-    one = rng.choice(found)
-    new = rng.choice((rng.choice(WORDS), str(rng.choice(NUMBERS)).encode(), rng.choice(found)[0]))
-    return raw[: one.start()] + new + raw[one.end() :]
-
-
-def _encoded(raw, rng):
-    return raw.decode("latin1").encode(rng.choice(("utf-16", "utf-32", "utf-8-sig", "utf-7")))
-
-
-def _zeros(raw, rng):
-    at, size = rng.randrange(len(raw) + 1), rng.choice((1, 8, 500))
-    return raw[:at] + bytes([rng.choice((0, 255))]) * size + raw[at + size :]
-
-
-def _safe(change):
-    return lambda raw, rng: change(raw, rng) if raw else rng.choice(WORDS)
-
-
-CHANGES = [
-    _safe(change)
-    for change in (_bits, _bits, _head, _cut, _hole, _insert, _insert, _lines, _word, _word, _word,
-                   _encoded, _zeros)
-]  # fmt: skip
 
 MODEL = '''
 import dataclasses
@@ -145,7 +55,7 @@ def pair(config, particles):
 '''
 
 
-class Workshop:
+class Workshop(More):
     """Valid files, in a folder of their own, and readers by name."""
 
     def __init__(self, folder: Path) -> None:
@@ -257,14 +167,14 @@ class Workshop:
         return path
 
     def read_star(self, rng):
-        path = self.put("a.star", spoiled(rng.choice(self.stars), rng))
+        path = self.put("a.star", spoil.spoiled(rng.choice(self.stars), rng))
         (self.folder / "fuzzed" / "p.mrcs").write_bytes((self.folder / "p.mrcs").read_bytes())
         yield lambda: star.read(path)
         yield lambda: pc.io.load(path).batch(np.arange(1))
         yield lambda: pc.io.load(path, folder=self.folder).statistics()
 
     def read_mrc(self, rng):
-        path = self.put("a.mrcs", spoiled(rng.choice(self.stacks), rng))
+        path = self.put("a.mrcs", spoil.spoiled(rng.choice(self.stacks), rng))
         yield lambda: mrc.read_header(path)
         yield lambda: pc.io.read_map(path)
         yield lambda: pc.io.load(path).batch(np.arange(1))
@@ -276,7 +186,7 @@ class Workshop:
         header = mrc.read_header(path)
         images = mrc.Stacks([(path, 0)]) if header.shape[1] == header.shape[2] else None
         reader = Sections(header)
-        path.write_bytes(spoiled(raw, rng))
+        path.write_bytes(spoil.spoiled(raw, rng))
         if rng.random() < 0.2:
             path.unlink()
         out = np.empty(header.shape, np.float32)
@@ -284,23 +194,23 @@ class Workshop:
         yield lambda: images[np.arange(1)]
 
     def read_pickle(self, rng):
-        path = self.put("a.pkl", spoiled(rng.choice(self.pickles), rng))
+        path = self.put("a.pkl", spoil.spoiled(rng.choice(self.pickles), rng))
         yield lambda: cryodrgn.read_pickle(path)
         yield lambda: cryodrgn.read_poses(path)
         yield lambda: latents.array(path)
 
     def read_array(self, rng):
         np.save(self.folder / "z.npy", np.random.default_rng(0).normal(size=(9, 2)))
-        path = self.put("z.npy", spoiled((self.folder / "z.npy").read_bytes(), rng))
+        path = self.put("z.npy", spoil.spoiled((self.folder / "z.npy").read_bytes(), rng))
         yield lambda: latents.array(path)
 
     def read_structure(self, rng):
-        raw = spoiled(rng.choice(self.structures), rng)
+        raw = spoil.spoiled(rng.choice(self.structures), rng)
         packed = rng.random()
         if packed < 0.2:
             raw = gzip.compress(raw)
         if packed < 0.1:
-            raw = spoiled(raw, rng)
+            raw = spoil.spoiled(raw, rng)
         suffix = rng.choice((".pdb", ".cif", ".ent", "")) + (".gz" if packed < 0.2 else "")
         path = self.put("a" + suffix, raw)
         yield lambda: repr(pc.io.read_structure(path, atoms="all").centred())
@@ -309,7 +219,7 @@ class Workshop:
 
     def read_checkpoint(self, rng):
         _, pair, particles, _, *checks = self.run
-        path = self.put("c.pt", spoiled(rng.choice(checks), rng))
+        path = self.put("c.pt", spoil.spoiled(rng.choice(checks), rng))
         yield lambda: checkpoints.read(path)
         yield lambda: reopen(pair, particles, path)
         again = {"steps": 2, "batch_size": 4, "seeds": 2, "together": 1}
@@ -320,7 +230,10 @@ class Workshop:
         (self.folder / "fuzzed").mkdir(exist_ok=True)
         self.put("model.py", MODEL.encode())
         self.put("checkpoint.pt", checkpoint)
-        self.put("config.json", spoiled(config, rng))
+        changed = spoil.spoiled(config, rng)
+        if rng.random() < 0.5:
+            changed = json.dumps(spoil.rearranged(json.loads(config), rng)).encode()
+        self.put("config.json", changed)
         yield lambda: pc.io.load_fit(self.folder / "fuzzed")
 
 

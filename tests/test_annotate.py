@@ -142,6 +142,16 @@ def test_cs_keeps_every_other_byte(tmp_path):
     assert new.dtype["pyrocryo/z_mean"].base == np.float32
 
 
+def test_whole_numbers_keep_their_digits(tmp_path):
+    files(tmp_path)
+    post, _ = posterior([3, 0])  # some rows: NaN elsewhere, which whole numbers have not
+    many = [2**53, 2**24 + 1]
+    io.annotate(tmp_path / "p.cs", tmp_path / "o.cs", post, further={"many": many})
+    np.testing.assert_array_equal(
+        cryosparc.read(tmp_path / "o.cs")["pyrocryo/many"], [many[1], np.nan, np.nan, many[0]]
+    )
+
+
 @pytest.mark.parametrize("kind", ["star", "cs"])
 def test_rows_without_a_posterior_left_out(tmp_path, kind):
     files(tmp_path)
@@ -205,11 +215,12 @@ def test_refuses(tmp_path):
     one, _ = posterior([0, 1])
     two, _ = posterior([0, 1], chains=(3, 7))
     cases = [
-        ({}, two, r"seed: expected one of 3, 7, got None"),
+        ({}, two, r"seed: name one of 3, 7, as the axes"),
         ({"seed": 2}, one, "seed: expected one of 0, got 2"),
         ({"missing": "zero"}, one, "missing: expected 'nan' or 'drop'"),
         ({"further": {"time": [1, 2]}}, one, "'time' cannot be the name"),
         ({"further": {"a b": [1, 2]}}, one, "'a b' cannot be the name"),
+        ({"further": {"uid": np.array([1, 2**64 - 1], "u8")}}, one, r"uid has .* beyond 2\*\*53"),
         ({"further": {"k_hat": [1]}}, one, r"expected k_hat of shape \(2,\)"),
         ({}, posterior([0, 4])[0], "has rows 0 to 3, got 4"),
         ({}, posterior([0, 0])[0], "a particle is in it more than once"),
@@ -379,7 +390,7 @@ def test_where(tmp_path):
     assert cryosparc.read(out)["uid"] == 2**63
     for where, message in {
         "z3 > 1": "there is no z3, only z1, z2, sd1, sd2",
-        "z1 > 1000": "is true of none of the 4 rows",
+        "z1 > 1000": r"is true of none of the 4 rows of .*; z1 is -?[\d.]+ to -?[\d.]+",
         "z1 > z2": "expected comparisons like",
         "z1 > 1 or z2 > 1": "expected comparisons like",
         "__import__('os') > 1": "expected comparisons like",
@@ -464,6 +475,7 @@ def test_from_cryosparc_and_back(of_cryosparc, fitted, capsys):
     for more, message in (
         (["--out", folder / "all.cs"], "is there already"),
         (["--out", folder / "new.cs", "--where", "z1"], "where: expected comparisons"),
+        (["--out", folder / "none" / "new.cs"], "there is no folder"),
         (["--out", folder / "new.txt"], "expected a name that ends in .star, .cs or .pkl"),
         (["--out", folder / "new.pkl", "--where", "z1 > 0"], "a .pkl holds all particles"),
         (["--out", folder / "new.cs", "--particles", folder / "h.cs"], "rows, but the run is of"),
@@ -471,5 +483,5 @@ def test_from_cryosparc_and_back(of_cryosparc, fitted, capsys):
         assert main_command([*words, *more]) == 2
         assert message in capsys.readouterr().err
     assert main_command([*words[:2], "--out", folder / "new.cs"]) == 2
-    assert "seed: expected one of 0, 1, got None" in capsys.readouterr().err
+    assert "seed: name one of 0, 1, as the axes" in capsys.readouterr().err
     assert not (folder / "new.cs").exists()

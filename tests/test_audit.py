@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +98,13 @@ def test_a_run_folder_leads_to_its_poses(folder, rotation):
     assert "settings not read" in read_latents(folder).notes[0]
 
 
+def test_settings_that_name_no_file(folder):
+    text = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(text.replace("pose.pkl", "p" * 5000))
+    run = read_latents(folder)
+    assert "(poses), which is not there" in run.notes[0]
+
+
 def test_audit_of_a_run_folder(folder, tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["audit", str(folder), *FEW, "--out", str(out)]) == 0
@@ -131,9 +139,10 @@ def test_several_runs_agree_up_to(rotation, tmp_path, capsys):
         "a.npy": _latents(rotation, 1),
         "b.npy": _latents(rotation, 2)[:, [2, 1, 0]],
         "c.npy": _latents(rotation, 3, turn=0.6),
-        "noise.npy": np.random.default_rng(9).standard_normal((N, 3)),
+        "noise.npy": np.random.default_rng(9).standard_normal((N, 3)) * [1, 1, 0.01],
         "short.npy": _latents(rotation, 4)[:-1],
         "wide.npy": np.random.default_rng(10).standard_normal((N, 5)),
+        "alive.npy": _latents(rotation, 2) * [1, 1, 100],  # else: a turn, by the dead one
     }.items():
         np.save(tmp_path / name, z)
         paths.append(str(tmp_path / name))
@@ -142,9 +151,10 @@ def test_several_runs_agree_up_to(rotation, tmp_path, capsys):
         "the runs agree up to a rotation of the axes",
         "the runs found different things",
         "different numbers of particles",
-        "different numbers of latents",
+        "explains 0 % of those of",
     )
-    for other, told in zip(paths[1:], (same, turned, nothing, short, wide), strict=True):
+    alive = "explains 98 % of those of"
+    for other, told in zip(paths[1:], (same, turned, nothing, short, wide, alive), strict=True):
         assert main(["audit", paths[0], other, *FEW]) == 0
         printed = capsys.readouterr().out
         assert told in printed
@@ -195,6 +205,46 @@ def test_poses_and_columns_of_star_and_cs(rotation, tmp_path, capsys):
     assert "no column rlnNone; the file has rlnAngleRot" in capsys.readouterr().err
     assert main([*line, "--against", "mySNR"]) == 2
     assert "with --poses" in capsys.readouterr().err
+
+
+def test_which_of_several_poses_of_a_cs_file(rotation, tmp_path):
+    names = ["alignments3D_multi/pose", "alignments_class_0/pose", "alignments3D/pose"]
+    kinds = [("f4", (2, 3)), ("f4", 3), ("f4", 3)]
+    table = np.zeros(N, [(name, *kind) for name, kind in zip(names, kinds, strict=True)])
+    vector = rotations.vector_from_matrix(np.swapaxes(rotation, 1, 2))
+    for count, column in ((3, names[2]), (2, names[1])):
+        table[column] = vector
+        np.save(tmp_path / "p.npy", table[names[:count]].copy())
+        path = (tmp_path / "p.npy").rename(tmp_path / f"p{count}.cs")
+        np.testing.assert_allclose(read_columns(path).rotation, rotation, atol=1e-5)
+    np.save(tmp_path / "p.npy", table[names[:1]].copy())
+    path = (tmp_path / "p.npy").rename(tmp_path / "p1.cs")
+    assert read_columns(path).rotation is None  # one pose a class: which is not said
+
+
+def test_columns_are_made_when_asked_for(tmp_path):
+    table = np.zeros(4, [("location/micrograph_path", "S9"), ("a", "f4"), ("b", "u8")])
+    table["location/micrograph_path"] = [b"\xe9.mrc", b"b.mrc", b"b.mrc", b"c.mrc"]
+    table["b"] = 2**63 + np.arange(4, dtype=np.uint64)
+    np.save(tmp_path / "p.npy", table)
+    seen = read_columns((tmp_path / "p.npy").rename(tmp_path / "p.cs"))
+    assert list(seen.columns) == list(table.dtype.names)
+    some = seen.take(np.array([2, 0]))
+    np.testing.assert_array_equal(some.columns["b"], table["b"][[2, 0]])
+    np.testing.assert_array_equal(some.usual["micrograph"], [b"b.mrc", b"\xe9.mrc"])
+    assert "c" not in some.columns
+
+
+def test_a_column_that_passes_by_chance_is_said_to(rotation):
+    z = _latents(rotation, 7)
+    found = audit({"a": z}, columns={"a": {"x": z[:, 0]}}, permutations=59)
+    run = found.runs[0]
+    (sure,) = run.others
+    assert "by chance" not in " ".join(found.lines())
+    run.others = [replace(sure, p=p) for p in (0.001, 0.02, 0.3)]
+    told = [line for line in found.lines() if line.startswith("x: ")]
+    assert ["by chance, one of 3 columns" in line for line in told] == [False, True, False]
+    assert page(found).count("<p class=verdict>z depends on x") == 1
 
 
 def test_mistakes_from_the_shell(rotation, tmp_path, capsys):

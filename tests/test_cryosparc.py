@@ -149,7 +149,10 @@ def full(value, *shape, dtype=np.float32):
     [
         ({"blob/path": None}, "no field blob/path; the passthrough file"),
         ({"blob/path": full(1)}, "blob/path holds float32, expected text"),
-        ({"blob/path": np.array([b"J9/gone.mrc"] * N)}, r"J9/gone\.mrc' is in none of .*folder="),
+        (
+            {"blob/path": np.array([b"J9/gone.mrc"] * N)},
+            r"J9/gone\.mrc is not in any .*folder=",
+        ),
         ({"blob/idx": full(N, dtype=np.uint32)}, r"asks for image 13 of s\.mrc, which holds 12"),
         ({"blob/idx": full(0, 2)}, "blob/idx holds 2 of float32 a row"),
         ({"blob/shape": full(10, 2, dtype=np.uint32)}, r"blob/shape is \[10, 10\], expected 9 x"),

@@ -1,109 +1,112 @@
-"""Public names say what they are, what they take, and where to look; the reference builds."""
+"""Every command of docs/from_relion_to_a_verdict.md runs, and ends as the page says."""
 
-import ast
-import importlib
-import inspect
-import os
 import re
-import subprocess
-import sys
+import shlex
 from pathlib import Path
 
+import numpy as np
+import project
 import pytest
 
-import pyrocryo
+import pyrocryo as pc
+from pyrocryo.cli import main
+from pyrocryo.io import star
 
 ROOT = Path(__file__).parents[1]
-PLAIN = {"self", "args", "kwargs", "options", "validate_args"}  # told of where they lead to
-FEW = 2  # parameters that a sentence and its shapes tell of
-ROLE = re.compile(r":(?:func|class|mod|meth|attr|data|exc):`(?:[^`<]*<)?~?(pyrocryo[\w.]*)>?`")
+PAGE = (ROOT / "docs" / "from_relion_to_a_verdict.md").read_text()
+CHANGES = {  # as the page's last section says
+    "--steps 600": "--steps 4",
+    "--downsample 64": "--downsample 16",
+    "z1 > 1": "z1 > -99",
+    "sd1 < 0.5": "sd1 < 99",
+    "$PYROCRYO": str(ROOT),
+}
 
 
-def public():
-    """Functions and classes that modules of the API offer, by name, each once."""
-    found = {}
-    for module in [pyrocryo, *(getattr(pyrocryo, name) for name in pyrocryo._MODULES)]:
-        for name in module.__all__:
-            value = getattr(module, name)
-            ours = getattr(value, "__module__", "").startswith("pyrocryo")
-            if ours and (inspect.isfunction(value) or inspect.isclass(value)):
-                found.setdefault(id(value), (f"{module.__name__}.{name}", value))
-    return dict(found.values())
+def _words(line):
+    for long, short in CHANGES.items():
+        line = re.sub(rf"{re.escape(long)}(?!\d)", lambda _, to=short: to, line)
+    name, *words = shlex.split(line)
+    assert name == "pyrocryo"
+    return words
 
 
-PUBLIC = public()
+def _failing():
+    """Commands and the lines they must end with."""
+    blocks = re.findall(r"```console\n\$ (.*)\n(.*)\n```", PAGE)
+    assert len(blocks) == PAGE.count("```console")
+    return blocks
 
 
-def test_the_api_is_found():
-    assert len(PUBLIC) > 200
-    assert {"pyrocryo.Pair", "pyrocryo.metrics.mcc", "pyrocryo.io.write_motion"} <= set(PUBLIC)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The project of somebody who has made some mistakes."""
+    path = tmp_path_factory.mktemp("project")
+    project.make(path)
+    (path / "moved").mkdir()
+    text = (path / project.STAR).read_text().replace("Extract/job012", "Extract/job011")
+    (path / "moved/run_data.star").write_text(text)
+    (path / "J40").mkdir()
+    table = np.load(path / project.PASSTHROUGH)
+    table["uid"] += 1
+    with (path / "J40/J40_passthrough_particles.cs").open("wb") as file:
+        np.save(file, table)
+    rows = star.read(path / project.STAR)
+    for name in ("truncated", "broken"):
+        (path / name).mkdir()
+        stack = pc.io.load(path / project.STAR)
+        images = stack.raw(np.arange(40))
+        if name == "broken":
+            images[17, 3, 3] = np.nan
+        pc.io.mrc.write_stack(path / name / "stack.mrcs", images, 2.0)
+        table = {k: v[:40] for k, v in rows["particles"].items()}
+        table["rlnImageName"] = [f"{n}@{name}/stack.mrcs" for n in range(1, 41)]
+        star.write(path / name / "run_data.star", rows | {"particles": table})
+    with (path / "truncated/stack.mrcs").open("r+b") as file:
+        file.truncate(50_000)
+    (path / "runs/unfinished").mkdir(parents=True)
+    return path
 
 
-@pytest.mark.parametrize("name", PUBLIC)
-def test_it_says_what_it_is_and_takes(name):
-    value = PUBLIC[name]
-    text = value.__doc__ or ""
-    assert text.strip().partition("\n\n")[0].endswith((".", ":", "?")), "a first sentence"
-    if not inspect.isfunction(value):
-        return
-    taken = [p for p in inspect.signature(value).parameters if p not in PLAIN]
-    if len(taken) > FEW:
-        untold = [p for p in taken if not re.search(rf"\b{p}\b", text)]
-        assert not untold
+def test_the_page_runs(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    blocks = re.findall(r"```sh\n(.*?)```", PAGE, flags=re.DOTALL)
+    for line in "".join(blocks).splitlines():
+        code = main(_words(line))
+        said = capsys.readouterr()
+        assert code == 0, f"{line}: {said.err}"
+    for path in (
+        "looks/relion/montage.png", "runs/relion/report.html", "runs/cs/report.html",
+        "movie/z1/z1.cxc", "audit/z8/audit.html",
+    ):  # fmt: skip
+        assert (folder / path).stat().st_size > 100, path
+    for name in ("run_data_z.star", "one_end.star"):
+        read = pc.io.load(folder / name)
+        assert (len(read), read.box) == (240, 32)
+        assert "pyrocryoZMean2" in star.read(folder / name)["particles"]
+    assert len(pc.io.load(folder / "one_end.cs")) == 240
+    # the second of cryoDRGN's runs was made of poses, and the audit says so
+    text = (folder / "audit/z8/audit.html").read_text()
+    assert re.search(r"no sign that z depends on the pose", text)
+    assert re.search(r"z depends on the direction of view", text)
 
 
-@pytest.mark.parametrize("name", [n for n, v in PUBLIC.items() if inspect.isclass(v)])
-def test_methods_are_documented(name):
-    bare = [
-        method
-        for method, value in vars(PUBLIC[name]).items()
-        if not method.startswith("_")
-        and inspect.isfunction(value)
-        and not (inspect.getdoc(getattr(PUBLIC[name], method)) or "").strip()
-    ]
-    overrides = [m for m in bare if any(hasattr(base, m) for base in PUBLIC[name].__mro__[1:])]
-    assert not set(bare) - set(overrides)
+@pytest.mark.parametrize(("line", "message"), _failing())
+def test_mistakes_end_as_the_page_says(line, message, folder, monkeypatch, capsys):
+    """After the page has run, so that there is a run."""
+    if not (folder / "runs/relion/report.html").exists():
+        test_the_page_runs(folder, monkeypatch, capsys)
+    monkeypatch.chdir(folder)
+    assert main(_words(line)) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    pattern = ".*".join(map(re.escape, message.split("...")))
+    assert re.fullmatch(pattern, last), last
 
 
-def references():
-    for path in sorted((ROOT / "pyrocryo").rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            kinds = ast.Module | ast.ClassDef | ast.FunctionDef
-            if isinstance(node, kinds) and (text := ast.get_docstring(node, clean=False)):
-                for target in ROLE.findall(text):
-                    yield path.name, target
-
-
-def resolves(target):
-    parts = target.split(".")
-    for n in range(len(parts), 0, -1):
-        try:
-            value = importlib.import_module(".".join(parts[:n]))
-        except ModuleNotFoundError:
-            continue
-        for part in parts[n:]:
-            named = getattr(value, "__annotations__", {})
-            if not hasattr(value, part) and part not in named:
-                return False
-            value = getattr(value, part, None)
-        return True
-    return False
-
-
-def test_references_lead_somewhere():
-    found = list(references())
-    assert len(found) > 100
-    assert not resolves("pyrocryo.metrics.mmc")
-    assert not sorted({(path, target) for path, target in found if not resolves(target)})
-
-
-def test_the_reference_builds_without_warnings(tmp_path):
-    pytest.importorskip("pdoc", reason="make docs installs it")
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
-    command = [sys.executable, ROOT / "docs" / "api.py", tmp_path / "api"]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    page = (tmp_path / "api" / "pyrocryo" / "metrics.html").read_text(encoding="utf-8")
-    assert "mean correlation" in page.lower()
-    assert 'id="mcc"' in page
-    assert "<li><strong>factors:</strong>" in page
+def test_what_the_page_says_of_its_test_is_so():
+    last = PAGE[PAGE.index("## How this page is tested") :]
+    for long in CHANGES:
+        assert long in PAGE
+        assert long in last or long == "$PYROCRYO"
+    for name in re.findall(r"`(models/\w+\.py)`", PAGE):
+        assert (ROOT / name).exists()

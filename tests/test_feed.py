@@ -242,3 +242,22 @@ def test_what_a_stack_out_of_memory_costs(capsys):
                 end="",
             )
         assert row["ours"] > 0
+
+
+def test_a_million_images_feed_in_flat_memory(tmp_path):
+    """Six GB of holes, a hundredth of which are read: no more is kept than a few batches."""
+    from pyrocryo.bench.feed import _Highest, _resident, sparse_stack
+
+    n, box, size = 400_000, 64, 100
+    particles = pc.Particles(sparse_stack(tmp_path / "a.mrcs", n, box), test_fraction=0.0)
+    assert (tmp_path / "a.mrcs").stat().st_size > 6.5e9
+    order = np.random.default_rng(0).permutation(n)
+    rows = [order[i * size : (i + 1) * size] for i in range(60)]
+    with Feed(particles, CPU, rows.__getitem__, range(60), resident=False) as feed:
+        feed(0)
+        before = _resident()
+        with _Highest() as highest:
+            for step in range(1, 60):
+                assert not feed(step).images.any()
+    each = size * box**2 * 4
+    assert highest.bytes - before < 12 * each < 0.25 * 60 * each

@@ -12,18 +12,22 @@ import tracemalloc
 import zipfile
 
 import fuzz
+import h5py
 import numpy as np
 import pytest
+import spoil
 import torch
 
 import pyrocryo as pc
+from pyrocryo import report
 from pyrocryo.cli import latents
-from pyrocryo.io import cryodrgn, mrc, star
+from pyrocryo.io import cryodrgn, mrc, others, star
 from pyrocryo.svi import checkpoints
 
 INPUTS = {
     "star": 200, "mrc": 300, "sections": 300, "pickle": 300, "array": 300, "structure": 200,
-    "checkpoint": 100, "run_folder": 100,
+    "checkpoint": 100, "run_folder": 100, "cs": 100, "copies": 100, "columns": 100, "audit": 15,
+    "finished": 50, "posterior": 30, "inspect": 50, "where": 300,
 }  # fmt: skip
 
 
@@ -46,7 +50,7 @@ def test_spoiled_files_give_a_result_or_one_line(reader, workshop):
 @pytest.mark.parametrize("reader", [name for name in INPUTS if name != "sections"])
 def test_files_as_they_were_are_read(reader, workshop, monkeypatch):
     """Else the test above could not fail."""
-    monkeypatch.setattr(fuzz, "spoiled", lambda raw, rng: raw)
+    monkeypatch.setattr(spoil, "spoiled", lambda raw, rng: raw)
     calls, refused = 0, 0
     for seed in range(8):
         for call in workshop.readers[reader](fuzz.random.Random(seed)):
@@ -198,6 +202,8 @@ def test_numbers_of_a_star_that_are_too_large(put, workshop):
     assert pc.io.load(path).a[0] == 1e20  # no whole number of numpy's
     path = put("a.star", f"{head}1@p.mrcs 1e308 0 1 9\n".encode())
     _refused(lambda: pc.io.load(path), "shift: particle 0")
+    path = put("a.star", f"{head}1@p.mrcs 0 0 1e40 9\n".encode())  # batches are float32
+    _refused(lambda: pc.io.load(path), r"a: particle 0 has a value that is too large \(1e\+40\)")
     path = put("a.star", f"{head}1@p.mrcs 0 0 {5000 * 'x'} 9\n".encode())
     _refused(lambda: pc.io.load(path), "row 1 of .* expected a finite number")
 
@@ -315,3 +321,86 @@ def test_settings_of_a_run_that_are_none(text, message, put, workshop, tmp_path)
     with pytest.raises(pc.InputError, match=message) as caught:
         pc.io.load_fit(tmp_path)
     assert str(caught.value).isprintable()
+
+
+def test_lists_of_other_lists_are_no_indices(put):
+    path = put("ind.pkl", pickle.dumps([[1, 2], [3]]))
+    _refused(lambda: others.read_indices(path), "got lists")
+    path = put("ctf.pkl", pickle.dumps(np.zeros((3, 9), bool)))
+    _refused(lambda: others.read_ctf(path), "expected numbers, got bool")
+
+
+def test_signalling_nan_in_poses(put):
+    """Numpy warns as it widens them."""
+    rotation = np.zeros((2, 3, 3), "<f4")
+    rotation.view("<u4")[1, 2, 2] = 0x7F800001
+    path = put("poses.pkl", pickle.dumps(rotation))
+    _refused(lambda: cryodrgn.read_poses(path), "matrix 1 is not a rotation")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("metrics", "[" * 3000, "metrics.json: cannot be read as JSON"),
+        ("metrics", "[]", "expected an object of names"),
+        ("metrics", '{"elbo": {"mean": "x"}}', "as pyrocryo writes it"),
+        ("identify", '{"prior": 3, "seeds": {}, "sentence": ""}', "as pyrocryo writes it"),
+        ("config", '{"seeds": 3}', "it has no 'settings'"),
+    ],
+)
+def test_reports_of_changed_folders(name, text, message, workshop, tmp_path):
+    for file, raw in workshop.finished.items():
+        (tmp_path / file).write_bytes(raw)
+    (tmp_path / f"{name}.json").write_text(text)
+    _refused(lambda: report.write(tmp_path), message)
+    if name != "identify":  # of which tables show little
+        _refused(lambda: report.compare([tmp_path]), message)
+
+
+HDF = {
+    "a link to another file": (
+        lambda file: file.__setitem__("x", h5py.ExternalLink("/etc/hostname", "/")),
+        "lies in another file",
+    ),
+    "an array in another file": (
+        lambda file: file.create_dataset("x", (9,), "u1", external=[("/etc/hostname", 0, 9)]),
+        "lies in another file",
+    ),
+    "a group in itself": (lambda file: file.__setitem__("x", file["/"]), "two names"),
+    "zeros without end": (
+        lambda file: file.create_dataset("x", (2**40,), "f8", chunks=(2**20,)),
+        "would take more than",
+    ),
+    "nothing": (lambda file: file.pop("posterior"), "cannot be read as a posterior|in it is not"),
+}
+
+
+@pytest.mark.parametrize("name", HDF)
+def test_posteriors_that_lead_elsewhere(name, workshop, put):
+    change, message = HDF[name]
+    path = put("posterior.nc", workshop.finished["posterior.nc"])
+    particles, z = latents.posterior(path.parent)
+    assert z.shape[0] == 2
+    assert len(particles) == z.shape[1]
+    with h5py.File(path, "r+") as file:
+        change(file)
+    _refused(lambda: latents.posterior(path.parent), message)
+
+
+def test_checkpoints_whose_numbers_were_changed(put, workshop):
+    """Torch would read them, and training go on from there."""
+    raw = bytearray(workshop.run[5])
+    weights = next(iter(torch.load(put("c.pt", bytes(raw)))["done"].values()))["pair"]
+    value = max(weights.values(), key=torch.Tensor.numel).numpy().tobytes()
+    raw[raw.index(value) + 3] ^= 1
+    _refused(lambda: checkpoints.read(put("c.pt", bytes(raw))), r"data/\d+ is damaged")
+
+
+def test_signalling_nan_in_a_cs_file(put, workshop):
+    table = np.load(put("a.npy", workshop.tables[0])).copy()
+    table["alignments3D/pose"].view("<u4")[1, 2] = 0x7F800001
+    path = put("a.cs", b"")
+    with path.open("wb") as file:
+        np.save(file, table)
+    _refused(lambda: pc.io.load(path, folder=workshop.folder), "row 2 .* expected finite numbers")
+    _refused(lambda: others.read_columns(path), "not finite rotation vectors")

@@ -204,8 +204,11 @@ def test_fit_of_dark_particles_in_a_smaller_box(tmp_path, caplog, capsys):
     bright = simulate.time_resolved(TwoArms(), 40, 0, box=48, pixel_size=2.0)
     io.save(bright.inverted(), tmp_path / "dark.star")
     io.save(bright, tmp_path / "bright.star")
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "dark.mrcs").rename(tmp_path / "moved/dark.mrcs")
     short = ("--steps", "3", "--batch-size", "16", "--draws", "3")
     fit = ["fit", str(ROOT / "models" / "slowvae.py"), *short, "--downsample", "32"]
+    fit += ["--folder", str(tmp_path / "moved")]
     caplog.set_level(logging.WARNING, "pyrocryo")
     for name, more, warned in (
         ("dark", ["--invert"], False),

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ import pyrocryo as pc
 from pyrocryo.cli import main
 from pyrocryo.errors import Interrupted
 from pyrocryo.svi import checkpoints
+from pyrocryo.svi.interrupts import held_back
 from pyrocryo.svi.step import Step
 
 OPTIONS = {"steps": 10, "batch_size": 8, "seeds": 2, "together": 1}
@@ -103,6 +105,14 @@ def test_killed_fits_go_on_to_the_same_numbers(tmp_path):
     ]
 
 
+@pytest.fixture(autouse=True)
+def heard():
+    """A process begun in the background of a shell ignores SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def small(monkeypatch):
     monkeypatch.setattr(checkpoints, "EVERY", 3)
@@ -156,14 +166,36 @@ def test_a_second_ctrl_c_does_not_wait(small, tmp_path, monkeypatch):
 
 def test_without_a_checkpoint_signals_do_what_they_did(small, monkeypatch):
     _at(monkeypatch, 4, lambda: os.kill(os.getpid(), signal.SIGINT))
-    # a process begun in the background of a shell ignores it
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with pytest.raises(KeyboardInterrupt) as stopped:
-            pc.fit(*small, **OPTIONS)
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        pc.fit(*small, **OPTIONS)
     assert not isinstance(stopped.value, Interrupted)
+
+
+def test_a_signal_after_the_last_step_is_not_lost():
+    alone = SimpleNamespace(world=1)
+    with pytest.raises(KeyboardInterrupt), held_back(alone, on=True):
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_signal_that_was_heard_is_not_given_again():
+    with held_back(SimpleNamespace(world=1), on=True) as asked:
+        assert asked(0) == 0
+    with pytest.raises(Interrupted):
+        _interrupted()
+
+
+def _interrupted():
+    with held_back(SimpleNamespace(world=1), on=True) as asked:
+        os.kill(os.getpid(), signal.SIGINT)
+        raise Interrupted(asked(0), "here")
+
+
+def test_signals_that_are_ignored_stay_so():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a shell's background, nohup
+    with held_back(SimpleNamespace(world=1), on=True) as asked:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert asked(0) == 0
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
 MODEL = """
@@ -256,3 +288,66 @@ def test_numbers_that_are_none_leave_the_last_checkpoint(small, tmp_path, monkey
     with pytest.raises(FloatingPointError, match="seed 0, step 5"):
         pc.fit(pair, particles, checkpoint=tmp_path / "c.pt", **OPTIONS)
     _intact(tmp_path / "c.pt", 3)
+
+
+def test_a_full_gpu_leaves_the_last_checkpoint(small, tmp_path, monkeypatch):
+    def full():
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    whole = pc.fit(*small, **OPTIONS)
+    with monkeypatch.context() as patched:
+        _at(patched, 14, full)
+        with pytest.raises(pc.InputError, match="batch_size: 8 particles do not fit into the mem"):
+            pc.fit(*small, checkpoint=tmp_path / "c.pt", **OPTIONS)
+    _intact(tmp_path / "c.pt", 3)
+    again = pc.fit(*small, checkpoint=tmp_path / "c.pt", resume=True, **OPTIONS)
+    np.testing.assert_array_equal(again.history["loss"], whole.history["loss"])
+
+
+def test_an_image_that_is_no_number_is_named(small, tmp_path, capsys):
+    """Before there is a folder."""
+    _, particles = small
+    pc.io.save(particles, tmp_path / "p.star")
+    images = np.memmap(tmp_path / "p.mrcs", np.float32, "r+", 1024, (80, 16, 16))
+    images[17, 3, 4] = np.nan
+    images.flush()
+    (tmp_path / "tiny.py").write_text(MODEL)
+    words = ["--data", str(tmp_path / "p.star"), "--out", str(tmp_path / "run"), "--steps", "3"]
+    assert main(["fit", str(tmp_path / "tiny.py"), *words]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("pyrocryo: images: particle 8 has pixels that are not finite numbers")
+    assert not (tmp_path / "run").exists()
+
+
+WORKER = """
+import os, signal
+from pyrocryo.svi import checkpoints
+from pyrocryo.svi.step import Step
+checkpoints.EVERY = 3
+if os.environ.get("LOCAL_RANK") == "1":  # the second of two processes
+    original, calls = Step.__call__, iter(range(1000))
+    def call(*args):
+        if next(calls) == 7:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*args)
+    Step.__call__ = call
+"""
+
+
+def test_a_killed_worker_is_told_and_leaves_the_last_checkpoint(tmp_path):
+    (tmp_path / "tiny.py").write_text(WORKER + MODEL)
+    words = ["--steps", "12", "--batch-size", "8", "--devices", "2", "--out", "run"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pyrocryo.cli", "fit", "tiny.py", *words],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("pyrocryo: devices: another of 2 processes that train together is gone")
+    assert "run/checkpoint.pt stays, --resume goes on from there" in last
+    _intact(tmp_path / "run" / "checkpoint.pt", 6)

@@ -189,17 +189,26 @@ def test_image_past_the_end(tmp_path):
 
 def test_where_images_are(tmp_path, monkeypatch):
     path = files(tmp_path)
-    (tmp_path / "job").mkdir()
-    path = path.rename(tmp_path / "job" / "p.star")
-    with pytest.raises(
-        InputError, match=r"row 1 of .*: image stack s\.mrcs is not in .*job nor in"
-    ):
+    project = tmp_path / "project"
+    (project / "Refine3D/job007").mkdir(parents=True)
+    path = path.rename(project / "Refine3D/job007/p.star")
+    stack = (tmp_path / "s.mrcs").rename(project / "s.mrcs")
+    assert len(io.load(path)) == 4  # names start in the project's folder, above that of the job
+    with pytest.raises(InputError, match=r"row 1 of .*p\.star: image stack s\.mrcs is not in any"):
+        io.load(path, folder=project / "Refine3D")
+    (tmp_path / "else").mkdir()
+    stack.rename(tmp_path / "else/s.mrcs")
+    with pytest.raises(InputError, match=r"any of .*job007, .*project.*--folder"):
         io.load(path)
-    assert len(io.load(path, folder=tmp_path)) == 4
-    with pytest.raises(InputError, match="is not in"):
-        io.load(path, folder=tmp_path / "job")
-    monkeypatch.chdir(tmp_path)
-    assert len(io.load("job/p.star")) == 4
+    assert len(io.load(path, folder=tmp_path / "else")) == 4
+    monkeypatch.chdir(tmp_path / "else")
+    assert len(io.load(path)) == 4
+
+
+def test_an_angle_of_picking_is_no_pose(tmp_path, caplog):
+    path = files(tmp_path, {"rlnAnglePsi": [-999.0, 10, 20, 30]})
+    assert not io.load(path).fields
+    assert "rlnAnglePsi alone" in caplog.text
 
 
 EULER = {"rlnAngleRot": [0.0] * 4, "rlnAngleTilt": [0.0] * 4, "rlnAnglePsi": [90.0] * 4}
@@ -305,7 +314,6 @@ def test_identity_magnification_is_fine(tmp_path):
     [
         ({"rlnImageName": None, "rlnX": [1]}, r"no column rlnImageName \(data_particles\)"),
         (EULER | {"rlnAngleTilt": None}, "rlnAngleRot, rlnAnglePsi but no column rlnAngleTilt"),
-        ({"rlnAnglePsi": [0.0] * 4}, "no column rlnAngleRot, rlnAngleTilt"),
         ({"rlnOriginXAngst": [0.0] * 4}, "no column rlnOriginYAngst"),
         (EULER | {"rlnAnglePsi": [0, 1, "x", 3]}, "row 3 .*rlnAnglePsi is 'x', expected a finite"),
         (EULER | {"rlnAnglePsi": [0, 1, 2, np.nan]}, "row 4 .*rlnAnglePsi is 'nan'"),

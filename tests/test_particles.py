@@ -89,6 +89,16 @@ def test_statistics_and_standardised(images):
     assert float(scaled.std(correction=0)) == pytest.approx(1, rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("shape", "most"), [((512, 512), 64), ((4, 512, 512), 16), ((8, 8), 1024)]
+)
+def test_large_images_are_scanned_a_few_at_a_time(shape, most):
+    images = np.broadcast_to(np.float32(0), (1100, *shape))
+    parts = list(pc.Particles(images).chunks())
+    assert max(map(len, parts)) == most
+    np.testing.assert_array_equal(np.concatenate(parts), np.arange(1100))
+
+
 def test_a_clean_stack_is_scaled_by_all_its_pixels(images):
     scaled = pc.Particles(_disc(0 * images, 5)).standardised().batch(np.arange(40)).images
     assert float(scaled.std(correction=0)) == pytest.approx(1, rel=1e-4)

@@ -661,6 +661,51 @@ def test_wrong_options_are_named(in_time, options, message):
         pc.fit(_small(), in_time, steps=2, **options)
 
 
+class _Waits(pc.volumes.Grid):
+    """What no CUDA graph can record: an operation that waits for the device."""
+
+    def forward(self, z, rotation, shift):
+        eye = torch.eye(2, device=z.device).expand(8, 2, 2) * (1 + 0 * z.sum())
+        one = torch.cholesky_solve(eye, eye)[0, 0, 0]
+        return one * super().forward(z, rotation, shift)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("together", [1, 2])
+def test_a_step_that_no_graph_can_hold_runs_without(in_time, together, caplog):
+    options = {"steps": 6, "batch_size": 8, "seeds": 2, "device": "cuda", "together": together}
+    pair = _small(volume=_Waits(hidden=(16,)))
+    plain = pc.fit(pair, in_time, capture=False, **options)
+    with caplog.at_level(logging.WARNING, logger="pyrocryo"):
+        traced = pc.fit(pair, in_time, capture=True, **options)
+    assert "steps run without a CUDA graph" in caplog.text
+    np.testing.assert_allclose(traced.history["loss"], plain.history["loss"], rtol=1e-4)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("pose", ["known", "around", "anywhere"])
+def test_gauss_newton_steps_are_one_graph(around, pose, caplog):
+    poses = {
+        "known": None,
+        "around": pc.poses.SO3(around=5.0, shift_sd=1.0),
+        "anywhere": pc.poses.SO3(),
+    }
+    pair = pc.Pair(
+        prior=pc.priors.IsotropicNormal(2),
+        volume=pc.volumes.Atoms.known(pc.molecules.AdenylateKinase(), pixel_size=6.0),
+        guide=pc.guides.GaussNewton(1),
+        pose=poses[pose],
+        rotate=False,
+        box=BOX,
+    )
+    options = {"steps": 6, "batch_size": 8, "seeds": 2, "device": "cuda", "together": 2}
+    plain = pc.fit(pair, around, capture=False, **options)
+    with caplog.at_level(logging.WARNING, logger="pyrocryo"):
+        traced = pc.fit(pair, around, capture=True, **options)
+    assert "without a CUDA graph" not in caplog.text
+    np.testing.assert_allclose(traced.history["loss"], plain.history["loss"], rtol=1e-3)
+
+
 SCRIPT = """
 import sys, torch
 import pyrocryo as pc

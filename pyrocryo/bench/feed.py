@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import resource
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,11 +18,13 @@ from pyrocryo.io.mrc import Stacks, read_header, write_stack
 from pyrocryo.particles import Particles
 from pyrocryo.svi.feed import Feed
 
-__all__ = ["Noise", "rows"]
+__all__ = ["Noise", "rows", "sparse_stack"]
 
 BOX = 128
 BATCH = 128
 IDLE = 5e-3  # s: a step on a device that leaves the processor alone
+COUNTS = (10**4, 10**5, 10**6)  # images of sparse stacks
+NZ = 8  # byte of an MRC header where the number of sections is
 AT_HAND = 8  # batches: together more than the processor's cache holds
 
 
@@ -32,6 +36,10 @@ def rows(device: str, quick: bool) -> Iterator[dict]:
     on the CPU is scaled and gathered between the steps. The file has just been written, so all
     of this is with a warm page cache. A map whose pages are kept is faster than reading, as long
     as memory holds them; mapped afresh for each batch, it keeps as little as reading does.
+
+    Last, random batches out of 10^5 and 10^6 images (6.5 and 65 GB) against as many out of 10^4,
+    from files that are all hole: what indices, permutations and reads cost, and no disk. The name
+    says by how much the process grew meanwhile.
 
     Args:
         device: Where the batches go.
@@ -63,6 +71,72 @@ def rows(device: str, quick: bool) -> Iterator[dict]:
                 lambda mapped=mapped: _timed(lambda order: mapped()[order], orders),
                 repeats,
             )
+        yield from _large(Path(folder), device, steps, repeats)
+
+
+def sparse_stack(path: Path, n: int, box: int) -> Stacks:
+    """A stack of n images of zeros that takes no place on the disk, where holes are to be had."""
+    write_stack(path, np.zeros((1, box, box), dtype=np.float32), 1.0)
+    with open(path, "r+b") as file:
+        file.seek(NZ)
+        file.write(np.array(n, dtype="<i4").tobytes())
+        file.truncate(read_header(path).offset + 4 * n * box**2)
+    return Stacks.of([path], np.zeros(n, dtype=np.int32), np.arange(n), source=path.name)
+
+
+def _large(folder: Path, device: str, steps: int, repeats: int) -> Iterator[dict]:
+    """Random batches of stacks of 10^4, 10^5 and 10^6 images."""
+    loops = {}
+    for n in COUNTS:
+        particles = Particles(sparse_stack(folder / f"{n}.mrcs", n, BOX), offset=0.1, scale=1.1)
+        order = np.random.default_rng(0).permutation(len(particles))
+
+        def fed(particles: Particles = particles, order: np.ndarray = order) -> float:
+            def rows(i: int) -> np.ndarray:
+                return order[np.arange(i * BATCH, (i + 1) * BATCH) % len(order)]
+
+            there = torch.device(device)
+            with Feed(particles, there, rows, range(steps), resident=False) as feed:
+                return _timed(feed, range(steps))
+
+        loops[n] = fed
+    first = loops.pop(COUNTS[0])
+    first()
+    for n, fed in loops.items():
+        fed()
+        before = _resident()
+        with _Highest() as highest:
+            found = _compared("", fed, first, repeats)
+        grown = max(0, highest.bytes - before) / 1e6
+        rate = BATCH / found["ours"]
+        name = f"{BATCH} of {n:.0e} sparse against 1e4: {rate:.0f} images/s, +{grown:.0f} MB"
+        yield {**found, "name": name}
+
+
+class _Highest:
+    """The most memory the process holds while this is entered, looked at every 10 ms."""
+
+    def __enter__(self) -> _Highest:
+        self.bytes, self._left = _resident(), threading.Event()
+        self._looking = threading.Thread(target=self._look, daemon=True)
+        self._looking.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._left.set()
+        self._looking.join()
+
+    def _look(self) -> None:
+        while not self._left.wait(0.01):
+            self.bytes = max(self.bytes, _resident())
+
+
+def _resident() -> int:
+    """Bytes of this process in memory; 0 where the system does not tell (not Linux)."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    except OSError:
+        return 0
 
 
 class Noise:

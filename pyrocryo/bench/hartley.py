@@ -6,18 +6,15 @@ The discrete Hartley transform of a real image with Fourier transform F is :math
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
-from torch import Tensor
 
 from pyrocryo.errors import InputError
+from pyrocryo.imaging.hartley import disc, soft_window, transform, translated, wrapped
 from pyrocryo.particles import Particles
 
 __all__ = ["disc", "hartley", "transform"]
 
-WINDOW = 0.85, 0.99  # radii, in half-boxes, between which images fade to nothing
 FOR_SCALE = 1000  # images read to find the scale
 
 
@@ -43,22 +40,17 @@ def hartley(particles: Particles, *, test_fraction: float = 0.1) -> Particles:
             f"images: expected (N, D, D) with an even D, got {tuple(particles.images.shape)}"
         )
     sample = np.arange(0, n, max(1, n // FOR_SCALE))[:FOR_SCALE]
-    scale = _wrapped(transform(particles.batch(sample).images, 2)).std()
+    scale = wrapped(transform(particles.batch(sample).images, 2)).std()
     if scale == 0:
         raise InputError("images: every pixel has the same value")
-    r = (torch.arange(box) - box // 2) / (box / 2)
-    near, far = WINDOW
-    window = ((far - (r[:, None].square() + r.square()).sqrt()) / (far - near)).clamp(0, 1)
-    k = torch.arange(-(box // 2), box // 2 + 1) / box  # cycles a pixel
+    window = soft_window(box)
     seen = torch.zeros((box + 1) ** 2).index_fill(0, disc(box + 1), 1).view(box + 1, -1)
     images = np.empty((n, box + 1, box + 1), np.float32)
     for rows in particles.chunks():
         batch = particles.batch(rows)
-        found = _wrapped(transform(batch.images * window, 2)) / scale
+        found = wrapped(transform(batch.images * window, 2)) / scale
         if "shift" in particles.fields:
-            x, y = (batch.shift / batch.pixel_size).T[..., None, None]
-            turn = 2 * math.pi * (k * x + k[:, None] * y)
-            found = turn.cos() * found - turn.sin() * found.flip(-1, -2)
+            found = translated(found, batch.shift / batch.pixel_size)
         images[rows] = (found * seen).numpy()
     fields = {name: value for name, value in particles.fields.items() if name != "shift"}
     return Particles(
@@ -68,33 +60,3 @@ def hartley(particles: Particles, *, test_fraction: float = 0.1) -> Particles:
         index=particles.index,
         **fields,
     )
-
-
-def disc(box: int) -> Tensor:
-    """Positions in a flattened Hartley image of the pixels that count `(M,)`, in order.
-
-    Those within the highest frequency of the centre, and not the centre itself: M is even, and
-    the pixel of -k comes as late as that of k comes early.
-    """
-    if box % 2 == 0:
-        raise InputError(
-            f"box: Hartley images have an odd box, one more than the particles' (see "
-            f"pyrocryo.bench.hartley.hartley), got {box}"
-        )
-    k = torch.arange(box) - box // 2
-    square = (k[:, None].square() + k.square()).flatten()
-    return ((square <= (box // 2) ** 2) & (square > 0)).nonzero().squeeze(-1)
-
-
-def transform(images: Tensor, dim: int) -> Tensor:
-    """The Hartley transform over the last ``dim`` axes, zero frequency at ``side // 2``."""
-    axes = tuple(range(-dim, 0))
-    found = torch.fft.fftn(torch.fft.ifftshift(images, dim=axes), dim=axes)
-    found = torch.fft.fftshift(found, dim=axes)
-    return found.real - found.imag
-
-
-def _wrapped(images: Tensor) -> Tensor:
-    """With the first row and column once more at the end: `(..., D + 1, D + 1)`."""
-    images = torch.cat([images, images[..., :1, :]], dim=-2)
-    return torch.cat([images, images[..., :1]], dim=-1)

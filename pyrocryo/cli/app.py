@@ -9,11 +9,13 @@ from collections.abc import Sequence
 
 from pyrocryo.cli.audit import Audit
 from pyrocryo.cli.bench import Bench
+from pyrocryo.cli.diagnose import Diagnose
 from pyrocryo.cli.export import Export
 from pyrocryo.cli.fit import Fit, command
 from pyrocryo.cli.ica import Ica
 from pyrocryo.cli.identify import Identify
 from pyrocryo.cli.inspect import Inspect
+from pyrocryo.cli.landscape import Landscape
 from pyrocryo.cli.movie import Movie
 from pyrocryo.cli.parse import parsed
 from pyrocryo.cli.read import Compare, Report
@@ -31,7 +33,9 @@ COMMANDS = {
     "report": Report,
     "compare": Compare,
     "identify": Identify,
+    "diagnose": Diagnose,
     "ica": Ica,
+    "landscape": Landscape,
     "audit": Audit,
     "movie": Movie,
     "rehearse": Rehearse,

@@ -12,9 +12,12 @@ import tyro
 from pyrocryo.errors import InputError
 
 if TYPE_CHECKING:
+    from pyrocryo.diagnose import Reencoded
     from pyrocryo.io.others import Columns, Latents
 
 __all__ = ["Audit"]
+
+TURNED = 5_000  # particles, which take seconds
 
 
 @dataclass
@@ -36,6 +39,10 @@ class Audit:
     """CryoDRGN's indices (.pkl) of the rows of these files that the latents are of."""
     against: tuple[str, ...] = ()
     """Further columns of --poses to test against, by their names in the file."""
+    rotate: bool = False
+    """Turn images of cryoDRGN's run folders by 90° and encode them again: does z stay?"""
+    images: Path | None = None
+    """With --rotate: the particles, where they are not where the run's settings say."""
     epoch: int | None = None
     """Which epoch of run folders; by default the last."""
     permutations: int = 499
@@ -56,6 +63,8 @@ class Audit:
             raise InputError("audit: name at least one run")
         if self.permutations < 59:
             raise InputError(f"permutations: expected 59 or more, got {self.permutations}")
+        if self.images is not None and not self.rotate:
+            raise InputError("images: they are opened for --rotate alone")
         if self.most < 50:
             raise InputError(f"most: expected 50 or more, got {self.most}")
         runs = [read_latents(path, epoch=self.epoch) for path in self.runs]
@@ -68,7 +77,9 @@ class Audit:
             raise InputError(f"against: no column {missing[0]}; the file has {known}")
         if given is None and self.against:
             raise InputError("against: name the file that has these columns with --poses")
-        from pyrocryo.report.audit import CAUSES, audit
+        if self.out is not None:
+            io.new_folder(self.out)
+        from pyrocryo.report.audit import audit
 
         rotations: dict[str, np.ndarray] = {}
         columns: dict[str, dict[str, np.ndarray]] = {}
@@ -84,6 +95,7 @@ class Audit:
             sds={run.name: run.sd for run in runs if run.sd is not None},
             rotations=rotations,
             columns=columns,
+            turned=self._turned(runs) if self.rotate else None,
             skipped=skipped,
             permutations=self.permutations,
             most=self.most,
@@ -91,15 +103,33 @@ class Audit:
         )
         for line in found.lines():
             print(line)
-        if any(run.leak is not None and run.leak.verdict != "none seen" for run in found.runs):
-            print(CAUSES)
+        leaking = [r for r in found.runs if r.leak is not None and r.leak.verdict != "none seen"]
+        for text in dict.fromkeys(run.causes() for run in leaking):
+            print(text)
         if self.out is None:
             return
         from pyrocryo.report.audit_page import write_page
 
-        io.new_folder(self.out)
         io.write_json(self.out / "audit.json", found.plain())
         print(write_page(found, self.out / "audit.html"))
+
+    def _turned(self, runs: list[Latents]) -> dict[str, Reencoded]:
+        """What becomes of z when images are turned; where that cannot be done, a note."""
+        from pyrocryo.report.audit_rotate import rotated
+
+        found = {}
+        for run in runs:
+            try:
+                found[run.name] = rotated(
+                    run,
+                    images=self.images,
+                    most=min(self.most, TURNED),
+                    permutations=self.permutations,
+                    seed=self.seed,
+                )
+            except InputError as error:
+                run.notes.append(f"rotation of images by 90°: {error}")
+        return found
 
     def _given(self) -> Columns | None:
         """What the files named say of the particles."""

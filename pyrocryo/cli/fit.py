@@ -40,6 +40,8 @@ class Fit:
     """Poses in cryoDRGN's form (.pkl), for particles that come without."""
     pixel_size: float | None = None
     """Å per pixel, for particles that do not say."""
+    folder: Path | None = None
+    """Where the image paths in --data start (default: looked for around the file)."""
     downsample: int | None = None
     """Box (even) to Fourier-crop the particles of --data to; their pixels get wider."""
     invert: bool = False
@@ -69,6 +71,10 @@ class Fit:
     body: Literal["auto"] | Path | None = None
     """Unknown in-plane poses: report them in the frame of what moves least (auto), or of a mask
     .mrc drawn on the median map of an earlier run of one seed (then with --resume)."""
+    focus: Path | None = None
+    """Soft mask .mrc, as wide as the particles' box: nothing outside of it moves with z."""
+    halves: bool = False
+    """Also train the first seed on each half of the particles, and compare maps along z."""
     order: Literal["own", "shared"] | None = None
     """Seeds see the particles in an order of their own, or in one and the same."""
     device: str = "cpu"
@@ -85,7 +91,8 @@ class Fit:
     def run(self) -> None:
         """Trains the model, and writes and reports what came of it."""
         from pyrocryo import draws, frames, io, metrics, report, svi
-        from pyrocryo.io.model_file import SIMULATED, keep_model
+        from pyrocryo.halves import check_halves, half_maps
+        from pyrocryo.io.model_file import FOCUS, SIMULATED, keep_model
 
         model, config = self._model_and_config()
         shown = {"draws": 50, "held_out": 800} | getattr(model, "posterior", {})
@@ -95,6 +102,7 @@ class Fit:
                 raise InputError(f"{name}: expected at least 1, got {value}")
         particles = self._particles(model, config)
         pair = model.pair(config, particles)
+        mask = self._focused(pair, particles)
         settings = model.training(config) if hasattr(model, "training") else {}
         for name in svi.Settings.__dataclass_fields__:
             if getattr(self, name, None) is not None:
@@ -108,6 +116,9 @@ class Fit:
                 f"body: each seed has an angle of its own, so {self.body} cannot go with "
                 f"{self.seeds} of them; use --seeds 1, or --body auto"
             )
+        half = self._half_sets() if self.halves else None
+        if self.halves:
+            check_halves(pair)
         where = {"device": device, "devices": self.devices, "together": self.together}
         svi.prepare(pair, particles, self.seeds, settings, **where)  # before there is a folder
         out = self.out or Path("runs") / self.model.stem
@@ -115,6 +126,8 @@ class Fit:
             out = io.new_folder(out, resume=self.resume)
             if self.resume and not (out / "checkpoint.pt").exists():
                 log.info("no checkpoint in %s yet: training starts from the beginning", out)
+            if mask is not None:
+                io.write_map(out / FOCUS, *mask)
         else:
             log.setLevel(logging.WARNING)
         fit = svi.fit(
@@ -144,10 +157,12 @@ class Fit:
             "passthrough": str(self.passthrough.resolve()) if self.passthrough else None,
             "poses": str(self.poses.resolve()) if self.poses else None,
             "pixel_size": self.pixel_size,
+            "folder": str(self.folder.resolve()) if self.folder else None,
             "downsample": self.downsample,
             "invert": self.invert,
             "body": None if self.body is None else str(self.body),
             "body_residual_deg": [p.frame.residual_deg for p in fit.pairs if p.frame],
+            "focus": None if mask is None else str(self.focus),
             "device": self.device,
             "scored": {"particles": len(scored), "held_out": particles.has_test, **shown},
         }
@@ -156,10 +171,53 @@ class Fit:
         if extra := self.further(model, config, fit, scored, out):
             verdict["metrics"] |= {name: metrics.row(values) for name, values in extra.items()}
             io.write_metrics(out, verdict["metrics"])
+        if self.halves:
+            found = half_maps(
+                pair,
+                particles,
+                halves=half,
+                folder=out,
+                device=device,
+                capture=self.capture,
+                **settings,
+            )
+            rows = io.write_halves(out, found)
+            verdict["metrics"] |= {name: metrics.row(values) for name, values in rows.items()}
+            io.write_metrics(out, verdict["metrics"])
+            mean = rows["half_fsc143_angstroms"][0]
+            print(f"half maps, aligned by {found.transfer.kind}: {mean:.3g} Å at FSC .143")
         page = report.write(out)
         print(report.compare([out]))
         print(verdict["identify"]["sentence"])
         print(f"report: {page}")
+
+    def _half_sets(self) -> Any:
+        """Which half each particle is in, where their file says so."""
+        from pyrocryo import io
+
+        if self.data is None:
+            return None
+        return io.read_halves(self.data, passthrough=self.passthrough)
+
+    def _focused(self, pair: Any, particles: Any) -> tuple[Any, float] | None:
+        """Confines what moves to the mask, if there is one; returns it and its voxel size."""
+        from pyrocryo import io
+
+        if self.focus is None:
+            return None
+        mask, voxel = io.read_map(self.focus)
+        wide, box = len(mask) * voxel, particles.box * particles.pixel_size
+        if voxel > 0 and abs(wide / box - 1) > 0.01:
+            raise InputError(
+                f"focus: {self.focus} is {wide:.4g} Å wide, the particles' box {box:.4g} Å"
+            )
+        if not hasattr(pair.volume, "focus_on"):
+            raise InputError(
+                f"focus: {type(pair.volume).__name__} cannot be confined to a mask, only grids "
+                "and Gaussians can"
+            )
+        pair.volume.focus_on(mask)
+        return mask, box / len(mask)
 
     def further(self, model: Any, config: Any, fit: Any, scored: Any, out: Path) -> dict[str, Any]:
         """What a model file scores beyond the metrics that all fits have."""
@@ -177,6 +235,8 @@ class Fit:
 
         if self.data is not None:
             given = {"passthrough": self.passthrough, "poses": self.poses}
+            if self.folder is not None:
+                given["folder"] = self.folder
             read = io.load(self.data, pixel_size=self.pixel_size, **given)
             read = read.prepared(self.downsample, invert=self.invert)
             if inspection.looks_dark(read):
@@ -190,11 +250,13 @@ class Fit:
             raise InputError(
                 f"data: {self.model} simulates nothing; give it --data PARTICLES.star"
             )
-        told = (self.poses, self.pixel_size, self.passthrough, self.downsample)
+        told = (
+            self.poses, self.pixel_size, self.passthrough, self.folder, self.downsample,
+        )  # fmt: skip
         if self.invert or any(value is not None for value in told):
             raise InputError(
-                "poses, pixel-size, passthrough, downsample and invert go with --data; the model "
-                "simulates its own"
+                "poses, pixel-size, passthrough, folder, downsample and invert go with --data; "
+                "the model simulates its own"
             )
         return model.particles(config)
 

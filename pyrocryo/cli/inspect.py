@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 import tyro
 
-from pyrocryo.errors import InputError
-
 __all__ = ["Inspect"]
 
 SHOWN = 24  # particles in the montage
@@ -37,7 +35,7 @@ class Inspect:
     pixel_size: float | None = None
     """Å per pixel, for particles that do not say."""
     folder: Path | None = None
-    """Where the image paths in the file start (default: its own folder, or the current one)."""
+    """Where the image paths in the file start (default: looked for around the file)."""
     images: int = 1000
     """Most images to look at."""
     out: Path | None = None
@@ -51,17 +49,16 @@ class Inspect:
 
         given = {"passthrough": self.passthrough, "poses": self.poses}
         if self.folder is not None:
-            if self.file.suffix.lower() not in (".star", ".cs"):
-                raise InputError(f"folder: {self.file} names no other files")
             given["folder"] = self.folder
         particles = io.load(self.file, pixel_size=self.pixel_size, **given)
+        if self.out is not None:
+            io.new_folder(self.out)
         found = facts(self.file, particles)
         found |= inspection.summary(particles, most=self.images)
         print(f"{self.file}")
         print("\n".join(f"  {name:<12}{text}" for name, text in _lines(found)))
         if self.out is None:
             return
-        io.new_folder(self.out)
         for name, figure in _figures(self.file.name, particles, found).items():
             with replacing(self.out / f"{name}.png") as temporary:
                 figure.savefig(temporary, dpi=110)

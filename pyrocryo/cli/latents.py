@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from pyrocryo.errors import InputError
+from pyrocryo.files import understood
 
 __all__ = ["array", "flat", "posterior"]
 
@@ -20,8 +21,12 @@ def posterior(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     path = folder / "posterior.nc"
     if not path.is_file():
         raise InputError(f"{folder} is not a finished run folder: it has no {path.name}")
-    z = from_netcdf(path)["posterior"]["z"]
-    return np.asarray(z["particle"]), np.asarray(z).mean(axis=1)
+    with understood(path):
+        z = from_netcdf(path)["posterior"]["z"]
+        particles, means = np.asarray(z["particle"]), np.asarray(z).mean(axis=1)
+    if particles.dtype.kind not in "iu" or means.ndim not in (3, 4) or particles.ndim != 1:
+        raise InputError(f"{path}: expected latents of numbered particles, got {means.shape}")
+    return particles, means
 
 
 def array(path: Path) -> np.ndarray:

@@ -66,7 +66,8 @@ def recast(pair: Pair, kind: type[Kind]) -> Kind:
     Pairs are made from parts; a copy made from another pair has no use for a constructor.
     """
     new = copy.deepcopy(pair)
-    new.__class__ = kind
+    # a pair that is a kind of its own already (pc.refined) stays that as well
+    new.__class__ = kind if type(pair) is Pair else type(kind.__name__, (kind, type(pair)), {})
     return new
 
 

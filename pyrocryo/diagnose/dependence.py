@@ -20,6 +20,7 @@ ALPHA = 0.05
 LITTLE = 0.02  # share of a latent's variance below which a dependence is called little
 SMALLEST = 1e-3  # singular values below, relative to the largest, carry rounding
 PER_FEATURE = 5  # particles
+POWER = 1.28  # standard deviations, that 9 of 10 exceed
 SAME = 1e-9  # relative variance of directions of z that repeat others
 
 Explain = Callable[[np.ndarray], np.ndarray]
@@ -43,8 +44,8 @@ class Dependence:
         strongest: Share of the direction of `z` that depends most, less what the best direction of
             permuted particles reaches.
         p: Of independence, all latents together.
-        noticed: Share of one latent that the permutations pass in 5 % of cases: less than about
-            this goes unnoticed.
+        noticed: Share of one latent alone that would be found in about 8 of 10 cases (74 to 97 %
+            of 50 simulated sets of 400 to 2000 particles, by view or turn).
         particles: How many were compared.
         permutations: How many; no p is below 1 / (permutations + 1).
         reading: In words.
@@ -75,6 +76,7 @@ def dependence(
     features: int = 0,
     permutations: int = 999,
     permute: Permute | None = None,
+    tests: int = 1,
     names: np.ndarray | None = None,
     seed: int = 0,
 ) -> Dependence:
@@ -95,6 +97,7 @@ def dependence(
         features: Numbers that describe it.
         permutations: How many.
         permute: Gives a random order `(N,)` of the rows; by default any.
+        tests: Of how many tests this is one, for what it would have noticed.
         names: Numbers of the latents for the reading, `(K,)`, from 1 on.
         seed: Draws the permutations.
     """
@@ -124,7 +127,7 @@ def dependence(
         "share": share, "raw": each, "floor": floor, "p_each": p_each,
         "total": float((sd**2 * share).sum() / (sd**2).sum()),
         "strongest": float(np.clip((table[0, 1] - best) / (1 - best), 0, 1)),
-        "p": p, "noticed": float(max(np.quantile(most, 1 - ALPHA) - floor.mean(), 0.0)),
+        "p": p, "noticed": _noticed(table[1:], n, ALPHA / tests),
     }  # fmt: skip
     names = np.arange(k) + 1 if names is None else np.asarray(names)
     return Dependence(
@@ -207,6 +210,21 @@ def _statistics(c: np.ndarray, white: np.ndarray) -> np.ndarray:
     turned = white.T @ c @ white
     values = np.linalg.eigvalsh(turned)
     return np.concatenate([[values.mean(), values[-1]], np.diag(c)])
+
+
+def _noticed(null: np.ndarray, n: int, alpha: float) -> float:
+    r"""Share `s` of one latent that passes what permutations pass at ``alpha`` nearly always.
+
+    R² of a share `s` spreads by :math:`4 s (1 - s)^2 / N` about it (Kendall & Stuart), beside the
+    permutations' own variance.
+    """
+    spread = null.std(axis=0)
+    largest = ((null - null.mean(axis=0)) / np.where(spread > 0, spread, 1)).max(axis=1)
+    own = float(spread[2:].mean())
+    least = share = float(np.quantile(largest, 1 - alpha, method="higher")) * own
+    for _ in range(20):
+        share = min(least + POWER * np.sqrt(own**2 + 4 * share * (1 - share) ** 2 / n), 1.0)
+    return float(share)
 
 
 def _reading(

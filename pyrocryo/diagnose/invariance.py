@@ -16,7 +16,7 @@ from pyrocryo.pair import Pair
 from pyrocryo.particles import Particles
 from pyrocryo.svi import Fit
 
-__all__ = ["Invariance", "pose_invariance"]
+__all__ = ["Invariance", "moved", "pose_invariance"]
 
 INVARIANT, LEAKING = 0.1, 0.2  # of the distance between two random particles
 TURNING_DEG = 10.0  # that poses may be off where they turn along
@@ -165,8 +165,7 @@ def _compared(
     """NRMS, control, R², pose error and the quantiles of one seed and angle."""
     z, sd, rotation = start
     turned, _, seen = _read(pair, particles, lambda b: turned_batch(b, angle, optics=optics))
-    apart = np.sqrt(2 * z.var(axis=0, ddof=1).sum())  # rms over all pairs
-    apart = apart if apart > MEANINGFUL else np.nan
+    nrms, r2, *in_sd = moved(z, sd, turned)
     control = 0.0
     if abs(angle - 90 * round(angle / 90)) >= EXACT:
 
@@ -174,18 +173,22 @@ def _compared(
             return batch._replace(images=turned_images(turned_images(batch.images, angle), -angle))
 
         back, _, _ = _read(pair, particles, there_and_back)
-        control = _rms(back - z) / apart
-    spread = np.square(turned - turned.mean(0)).sum()
-    r2 = 1 - np.square(z - turned).sum() / spread if spread > MEANINGFUL**2 else np.nan
-    in_sd = np.quantile(np.sqrt(np.square((turned - z) / sd).mean(-1)), QUANTILES)
+        control = moved(z, sd, back)[0]
     error = np.nan
     if pair.pose.latent:
         error = _degrees_apart(seen, turned_rotation(rotation, angle)).median().item()
-    return [_rms(turned - z) / apart, control, r2, error, *in_sd]
+    return [nrms, control, r2, error, *in_sd]
 
 
-def _rms(difference: np.ndarray) -> float:
-    return float(np.sqrt(np.square(difference).sum(-1).mean()))
+def moved(z: np.ndarray, sd: np.ndarray, turned: np.ndarray) -> tuple[float, ...]:
+    """NRMS, R² and the quantiles in units of ``sd``, of `z` `(N, K)` and what became of it."""
+    apart = np.sqrt(2 * z.var(axis=0, ddof=1).sum())  # rms over all pairs
+    apart = apart if apart > MEANINGFUL else np.nan
+    nrms = np.sqrt(np.square(turned - z).sum(-1).mean()) / apart
+    spread = np.square(turned - turned.mean(0)).sum()
+    r2 = 1 - np.square(z - turned).sum() / spread if spread > MEANINGFUL**2 else np.nan
+    in_sd = np.quantile(np.sqrt(np.square((turned - z) / sd).mean(-1)), QUANTILES)
+    return float(nrms), float(r2), *map(float, in_sd)
 
 
 def _degrees_apart(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,7 @@ from pyrocryo.diagnose.dependence import (
     by_groups,
     by_neighbours,
     dependence,
+    orthonormal,
 )
 from pyrocryo.errors import InputError
 from pyrocryo.metrics.pose import IN_PLANE
@@ -23,9 +25,11 @@ __all__ = ["PoseLeak", "active", "against", "in_plane_features", "leak", "psi", 
 MOST = 20_000  # particles compared
 MOST_NEAR = 5_000  # particles compared by neighbours
 FEWEST = 50
+TESTS = 3  # where views differ
 LEAST = 59  # permutations
 NEIGHBOURS = 10
 DEGREE = 4  # of spherical harmonics, and of in-plane waves
+PER_HARMONIC = 50  # particles; permutations do not know what a regression took
 CELL = 32  # particles seen from about the same direction
 ACTIVE = 0.01  # of the variance of the latent that varies most
 MORE = 1.25  # times what smooth functions explain, for neighbours to be worth a sentence
@@ -70,9 +74,10 @@ def leak(
     degree 4. *The turn in the image's plane*, given the view: regression on the functions of SO(3)
     of degree 1 and 2 that average to nothing over a turn in the plane (Wigner's
     :math:`D^l_{m n}` with m != 0), which do not depend on where angles are counted from, and on
-    waves :math:`\cos h\psi, \sin h\psi`, h = 1..4, of RELION's angle; permuted are particles seen
-    from about the same direction, so that a dependence on the view does not count as one on the
-    turn. *Neighbours in pose*, which see what smooth functions do not.
+    waves :math:`\cos h\psi, \sin h\psi`, h = 1..4, of RELION's angle; what harmonics explain of
+    `z` is taken first (one for 50 particles), and permuted are particles seen from about the same
+    direction, so that a dependence on the view neither counts as one on the turn nor hides it.
+    *Neighbours in pose*, which see what smooth functions do not.
 
     An encoder that reads conformations alone gives a `z` independent of the pose, if molecules lie
     on the grid whatever their conformation. So a dependence is an encoder's leak, or poses that
@@ -112,10 +117,11 @@ def leak(
     rng, names = np.random.default_rng(seed), np.array(columns) + 1
     rows = _some(len(z), most, rng)
     few = rows[_some(len(rows), max(FEWEST, min(MOST_NEAR, most)), rng)]
-    options = {"permutations": permutations, "names": names, "seed": seed}
+    options = {"permutations": permutations, "names": names, "seed": seed, "tests": TESTS}
     tests = []
     near, turns = rotation[few], rotation[rows]
-    explain, count = by_features(view_features(turns))
+    views = view_features(turns)
+    explain, count = by_features(views)
     if count:
         tests.append(
             dependence(
@@ -132,7 +138,7 @@ def leak(
     if count:
         tests.append(
             dependence(
-                _within(z[np.ix_(rows, columns)], cells),
+                _within(_less_harmonics(z[np.ix_(rows, columns)], views), cells),
                 explain,
                 what="the turn in the image's plane",
                 features=count,
@@ -270,6 +276,14 @@ def _cells(view: np.ndarray) -> list[np.ndarray]:
         order = rows[np.argsort(view[rows, np.ptp(view[rows], axis=0).argmax()], kind="stable")]
         todo += np.array_split(order, 2)
     return done
+
+
+def _less_harmonics(z: np.ndarray, views: np.ndarray) -> np.ndarray:
+    """Less what harmonics of the view explain, of as high a degree as particles allow."""
+    degree = min(DEGREE, int(np.sqrt(len(z) / PER_HARMONIC + 1)) - 1)
+    smooth = orthonormal(views[:, : math.comb(degree + 3, 3) - 1]) if degree else z[:, :0]
+    z = z - z.mean(axis=0)
+    return z - smooth @ (smooth.T @ z)
 
 
 def _within(x: np.ndarray, cells: list[np.ndarray]) -> np.ndarray:

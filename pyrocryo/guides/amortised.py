@@ -47,13 +47,22 @@ class Amortised(nn.Module):
         self.spatial = volume.dim
         self.side = min(self.side, box)
         self.reads_pose = self.spatial == 3 and self.upright
-        width = self.side**2 + (9 if self.reads_pose else 0)
-        self.network = perceptron(width, self.hidden, latent + latent * (latent + 1) // 2)
+        self.sizes = [latent, latent, latent * (latent - 1) // 2, self.more]
+        self.network = self.made(9 if self.reads_pose else 0, sum(self.sizes))
         below = torch.tril_indices(latent, latent, offset=-1)
         self.register_buffer("_below", below, persistent=False)
         return self
 
-    def forward(self, images: Tensor, rotation: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    @property
+    def more(self) -> int:
+        """Numbers that are read off an image beside those of a normal."""
+        return 0
+
+    def made(self, known: int, outputs: int) -> nn.Module:
+        """The network from flattened pixels and ``known`` further numbers to ``outputs``."""
+        return perceptron(self.side**2 + known, self.hidden, outputs)
+
+    def forward(self, images: Tensor, rotation: Tensor, shift: Tensor) -> tuple[Tensor, ...]:
         """Mean `(..., K)` and Cholesky factor `(..., K, K)` of each image's posterior.
 
         Args:
@@ -71,14 +80,12 @@ class Amortised(nn.Module):
         features = images.flatten(1)
         if self.reads_pose:
             features = torch.cat([features, rotation.flatten(1)], dim=-1)
-        loc, diagonal, below = (
-            self.network(features)
-            .to(images.dtype)
-            .split([self.latent, self.latent, self._below.shape[1]], dim=-1)
-        )
+        read = self.network(features).to(images.dtype)
+        loc, diagonal, below, more = read.split(self.sizes, dim=-1)
         scale = torch.diag_embed(softplus(diagonal) + SMALLEST_SD)
         scale[:, self._below[0], self._below[1]] = below
-        return loc.unflatten(0, lead), scale.unflatten(0, lead)
+        answer = (loc, scale, more) if self.more else (loc, scale)
+        return tuple(part.unflatten(0, lead) for part in answer)
 
 
 @exact

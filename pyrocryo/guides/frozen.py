@@ -78,6 +78,10 @@ class Frozen(nn.Module):
         if not sd > 0:
             raise InputError(f"sd: expected a positive standard deviation, got {sd}")
         self.guide = guide if guide is not None else Amortised()
+        if hasattr(self.guide, "law"):
+            raise InputError(
+                f"guide: {type(self.guide).__name__} gives no normal of each frame alone"
+            )
         self.below = float(below)
         self.components = tuple(components)
         self.sd = float(sd)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from pyrocryo import cholesky
 from pyrocryo.precision import exact
 
 __all__ = ["GaussNewton"]
@@ -80,13 +81,13 @@ class GaussNewton(nn.Module):
             weight = (-2 * self.log_noise).exp()
             precision = torch.diag_embed(self.log_precision.exp())
             precision = precision + weight * (jacobian.transpose(-1, -2) @ jacobian)
-            factor = torch.linalg.cholesky(precision)
+            factor = cholesky.factor(precision)
             score = weight * (jacobian.transpose(-1, -2) @ target)
-            loc = torch.cholesky_solve(score, factor).squeeze(-1)
+            loc = cholesky.solve(score, factor).squeeze(-1)
             u = loc.detach().clamp(-LARGEST, LARGEST)
-        covariance = torch.cholesky_inverse(factor)
+        covariance = cholesky.inverse(factor)
         widening = self.log_widening.exp()
-        scale_tril = torch.linalg.cholesky(covariance) * widening.unsqueeze(-1)
+        scale_tril = cholesky.factor(covariance) * widening.unsqueeze(-1)
         return loc.clamp(-LARGEST, LARGEST), scale_tril
 
     def _linearised(

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pyrocryo import quaternions
+from pyrocryo import cholesky, quaternions
 from pyrocryo.errors import InputError
 from pyrocryo.precision import applied, exact
 from pyrocryo.rotated_normal import RotatedNormal
@@ -212,9 +212,9 @@ def gauss_newton(
     residual = (images - clean).flatten(-2)
     matrix = torch.diag_embed(precision) + weight * (jacobian.transpose(-1, -2) @ jacobian)
     score = weight * (jacobian.transpose(-1, -2) @ residual.unsqueeze(-1)).squeeze(-1)
-    factor = torch.linalg.cholesky(matrix)
+    factor = cholesky.factor(matrix)
     score = score + precision * pull
-    step = torch.cholesky_solve(score.unsqueeze(-1), factor).squeeze(-1)
+    step = cholesky.solve(score.unsqueeze(-1), factor).squeeze(-1)
     misfit = weight * residual.square().sum(-1) + (precision * pull.square()).sum(-1)
     log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     evidence = 0.5 * ((score * step).sum(-1) - misfit) - log_det
@@ -251,15 +251,15 @@ def posed(
     at: Step, factor: Tensor, widening: Tensor, shift_sd: float | None, pixel_size: Tensor
 ) -> RotationNormal:
     """The laws of rotation and shift, `u` integrated out, from the factor of Λ."""
-    covariance = torch.cholesky_inverse(factor)
-    turns = torch.linalg.cholesky(covariance[..., :3, :3])
+    covariance = cholesky.inverse(factor)
+    turns = cholesky.factor(covariance[..., :3, :3])
     scale_tril = turns * widening[:3, None]
     if shift_sd is None:
         return RotationNormal(at.pose, scale_tril)
     cross = covariance[..., 3:5, :3]
-    gain = torch.cholesky_solve(cross.transpose(-1, -2), turns).transpose(-1, -2)
+    gain = cholesky.solve(cross.transpose(-1, -2), turns).transpose(-1, -2)
     rest = covariance[..., 3:5, 3:5] - gain @ cross.transpose(-1, -2)
-    spread = torch.linalg.cholesky(rest) * widening[3:, None]
+    spread = cholesky.factor(rest) * widening[3:, None]
     return RotationAndShift(
         at.pose, scale_tril, pixel_size * at.shift, pixel_size * gain, pixel_size * spread
     )

@@ -181,7 +181,7 @@ class Search(nn.Module):
         in the middle.
         """
         point = images.new_zeros(self.box, self.box)
-        point[self.box // 2, self.box // 2] = 1.0
+        point[self.box // 2, self.box // 2].fill_(1.0)  # a number alone would come from the host
         point = optics(point.expand(images.shape)).reshape(-1, self.box, self.box)
         passed = torch.fft.rfft2(point).abs().square().flatten(1)
         power = torch.fft.rfft2(views).abs().square().flatten(1) * self.kept

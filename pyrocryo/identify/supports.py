@@ -58,7 +58,7 @@ def supports(pair: Pair, latents: Latents) -> Supports:
     atoms = isinstance(pair.volume, GaussianVolume) and pair.frame is None
     with torch.no_grad():
         if atoms:
-            moved = slopes(lambda z: pair.volume.centres(z @ pair.rotation()), z, latents.scale)
+            moved = slopes(lambda z: pair.volume.places(z @ pair.rotation()), z, latents.scale)
             square = moved.square().sum(-1).mean(1)
         else:
             square = slopes(pair.density, z, latents.scale).square().mean(1).flatten(1)

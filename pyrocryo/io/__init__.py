@@ -21,13 +21,19 @@ __all__ = [
     "load",
     "load_fit",
     "new_folder",
+    "read_halves",
     "read_map",
     "read_structure",
     "read_trajectory",
     "save",
     "select",
+    "write_clusters",
     "write_components",
+    "write_halves",
     "write_cryodrgn_latents",
+    "write_diagnosis",
+    "write_flatiron",
+    "write_landscape",
     "write_map",
     "write_motion",
     "write_structure",
@@ -48,12 +54,18 @@ def load(path: str | Path, *, passthrough: str | Path | None = None, **options: 
     if suffix == ".star":
         return relion.load(path, **options)
     if suffix in (".mrc", ".mrcs"):
+        if "folder" in options:
+            raise InputError(f"folder: {path} names no other files")
         return relion.load_stack(path, **options)
     raise InputError(f"{path}: expected a file that ends in .star, .cs, .mrcs or .mrc")
 
 
 def __getattr__(name: str) -> Any:
     """The run folder needs torch and matplotlib; readers and writers do not."""
+    if name in ("read_halves", "write_halves"):
+        from pyrocryo.io import halved
+
+        return getattr(halved, name)
     if name in ("export", "new_folder", "write_json", "write_metrics"):
         from pyrocryo.io import run_folder
 
@@ -66,10 +78,26 @@ def __getattr__(name: str) -> Any:
         from pyrocryo.io import annotated
 
         return getattr(annotated, name)
+    if name == "write_clusters":
+        from pyrocryo.io.clusters import write_clusters
+
+        return write_clusters
+    if name == "write_flatiron":
+        from pyrocryo.io.flatiron import write_flatiron
+
+        return write_flatiron
+    if name == "write_landscape":
+        from pyrocryo.io.landscape import write_landscape
+
+        return write_landscape
     if name == "write_components":
         from pyrocryo.io.components import write_components
 
         return write_components
+    if name == "write_diagnosis":
+        from pyrocryo.io.diagnosis import write_diagnosis
+
+        return write_diagnosis
     if name == "write_motion":
         from pyrocryo.io.motion import write_motion
 

@@ -13,7 +13,7 @@ from pyrocryo import draws
 from pyrocryo.errors import InputError
 from pyrocryo.io import relion
 from pyrocryo.io.copies import copied, names_and_rows
-from pyrocryo.io.where import true_of
+from pyrocryo.io.where import terms, true_of
 from pyrocryo.particles import Particles
 from pyrocryo.svi import Fit
 
@@ -79,6 +79,8 @@ def annotate(
     path = Path(path)
     if missing not in ("nan", "drop"):
         raise InputError(f"missing: expected 'nan' or 'drop', got {missing!r}")
+    if where is not None:
+        terms(where)  # before all particles are looked at
     index, mean, sd = _moments(fit_or_post, particles, seed)
     frames = mean.shape[1:-1]
     values = {"z_mean": mean, "z_sd": sd} | _checked(further or {}, len(index), frames)
@@ -92,9 +94,13 @@ def annotate(
         keep = np.zeros(size, dtype=bool)
         keep[rows] = True
     if where is not None:
-        keep = true_of(where, _by_name(table))
+        named = _by_name(table)
+        keep = true_of(where, named)
         if not keep.any():
-            raise InputError(f"where: {where!r} is true of none of the {size} rows of {path}")
+            raise InputError(
+                f"where: {where!r} is true of none of the {size} rows of {path}; "
+                f"{_ranges(named, where)}"
+            )
     copied(path, out, columns=columns, keep=keep)
 
 
@@ -167,8 +173,23 @@ def chain_of(seeds: Sequence[int], seed: int | None) -> int:
         return 0
     if seed not in seeds:
         known = ", ".join(map(str, seeds))
+        if seed is None:
+            raise InputError(
+                f"seed: name one of {known}, as the axes of one need not be those of another"
+            )
         raise InputError(f"seed: expected one of {known}, got {seed}")
     return list(seeds).index(seed)
+
+
+def _ranges(columns: Mapping[str, np.ndarray], where: str) -> str:
+    """From where to where the numbers go that a condition names."""
+    told = []
+    for name in dict.fromkeys(re.findall(r"[A-Za-z]\w*", where)):
+        values = columns.get(name, np.empty(0))
+        values = values[np.isfinite(values)]
+        if len(values):
+            told.append(f"{name} is {values.min():.3g} to {values.max():.3g}")
+    return ", ".join(told)
 
 
 def _within(rows: np.ndarray, size: int, path: Path) -> None:
@@ -209,6 +230,8 @@ def _checked(
                 f"{value.dtype} {value.shape}"
             )
         whole = value.dtype.kind in "biu"
+        if whole and value.size and max(abs(int(value.min())), int(value.max())) > 2**53:
+            raise InputError(f"further: {name} has whole numbers beyond 2**53, which lose digits")
         value = value.astype(np.int64 if whole else np.float32)
         if value.shape == (n,) and frames:
             value = value[:, None].repeat(frames[0], 1)
@@ -220,7 +243,10 @@ def _spread(value: np.ndarray, rows: np.ndarray, size: int) -> np.ndarray:
     """Values `(N, [T,] ...)` where their rows are, `(size, ...)`, and NaN elsewhere."""
     last = value.shape[rows.ndim :]
     whole = value.dtype.kind == "i" and rows.size == size
-    out = np.full((size, *last), 0 if whole else np.nan, np.int64 if whole else np.float32)
+    kind: Any = np.int64 if whole else np.float32
+    if value.dtype.kind == "i" and (value.astype(kind) != value).any():  # too many digits
+        kind = np.float64
+    out = np.full((size, *last), 0 if whole else np.nan, kind)
     out[rows.ravel()] = value.reshape(-1, *last)
     return out
 

@@ -203,11 +203,11 @@ def read_poses(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     content = content if isinstance(content, tuple | list) else (content,)
     if len(content) not in (1, 2) or not all(isinstance(a, np.ndarray) for a in content):
         raise InputError(f"{path}: expected rotations, or a pair (rotations, translations)")
-    rotation = np.array(content[0], dtype=np.float64)
+    rotation = _doubles(content[0], path)
     if rotation.ndim != 3 or rotation.shape[1:] != (3, 3):
         raise InputError(f"{path}: expected rotations (N, 3, 3), got {rotation.shape}")
     n = len(rotation)
-    trans = np.asarray(content[1], dtype=np.float64) if len(content) == 2 else np.zeros((n, 2))
+    trans = _doubles(content[1], path) if len(content) == 2 else np.zeros((n, 2))
     if trans.shape != (n, 2):
         raise InputError(f"{path}: expected translations ({n}, 2), got {trans.shape}")
     finite = np.isfinite(rotation).all(axis=(1, 2))
@@ -223,6 +223,14 @@ def read_poses(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
         row = np.argwhere(~np.isfinite(trans))[0][0]
         raise InputError(f"{path}: translation {row + 1} is not a finite number")
     return rotation, trans
+
+
+def _doubles(array: np.ndarray, path: str | Path) -> np.ndarray:
+    """A copy in double precision."""
+    if array.dtype.kind not in "iuf":
+        raise InputError(f"{path}: expected numbers, got {array.dtype}")
+    with np.errstate(invalid="ignore"):  # of signalling NaN; what is not finite is told later
+        return array.astype(np.float64)
 
 
 def write_cryodrgn_latents(path: str | Path, z: np.ndarray, sd: np.ndarray | None = None) -> None:

@@ -14,11 +14,15 @@ import numpy as np
 
 from pyrocryo.errors import InputError
 from pyrocryo.io.mrc import Stacks
-from pyrocryo.io.relion import chosen_pixel_size, poses_of_cryodrgn
+from pyrocryo.io.relion import (
+    chosen_pixel_size,
+    poses_of_cryodrgn,
+)
+from pyrocryo.io.stacks import found_stack, project_folders
 from pyrocryo.particles import Particles
 from pyrocryo.rotations import matrix_from_vector
 
-__all__ = ["load", "read"]
+__all__ = ["Fields", "load", "read", "rotations"]
 
 log = logging.getLogger("pyrocryo")
 
@@ -100,7 +104,7 @@ def load(
         poses: Pickle of cryoDRGN's to take rotations and shifts from, in place of the file's.
         pixel_size: Å per pixel, where the file does not say.
         folder: The project's folder, where ``blob/path`` starts; by default it is looked for in
-            the folder of the file, in those above it, and in the current one.
+            the folder of the file, in the current one, and in those above the file.
         test_fraction: Share held out, as for :class:`~pyrocryo.particles.Particles`.
         split_seed: Seed that draws it.
 
@@ -113,7 +117,7 @@ def load(
         InputError: If anything is missing, inconsistent or would be silently ignored.
     """
     path = Path(path)
-    table = _Fields(path, None if passthrough is None else Path(passthrough))
+    table = Fields(path, None if passthrough is None else Path(passthrough))
     _check_magnification(table)
     angstrom = _agreed(table, PIXEL_SIZE)
     images: Any = Stacks(_image_rows(table, folder), source=path.name)
@@ -129,6 +133,15 @@ def load(
     ctf = _ctf(table)
     if ctf is not None:
         fields["ctf"] = ctf
+    without = [
+        said for name, said in (("rotation", "poses"), ("ctf", "CTF")) if name not in fields
+    ]
+    if without and (near := table.beside()):
+        log.warning(
+            "%s: no %s in it; the passthrough file %s beside it may have them, name it with "
+            "--passthrough",
+            path, " and no ".join(without), near[0],
+        )  # fmt: skip
     if TEMPERATURE in table:
         fields["temperature"] = kelvin = table.numbers(TEMPERATURE)
         table.check(TEMPERATURE, kelvin > 0, "kelvin, more than 0")
@@ -143,6 +156,11 @@ def load(
             images = _Signed(images, sign)
     options = {"test_fraction": test_fraction, "split_seed": split_seed}
     return Particles(images, pixel_size=angstrom, **options, **fields)
+
+
+def fields(path: str | Path, passthrough: str | Path | None = None) -> Fields:
+    """The columns of a .cs file, with those of its passthrough file."""
+    return Fields(Path(path), None if passthrough is None else Path(passthrough))
 
 
 class _Signed:
@@ -161,10 +179,10 @@ class _Signed:
         return images
 
 
-class _Fields:
+class Fields:
     """The columns of a .cs file, and those of its passthrough file in the same order."""
 
-    def __init__(self, path: Path, passthrough: Path | None) -> None:
+    def __init__(self, path: Path, passthrough: Path | None = None) -> None:
         self.path = path
         self._own = read(path)
         self._other = None if passthrough is None else read(passthrough)
@@ -179,6 +197,7 @@ class _Fields:
         return name in self._own.dtype.names or name in other
 
     def names(self) -> list[str]:
+        """Of all columns."""
         other = () if self._other is None else self._other.dtype.names
         return [*self._own.dtype.names, *other]
 
@@ -194,9 +213,16 @@ class _Fields:
     def _hint(self) -> str:
         if self._passthrough is not None:
             return ""
-        near = [f.name for f in sorted(self.path.parent.glob("*passthrough*.cs")) if f.is_file()]
+        near = self.beside()
         found = f" ({', '.join(near[:3])} is beside it)" if near else ""
         return f"; the passthrough file of the job may have it, name it with passthrough={found}"
+
+    def beside(self) -> list[str]:
+        """Names of passthrough files in the same folder, where none was given."""
+        if self._passthrough is not None:
+            return []
+        found = sorted(self.path.parent.glob("*passthrough*.cs"))
+        return [file.name for file in found if file.is_file() and file != self.path]
 
     def numbers(self, name: str, *shape: int) -> np.ndarray:
         """A column of finite numbers, `(N, *shape)` float64."""
@@ -207,7 +233,8 @@ class _Fields:
                 f"{self.path}: {name} holds {one} of {raw.dtype} a row, expected "
                 f"{' x '.join(map(str, shape)) or '1'} number(s)"
             )
-        values = np.array(raw, dtype=np.float64)
+        with np.errstate(invalid="ignore"):  # of signalling NaN; told below
+            values = np.array(raw, dtype=np.float64)
         good = np.isfinite(values).reshape(self.size, -1).all(axis=1)
         self.check(name, good, "finite numbers")
         return values
@@ -246,13 +273,13 @@ def _places(mine: np.ndarray, theirs: np.ndarray, path: Path, passthrough: Path)
     return place
 
 
-def _check_magnification(table: _Fields) -> None:
+def _check_magnification(table: Fields) -> None:
     if ANISOTROPY in table:
         matrix = np.abs(table.numbers(ANISOTROPY, 4)).max(axis=1)
         table.check(ANISOTROPY, matrix < 1e-6, "0: anisotropic magnification is not supported")
 
 
-def _agreed(table: _Fields, name: str) -> float | None:
+def _agreed(table: Fields, name: str) -> float | None:
     """The one value, more than 0, of a column; None if there is no such column."""
     if name not in table:
         return None
@@ -266,37 +293,34 @@ def _agreed(table: _Fields, name: str) -> float | None:
     return float(f"{values[0]:.6g}")  # of a float32
 
 
-def _image_rows(table: _Fields, folder: str | Path | None) -> list[tuple[Path, int]]:
+def _image_rows(table: Fields, folder: str | Path | None) -> list[tuple[Path, int]]:
     """File and section of each image."""
     raw = table.raw(STACK)
     if raw.dtype.kind not in "SU" or raw.ndim != 1:
         raise InputError(f"{table.path}: {STACK} holds {raw.dtype}, expected text")
     sections = table.numbers(SECTION).astype(np.int64)
     names, which = np.unique(raw, return_inverse=True)
-    above = [*table.path.absolute().parents, Path.cwd()]
-    folders = list(dict.fromkeys(above)) if folder is None else [Path(folder)]
+    folders = project_folders(table.path, folder)
     files = [_found(table, os.fsdecode(name), folders) for name in names.tolist()]
     return list(zip([files[k] for k in which.tolist()], sections.tolist(), strict=True))
 
 
-def _found(table: _Fields, name: str, folders: list[Path]) -> Path:
+def _found(table: Fields, name: str, folders: list[Path]) -> Path:
     """The stack ``name``; cryoSPARC marks imported ones by a leading '>'."""
-    for folder in folders:
-        for text in dict.fromkeys((name, name.removeprefix(">"))):
-            if text and (folder / text).is_file():
-                return folder / text
-    where = ", ".join(map(str, folders))
-    raise InputError(
-        f"{table.path}: image stack {name!r} is in none of {where}; say with folder= where the "
-        "project's folder is"
-    )
+    marked = name.startswith(">") and not any(os.path.isfile(folder / name) for folder in folders)
+    return found_stack(name[1:] if marked else name, folders, str(table.path))
 
 
-def _poses(table: _Fields, angstrom: float) -> dict[str, np.ndarray]:
+def rotations(table: Fields, name: str) -> np.ndarray:
+    """Rotations `(N, 3, 3)` of a column of cryoSPARC's poses, whose matrices are transposed."""
+    return matrix_from_vector(-table.numbers(name, 3))
+
+
+def _poses(table: Fields, angstrom: float) -> dict[str, np.ndarray]:
     """Rotations and shifts (Å) of 3-D alignments."""
     fields = {}
     if POSE in table:
-        fields["rotation"] = matrix_from_vector(-table.numbers(POSE, 3))  # transposed
+        fields["rotation"] = rotations(table, POSE)
     else:
         others = {n.split("/")[0] for n in table.names() if n.startswith(OTHER_POSES)}
         if others:
@@ -313,7 +337,7 @@ def _poses(table: _Fields, angstrom: float) -> dict[str, np.ndarray]:
     return fields
 
 
-def _ctf(table: _Fields) -> np.ndarray | None:
+def _ctf(table: Fields) -> np.ndarray | None:
     """CTF parameters, `(N, 7)`."""
     if DEFOCUS[0] not in table:
         return None

@@ -15,6 +15,7 @@ from pyrocryo.files import replacing
 __all__ = ["KEPT", "SIMULATED", "keep_model", "load_model"]
 
 KEPT = "model.py"  # the copy in a run folder
+FOCUS = "focus.mrc"  # the mask, in a run folder
 SIMULATED = "simulated by the model file"  # the source of its particles, in config.json
 
 

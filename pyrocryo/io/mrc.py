@@ -106,10 +106,25 @@ class Stacks:
     """
 
     def __init__(self, rows: Sequence[tuple[Path, int]], source: str = "the list") -> None:
-        if not rows:
-            raise InputError(f"{source}: no images")
         number = {path: i for i, path in enumerate(dict.fromkeys(path for path, _ in rows))}
-        self._headers = [read_header(path) for path in number]
+        which = np.array([number[path] for path, _ in rows])
+        self._list(list(number), which, np.array([section for _, section in rows]), source)
+
+    @classmethod
+    def of(
+        cls, files: Sequence[Path], which: np.ndarray, section: np.ndarray, *, source: str
+    ) -> Stacks:
+        """The same from arrays `(N,)`: which of ``files`` each image is in, and its section."""
+        new = cls.__new__(cls)
+        new._list(files, which, section, source)
+        return new
+
+    def _list(
+        self, files: Sequence[Path], which: np.ndarray, section: np.ndarray, source: str
+    ) -> None:
+        if not len(which):
+            raise InputError(f"{source}: no images")
+        self._headers = [read_header(path) for path in files]
         box = self._headers[0].shape[1]
         for h in self._headers:
             if h.shape[1] != h.shape[2]:
@@ -121,18 +136,16 @@ class Stacks:
                     f"{h.path}: images of {h.shape[1]} pixels, expected {box} as in "
                     f"{self._headers[0].path.name}"
                 )
-        which = np.array([number[path] for path, _ in rows])
-        section = np.array([section for _, section in rows])
         held = np.array([h.shape[0] for h in self._headers])[which]
         bad = np.flatnonzero((section < 0) | (section >= held))
         if bad.size:
             i = bad[0]
             raise InputError(
-                f"row {i + 1} of {source} asks for image {section[i] + 1} of {rows[i][0].name}, "
-                f"which holds {held[i]}"
+                f"row {i + 1} of {source} asks for image {section[i] + 1} of "
+                f"{files[which[i]].name}, which holds {held[i]}"
             )
         self._which, self._section = which, section
-        self.shape = (len(rows), box, box)
+        self.shape = (len(which), box, box)
         self.dtype = np.dtype(np.float32)
 
     def __len__(self) -> int:

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from pyrocryo.errors import InputError
 from pyrocryo.files import regular
-from pyrocryo.io import cryosparc, star
+from pyrocryo.io import cryosparc, relion, star
 from pyrocryo.io.cryodrgn import read_pickles, read_poses
-from pyrocryo.rotations import matrix_from_euler, matrix_from_vector
+from pyrocryo.io.cryodrgn_settings import found_beside, read_settings
+from pyrocryo.rotations import matrix_from_euler
 
 __all__ = [
     "Columns", "Latents", "read_array", "read_columns", "read_ctf", "read_indices", "read_latents",
 ]  # fmt: skip
 
-ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
-ORIGINS = (("rlnOriginXAngst", "rlnOriginYAngst"), ("rlnOriginX", "rlnOriginY"))
-DEFOCUS = ("rlnDefocusU", "rlnDefocusV")
+# of ab-initio classes and 3-D classification, where there are no others
+POSES = re.compile(r"alignments(3D|_class_?\d*)\w*/pose")
 # what leaks into z at times, by the names that files have for it
 NAMED = {
     "optics group": ("rlnOpticsGroup", "ctf/exp_group_id"),
@@ -39,13 +38,13 @@ class Columns:
         size: Particles.
         rotation: `(N, 3, 3)`, molecule to image; None without.
         usual: Defocus, shift and the like, as far as there: `(N,)` or `(N, F)`.
-        columns: All others by their names in the file, `(N,)`: numbers or labels.
+        columns: All by their names in the file, `(N,)`: numbers or labels.
     """
 
     size: int
     rotation: np.ndarray | None = None
     usual: dict[str, np.ndarray] = field(default_factory=dict)
-    columns: dict[str, Any] = field(default_factory=dict)
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def take(self, rows: np.ndarray) -> Columns:
         """Some of the particles."""
@@ -53,8 +52,26 @@ class Columns:
             len(rows),
             None if self.rotation is None else self.rotation[rows],
             {name: values[rows] for name, values in self.usual.items()},
-            {name: np.asarray(values)[rows] for name, values in self.columns.items()},
+            _Made(self.columns, lambda name: self.columns[name][rows]),
         )
+
+
+class _Made(Mapping[str, np.ndarray]):
+    """Columns made when asked for: of the fifty that a file may have, few are looked at."""
+
+    def __init__(self, names: Iterable[str], make: Callable[[str], np.ndarray]) -> None:
+        self._names, self._make = dict.fromkeys(names), make
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._make(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 @dataclass
@@ -67,6 +84,8 @@ class Latents:
         sd: `(N, K)` posterior standard deviations; None without.
         beside: Poses and columns that lie in the run's folder; None without.
         notes: What was looked for and not found or not understood.
+        folder: The run's folder; None of a single file.
+        epoch: Of a run folder, which; None for the last.
     """
 
     name: str
@@ -74,6 +93,8 @@ class Latents:
     sd: np.ndarray | None = None
     beside: Columns | None = None
     notes: list[str] = field(default_factory=list)
+    folder: Path | None = None
+    epoch: int | None = None
 
 
 def read_array(path: Path) -> np.ndarray:
@@ -118,7 +139,7 @@ def read_latents(path: str | Path, *, epoch: int | None = None) -> Latents:
             if getattr(rest[0], "shape", None) != z.shape or rest[0].dtype.kind != "f":
                 raise InputError(f"{path}: expected log-variances of the shape of z behind it")
             with np.errstate(over="ignore"):
-                sd = np.exp(0.5 * rest[0].astype(np.float64))
+                sd = np.exp(0.5 * _doubles(rest[0]))
     else:
         raise InputError(f"{path}: expected a run folder of cryoDRGN's, a .npy array or a .pkl")
     if not isinstance(z, np.ndarray) or z.ndim not in (1, 2) or z.dtype.kind not in "iuf":
@@ -126,7 +147,7 @@ def read_latents(path: str | Path, *, epoch: int | None = None) -> Latents:
         raise InputError(f"{path}: expected latents (N, K), got {shape}")
     n = len(z)
     return Latents(
-        str(path), z.reshape(n, -1).astype(np.float64), None if sd is None else sd.reshape(n, -1)
+        str(path), _doubles(z.reshape(n, -1)), None if sd is None else sd.reshape(n, -1)
     )
 
 
@@ -153,12 +174,18 @@ def read_ctf(path: str | Path) -> np.ndarray:
     ctf = read_pickles(path)[0]
     if not isinstance(ctf, np.ndarray) or ctf.ndim != 2 or ctf.shape[1] not in (8, 9):
         raise InputError(f"{path}: expected CTFs (N, 9), got {getattr(ctf, 'shape', type(ctf))}")
-    return ctf[:, -7:-5].astype(np.float64)
+    if ctf.dtype.kind not in "iuf":
+        raise InputError(f"{path}: expected numbers, got {ctf.dtype}")
+    return _doubles(ctf[:, -7:-5])
 
 
 def read_indices(path: str | Path, size: int | None = None) -> np.ndarray:
     """Numbers of particles, from 0, `(n,)`, of a pickle of cryoDRGN's."""
-    rows = np.asarray(read_pickles(path)[0])
+    found = read_pickles(path)[0]
+    try:
+        rows = np.asarray(found)
+    except ValueError:  # lists of several lengths
+        raise InputError(f"{path}: expected numbers of particles from 0, got lists") from None
     if rows.ndim != 1 or rows.dtype.kind not in "iu" or (rows < 0).any():
         raise InputError(
             f"{path}: expected numbers of particles from 0, got {rows.dtype} {rows.shape}"
@@ -188,6 +215,7 @@ def _folder(folder: Path, epoch: int | None) -> Latents:
         epoch = max(found) if epoch is None else epoch
         path = found[epoch]
     run = read_latents(path)
+    run.folder, run.epoch = folder, epoch
     run.name = f"{folder} (epoch {epoch})" if epoch is not None else str(folder)
     own = folder / (f"pose.{epoch}.pkl" if epoch is not None else "pose.pkl")
     told, notes = _config(folder)
@@ -207,8 +235,7 @@ def _beside(
     for name in ("poses", "ctf", "ind"):
         if name not in told:
             continue
-        places = [Path(told[name]), folder / told[name], folder / Path(told[name]).name]
-        paths[name] = next((place for place in places if place.is_file()), None)
+        paths[name] = found_beside(folder, told[name])
         if paths[name] is None:
             notes.append(f"{folder}: its settings name {told[name]} ({name}), which is not there")
     if own.is_file():
@@ -237,25 +264,11 @@ def _fitting(columns: Columns, rows: np.ndarray | None, n: int, path: Path) -> C
 
 def _config(folder: Path) -> tuple[dict[str, str], list[str]]:
     """Where cryoDRGN's settings say that poses, CTFs and indices are."""
-    text, old = folder / "config.yaml", folder / "config.pkl"
-    if text.is_file():
-        found, inside = {}, False
-        for line in text.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line[:1].strip():
-                inside = line.strip() == "dataset_args:"
-            elif inside and (match := re.fullmatch(r"  (poses|ctf|ind): (.+)", line)):
-                value = match[2].strip().strip("'\"")
-                if value not in ("null", "~"):
-                    found[match[1]] = value
-        return found, []
-    if old.is_file():
-        try:
-            told = read_pickles(old)[0]
-        except InputError as error:
-            return {}, [f"settings not read: {error}"]
-        args = told.get("dataset_args", {}) if isinstance(told, dict) else {}
-        return {k: v for k, v in args.items() if isinstance(v, str)}, []
-    return {}, [f"{folder}: no config.yaml"]
+    try:
+        told = read_settings(folder).get("dataset_args", {})
+    except InputError as error:
+        return {}, [f"settings not read: {error}"]
+    return {k: v for k, v in told.items() if isinstance(v, str)}, []
 
 
 def _star(path: Path) -> Columns:
@@ -273,55 +286,44 @@ def _star(path: Path) -> Columns:
         if None not in which:
             table = {k: [v[i] for i in which] for k, v in optics.items() if len(place) > 1} | table
     size = len(next(iter(table.values())))
-    columns = {name: _values(values) for name, values in table.items()}
+    columns = _Made(table, lambda name: _values(table[name]))
     rotation = None
-    if all(name in columns for name in ANGLES):
-        angles = _together(columns, ANGLES)
+    if all(name in columns for name in relion.ANGLES):
+        angles = _together(columns, relion.ANGLES)
         bad = np.ones(size, dtype=bool) if angles is None else ~np.isfinite(angles).all(axis=1)
         if bad.any():
             raise InputError(f"row {bad.argmax() + 1} of {path}: angles are not finite numbers")
         rotation = matrix_from_euler(angles)
-    usual = {"defocus": _together(columns, DEFOCUS)}
-    usual["shift"] = next(
-        (found for names in ORIGINS if (found := _together(columns, names)) is not None), None
-    )
+    shift = _together(columns, relion.ORIGINS)
+    if shift is None:
+        shift = _together(columns, relion.ORIGINS_IN_PIXELS)
+    usual = {"defocus": _together(columns, relion.DEFOCUS[:2]), "shift": shift}
     return _gathered(size, rotation, usual, columns)
 
 
 def _cs(path: Path) -> Columns:
-    table = cryosparc.read(path)
-    names = table.dtype.names
-    columns = {
-        name: np.char.decode(table[name], "utf-8", "replace")
-        if table[name].dtype.kind == "S"
-        else np.array(table[name])
-        for name in names
-        if table[name].ndim == 1
-    }
-    # of ab-initio classes and 3-D classification the first that is there
-    poses = [name for name in names if re.fullmatch(r"alignments(3D|_class_?\d*)\w*/pose", name)]
-    rotation = None
-    if poses:
-        vector = np.asarray(table[sorted(poses, key=lambda name: "3D" not in name)[0]], np.float64)
-        if vector.shape != (len(table), 3) or not np.isfinite(vector).all():
-            raise InputError(f"{path}: its poses are not finite rotation vectors (N, 3)")
-        rotation = matrix_from_vector(-vector)  # theirs is active
-    usual = {"defocus": _together(columns, ("ctf/df1_A", "ctf/df2_A")), "shift": None}
-    if "alignments3D/shift" in names:
-        usual["shift"] = np.asarray(table["alignments3D/shift"], np.float64)
-    return _gathered(len(table), rotation, usual, columns)
+    table = cryosparc.Fields(path)
+    flat = [name for name in table.names() if table.raw(name).ndim == 1]
+    columns = _Made(flat, table.raw)
+    poses = [name for name in table.names() if POSES.fullmatch(name) and table.raw(name).ndim == 2]
+    poses.sort(key=lambda name: (name != cryosparc.POSE, "3D" not in name))
+    rotation = cryosparc.rotations(table, poses[0]) if poses else None
+    usual = {"defocus": _together(columns, cryosparc.DEFOCUS[:2]), "shift": None}
+    if cryosparc.SHIFT in table:
+        usual["shift"] = _doubles(table.raw(cryosparc.SHIFT))
+    return _gathered(table.size, rotation, usual, columns)
 
 
 def _gathered(
     size: int,
     rotation: np.ndarray | None,
     usual: dict[str, np.ndarray | None],
-    columns: dict[str, np.ndarray],
+    columns: Mapping[str, np.ndarray],
 ) -> Columns:
     for name, places in NAMED.items():
         usual[name] = next((columns[place] for place in places if place in columns), None)
-        if usual[name] is not None and name != "contrast":
-            usual[name] = usual[name].astype(str)
+        if usual[name] is not None and name != "contrast" and usual[name].dtype.kind != "S":
+            usual[name] = usual[name].astype(str)  # numbers are names here
     return Columns(size, rotation, {k: v for k, v in usual.items() if v is not None}, columns)
 
 
@@ -332,7 +334,15 @@ def _values(values: Sequence[str]) -> np.ndarray:
         return np.array(values)
 
 
-def _together(columns: dict[str, np.ndarray], names: Sequence[str]) -> np.ndarray | None:
-    if not all(name in columns and columns[name].dtype.kind == "f" for name in names):
+def _together(columns: Mapping[str, np.ndarray], names: Sequence[str]) -> np.ndarray | None:
+    if not all(name in columns for name in names):
         return None
-    return np.stack([columns[name] for name in names], axis=1).astype(np.float64)
+    found = [columns[name] for name in names]
+    if not all(column.dtype.kind == "f" for column in found):
+        return None
+    return _doubles(np.stack(found, axis=1))
+
+
+def _doubles(values: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore"):  # of signalling NaN, at which numpy would warn
+        return np.asarray(values, np.float64)

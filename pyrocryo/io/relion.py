@@ -14,10 +14,17 @@ from pyrocryo.io.columns import fields_in, of_molecules
 from pyrocryo.io.cryodrgn import read_poses
 from pyrocryo.io.mrc import Stacks, read_header
 from pyrocryo.io.oddities import check_columns, check_optics
+from pyrocryo.io.stacks import found_stack, project_folders
 from pyrocryo.particles import Particles
 from pyrocryo.rotations import matrix_from_euler
 
-__all__ = ["chosen_pixel_size", "load", "load_stack", "molecules", "poses_of_cryodrgn"]
+__all__ = [
+    "chosen_pixel_size",
+    "load",
+    "load_stack",
+    "molecules",
+    "poses_of_cryodrgn",
+]
 
 log = logging.getLogger("pyrocryo")
 
@@ -51,8 +58,8 @@ def load(
         path: RELION 3.1 (``data_optics`` and ``data_particles``) or 3.0 (one block).
         poses: Pickle of cryoDRGN's to take rotations and shifts from, in place of the star's.
         pixel_size: Å per pixel, where the star does not say.
-        folder: Where the image paths of the star start; by default the folder of the star file,
-            then the current one.
+        folder: Where the image paths of the star start, RELION's project folder; by default it is
+            looked for in the folder of the file, in the current one, and in those above the file.
         test_fraction: Share held out, as for :class:`~pyrocryo.particles.Particles`.
         split_seed: Seed that draws it.
 
@@ -72,7 +79,7 @@ def load(
     check_columns(rows)
     found = _pixel_size(rows)
     size = _agreed(rows, "rlnImageSize") if "rlnImageSize" in rows.columns else None
-    images = Stacks(_image_rows(rows, folder), source=path.name)
+    images = Stacks.of(*_image_rows(rows, folder), source=path.name)
     box = images.shape[-1]
     if size is not None and size != box:
         raise InputError(f"{path}: rlnImageSize is {size:g}, but the images are {box} pixels wide")
@@ -123,7 +130,7 @@ def load_stack(
     """
     path = Path(path)
     n = read_header(path).shape[0]
-    images = Stacks([(path, i) for i in range(n)], source=path.name)
+    images = Stacks.of([path], np.zeros(n, dtype=np.int32), np.arange(n), source=path.name)
     angstrom = chosen_pixel_size(path, None, pixel_size, images)
     fields = {} if poses is None else poses_of_cryodrgn(poses, n, images.shape[-1], angstrom)
     return Particles(
@@ -134,6 +141,11 @@ def load_stack(
 def molecules(path: str | Path) -> np.ndarray | None:
     """Rows of the frames of each molecule of a star file, `(N, T)`; None where it has none."""
     return _frames(_Rows(Path(path)))
+
+
+def rows(path: str | Path) -> _Rows:
+    """The table of particles of a star file."""
+    return _Rows(Path(path))
 
 
 class _Rows:
@@ -272,32 +284,33 @@ def chosen_pixel_size(
     return 1.0
 
 
-def _image_rows(rows: _Rows, folder: str | Path | None) -> list[tuple[Path, int]]:
-    """File and 0-based section of each image."""
-    folders = [rows.path.parent, Path()] if folder is None else [Path(folder)]
-    places: dict[str, Path] = {}
-    result = []
+def _image_rows(
+    rows: _Rows, folder: str | Path | None
+) -> tuple[list[Path], np.ndarray, np.ndarray]:
+    """The files, and for each image which of them it is in, and its 0-based section."""
+    folders = project_folders(rows.path, folder)
+    places: dict[str, int] = {}
+    files: list[Path] = []
+    which, section = np.empty(rows.size, dtype=np.int32), np.empty(rows.size, dtype=np.int64)
     for i, name in enumerate(rows.columns["rlnImageName"]):
         number, at, file = name.partition("@")
         if not (at and file and number.isdecimal() and int(number) > 0):
             rows.check("rlnImageName", np.arange(rows.size) != i, "NUMBER@FILE, numbered from 1")
         if file not in places:
-            found = [f / file for f in folders if (f / file).exists()]
-            if not found:
-                where = " nor in ".join(str(f.resolve()) for f in dict.fromkeys(folders))
-                raise InputError(
-                    f"row {i + 1} of {rows.path}: image stack {file} is not in {where}; "
-                    "say with folder= where the image paths start"
-                )
-            places[file] = found[0]
-        result.append((places[file], int(number) - 1))
-    return result
+            places[file] = len(files)
+            files.append(found_stack(file, folders, f"row {i + 1} of {rows.path}"))
+        which[i], section[i] = places[file], int(number) - 1
+    return files, which, section
 
 
 def _poses(rows: _Rows, angstrom: float) -> dict[str, np.ndarray]:
     """Rotations and shifts (Å) by the star file's own columns."""
     fields = {}
-    if _complete(rows, ANGLES):
+    if ANGLES[2] in rows.columns and not rows.columns.keys() & ANGLES[:2]:
+        log.warning(
+            "%s: %s alone (of picking) is no pose; particles come without", rows.path, ANGLES[2]
+        )
+    elif _complete(rows, ANGLES):
         fields["rotation"] = matrix_from_euler(rows.table(*ANGLES))
     for names, unit in ((ORIGINS, 1.0), (ORIGINS_IN_PIXELS, angstrom)):
         if _complete(rows, names):

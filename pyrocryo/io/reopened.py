@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import NoneType
@@ -11,9 +10,9 @@ from typing import Any
 
 from pyrocryo import frames
 from pyrocryo.errors import InputError
-from pyrocryo.files import contents
+from pyrocryo.files import read_json
 from pyrocryo.io import load, read_map
-from pyrocryo.io.model_file import KEPT, SIMULATED, load_model
+from pyrocryo.io.model_file import FOCUS, KEPT, SIMULATED, load_model
 from pyrocryo.particles import Particles
 from pyrocryo.svi import Fit, reopen
 
@@ -27,7 +26,9 @@ ENTRIES = {  # of config.json, and what each may be
     "options": (dict, NoneType),
     "poses": (str, NoneType),
     "pixel_size": (float, int, NoneType),
+    "folder": (str, NoneType),
     "body": (str, NoneType),
+    "focus": (str, NoneType),
 }
 
 
@@ -54,7 +55,10 @@ def load_fit(
     options = _options(module.Config, config.get("options") or {})
     if particles is None:
         particles = _particles(module, options, config)
-    fit = reopen(module.pair(options, particles), particles, folder / "checkpoint.pt")
+    pair = module.pair(options, particles)
+    if config.get("focus") is not None:
+        pair.volume.focus_on(read_map(folder / FOCUS)[0])
+    fit = reopen(pair, particles, folder / "checkpoint.pt")
     fit.seconds = float(config["seconds"])
     if config.get("body") is not None:
         own = config["body"] != "auto"
@@ -65,15 +69,11 @@ def load_fit(
 
 def _config(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(contents(path).decode("utf-8"))
+        config = read_json(path)
     except InputError:
         if path.exists():
             raise
         raise InputError(f"{path.parent} is not a run folder: it has no {path.name}") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error})") from None
-    if not isinstance(config, dict):
-        raise InputError(f"{path}: expected an object of names and values")
     missing = [name for name in ("source", "model", "seconds") if name not in config]
     if missing:
         raise InputError(
@@ -117,6 +117,8 @@ def _particles(module: Any, options: Any, config: Mapping[str, Any]) -> Particle
     if config["source"] == SIMULATED:
         return module.particles(options)
     given = {name: config.get(name) for name in ("passthrough", "poses", "pixel_size")}
+    if config.get("folder") is not None:
+        given["folder"] = config["folder"]
     read = load(config["source"], **given)
     invert = bool(config.get("invert"))
     return read.prepared(config.get("downsample"), invert=invert).standardised()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,9 @@ from pyrocryo.files import contents, replacing
 
 __all__ = ["Table", "formatted", "read", "write"]
 
-Table = dict[str, list[str]]
+MANY = 10_000  # rows, from where on columns are not kept as Python's strings
+
+Table = Mapping[str, list[str]]
 """Column name, without the leading underscore, to the values as they stand in the file."""
 
 
@@ -26,13 +28,17 @@ def read(path: str | Path) -> dict[str, Table]:
 
     Returns:
         Tables by block name (``"particles"`` for ``data_particles``, ``""`` for ``data_``). A
-        block without a loop is a table of one row.
+        block without a loop is a table of one row. The columns of long loops become Python's
+        strings each time they are asked for: a million rows of all columns take gigabytes.
 
     Raises:
         InputError: If the file cannot be read, or is not a STAR file of one table a block.
     """
     try:
-        blocks = list(cif.read_string(contents(path)))
+        raw = contents(path)
+        if not raw.isascii():
+            raw.decode("utf-8")
+        blocks = list(cif.read_string(raw))
         tables = {block.name.strip(): _table(block, path) for block in blocks}
     except InputError:
         raise
@@ -52,8 +58,34 @@ def _table(block: cif.Block, path: str | Path) -> Table:
         return {name[1:]: [_plain(value)] for name, value in pairs}
     if not loops:
         return {}
-    tags, values = loops[0].tags, [_plain(value) for value in loops[0].values]
-    return {name[1:]: values[i :: len(tags)] for i, name in enumerate(tags)}
+    loop = _Loop(block, loops[0].tags)
+    return loop if loops[0].length() > MANY else dict(loop)
+
+
+class _Loop(Table):
+    """The columns of a long loop, kept as they were parsed."""
+
+    def __init__(self, block: cif.Block, tags: Iterable[str]) -> None:
+        self._block = block
+        self._tags = {tag[1:]: tag for tag in tags}
+
+    def __getitem__(self, name: str) -> list[str]:
+        return [_plain(value) for value in self._block.find_loop(self._tags[name])]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tags)
+
+    def __len__(self) -> int:
+        return len(self._tags)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._tags
+
+    def __or__(self, other: Table) -> Table:
+        return {**self, **other}
+
+    def __ror__(self, other: Table) -> Table:
+        return {**other, **self}
 
 
 def _plain(value: str) -> str:

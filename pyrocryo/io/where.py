@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from pyrocryo.errors import InputError
 
-__all__ = ["true_of"]
+__all__ = ["terms", "true_of"]
 
 COMPARE = {
     "<": operator.lt,
@@ -34,13 +34,21 @@ def true_of(where: str, columns: Mapping[str, np.ndarray]) -> np.ndarray:
         InputError: If it is not of that form, or a name is not known.
     """
     masks = []
+    for name, compare, number in terms(where):
+        if name not in columns:
+            raise InputError(f"where: there is no {name}, only {', '.join(columns)}")
+        masks.append(compare(columns[name], number))
+    return np.logical_and.reduce(masks)
+
+
+def terms(where: str) -> list[tuple[str, Callable[..., np.ndarray], float]]:
+    """The comparisons of a condition; InputError where it is none."""
+    found = []
     for term in re.split(r"\band\b", where):
-        found = TERM.fullmatch(term)
-        if not found or not NUMBER.fullmatch(found[3]):
+        parts = TERM.fullmatch(term)
+        if not parts or not NUMBER.fullmatch(parts[3]):
             raise InputError(
                 f"where: expected comparisons like 'z1 > 1.5', joined by 'and', got {term!r}"
             )
-        if found[1] not in columns:
-            raise InputError(f"where: there is no {found[1]}, only {', '.join(columns)}")
-        masks.append(COMPARE[found[2]](columns[found[1]], float(found[3])))
-    return np.logical_and.reduce(masks)
+        found.append((parts[1], COMPARE[parts[2]], float(parts[3])))
+    return found

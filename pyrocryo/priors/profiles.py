@@ -75,6 +75,7 @@ def profile(
     component: int,
     temperature: float,
     conditions: Mapping[str, float] | None = None,
+    rise: float = RISE,
 ) -> Profile:
     """Wells and barriers of a log-density on points in order.
 
@@ -84,6 +85,7 @@ def profile(
         component: Which component of `z` it is.
         temperature: In K.
         conditions: What else it depends on.
+        rise: k_B T of a barrier over the higher of its wells, below which the two are one.
     """
     energy = log_density.max() - log_density
     density = np.exp(-energy)
@@ -93,7 +95,7 @@ def profile(
     density, mass = density / mass.sum(), mass / mass.sum()
     mean = float(mass @ z)
     sd = float(np.sqrt(mass @ (z - mean) ** 2))
-    wells, barriers = _stationary(energy)
+    wells, barriers = _stationary(energy, rise)
     low = [_refined(z, energy, i) for i in wells]
     high = [_refined(z, energy, i) for i in barriers]
     zero = min(value for _, value in low)
@@ -116,7 +118,7 @@ def profile(
     )
 
 
-def _stationary(energy: np.ndarray) -> tuple[list[int], list[int]]:
+def _stationary(energy: np.ndarray, least: float) -> tuple[list[int], list[int]]:
     """Points that are wells, and the highest points between them."""
     walled = np.concatenate([[np.inf], energy, [np.inf]])
     lower = (walled[1:-1] < walled[:-2]) & (walled[1:-1] <= walled[2:])
@@ -129,7 +131,7 @@ def _stationary(energy: np.ndarray) -> tuple[list[int], list[int]]:
             energy[top] - max(energy[wells[i]], energy[wells[i + 1]])
             for i, top in enumerate(barriers)
         ]
-        if not rises or min(rises) >= RISE:
+        if not rises or min(rises) >= least:
             return wells, barriers
         i = int(np.argmin(rises))
         wells.pop(i if energy[wells[i]] > energy[wells[i + 1]] else i + 1)

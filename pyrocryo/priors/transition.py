@@ -14,6 +14,7 @@ from torch.distributions.kl import register_kl
 from torch.nn.functional import softplus
 
 from pyrocryo.errors import InputError
+from pyrocryo.joint_normal import JointNormal
 from pyrocryo.priors.quadrature import resolved
 from pyrocryo.rotated_normal import RotatedNormal
 
@@ -158,10 +159,15 @@ class Transition(dist.TorchDistribution):
         """Log-density of all frames after the first, in terms whose last two axes add up."""
         return self.step_log_prob(self.steps(z))
 
-    def expected_steps(self, mean: Tensor, variance: Tensor) -> Tensor:
-        """Expected cost of the frames after the first, of marginal moments `(..., T, K)`."""
+    def expected_steps(
+        self, mean: Tensor, variance: Tensor, covariance: Tensor | float = 0.0
+    ) -> Tensor:
+        """Expected cost of the frames after the first, of marginal moments `(..., T, K)`.
+
+        ``covariance`` `(..., T - 1, K)` is that of each frame with the next.
+        """
         a = self._kept(mean)
-        before = 0.0 if self.plugin else a * a * variance[..., :-1, :]
+        before = 0.0 if self.plugin else a * a * variance[..., :-1, :] - 2 * a * covariance
         sd = (variance[..., 1:, :] + before).sqrt()
         return self.expected_cost(self.steps(mean), sd)
 
@@ -234,3 +240,15 @@ def _kl(q: Independent, p: Transition) -> Tensor:
     cost = p.expected_steps(frame.mean, frame.variance)
     steps = cost.sum((-1, -2)) - entropy[..., 1:].sum(-1)
     return first + p.transition_weight * steps
+
+
+@register_kl(JointNormal, Transition)
+def _kl_jointly(q: JointNormal, p: Transition) -> Tensor:
+    """Frames that are correlated: steps are narrower, and entropy is that of all together."""
+    if type(p).expected_steps is not Transition.expected_steps:
+        raise NotImplementedError  # tells Pyro that the KL has to be sampled
+    mean, variance = q.mean, q.variance
+    square = mean[..., 0, :].square() + variance[..., 0, :]
+    first = 0.5 * (square + math.log(2 * math.pi)).sum(-1)
+    steps = p.expected_steps(mean, variance, q.step_covariance).sum((-1, -2))
+    return first + p.transition_weight * steps - q.entropy()

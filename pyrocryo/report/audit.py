@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from pyrocryo.diagnose.dependence import Dependence
+from pyrocryo.diagnose.dependence import ALPHA, Dependence
 from pyrocryo.diagnose.dimensions import Dimensions, dimensions
 from pyrocryo.diagnose.leak import PoseLeak, against, leak
+from pyrocryo.diagnose.reencoded import Reencoded
 from pyrocryo.errors import InputError
 from pyrocryo.identify import Consistency, LinearICA, consistency, linear_ica
+from pyrocryo.metrics.r2 import halves, held_out
 
 __all__ = ["Audit", "Audited", "audit"]
 
@@ -21,9 +23,13 @@ MOST_COMPARED = 10_000
 CAUSES = (
     "A z that depends on the pose is an encoder that reads the pose for a conformation, or poses "
     "that follow the conformation (one that prefers an orientation, a consensus alignment that "
-    "turns with a domain): these numbers cannot tell which. Turning images by 90°, with pose, "
-    "shift and astigmatism, and encoding them again can; it was not done here, as it needs the "
-    "program's encoder, its weights and the images."
+    "turns with a domain, poses that are wrong from some sides): these numbers cannot tell which. "
+    "Turning images by 90°, with pose, shift and astigmatism, and encoding them again can, for "
+    "turns in the plane"
+)
+NOT_TURNED = (
+    "it needs the program's encoder, its weights and the images (of run "
+    "folders of cryoDRGN's: --rotate)"
 )
 
 
@@ -40,6 +46,7 @@ class Audited:
         leak: What the pose explains; None without poses.
         ica: Linear ICA of the latents that vary, or None.
         others: What columns explain.
+        turned: What became of z when images were turned and encoded again, or None.
         skipped: What was not done, and why.
     """
 
@@ -51,7 +58,31 @@ class Audited:
     leak: PoseLeak | None = None
     ica: LinearICA | None = None
     others: list[Dependence] = field(default_factory=list)
+    turned: Reencoded | None = None
     skipped: list[str] = field(default_factory=list)
+
+    def sure(self, other: Dependence) -> bool:
+        """Whether a column counts: of several one or the other would pass by chance."""
+        return len(self.others) * other.p <= ALPHA
+
+    def chance(self, other: Dependence) -> str:
+        """What is to be said of a column that passes by itself alone."""
+        if other.p > ALPHA or self.sure(other):
+            return ""
+        return f"; by chance, one of {len(self.others)} columns may well reach this p"
+
+    def causes(self) -> str:
+        """What a dependence on the pose may come from, and what is known of that."""
+        if self.turned is None:
+            return f"{CAUSES}; it was not done here: {NOT_TURNED}."
+        if self.leak is None or self.leak.verdict == "none seen":
+            return f"{CAUSES}."
+        if self.turned.verdict == "reads the pose":
+            return f"{CAUSES}: here it is the encoder, at least in part."
+        return (
+            f"{CAUSES}. Here z stays, or does not move as the pose has it: look at the poses "
+            "before the encoder."
+        )
 
 
 @dataclass
@@ -69,12 +100,15 @@ class Audit:
             of = f"{run.name}: " if len(self.runs) > 1 else ""
             if run.leak is not None:
                 told.append(f"{of}pose: {run.leak.reading}.")
+            if run.turned is not None:
+                told.append(f"{of}turned: {run.turned.reading}.")
             if run.dims is not None:
                 told.append(f"{of}dimensions: {run.dims.reading}.")
             if run.ica is not None:
                 some = _told_some(len(run.ica.sources), len(run.z))
                 told.append(f"{of}axes: {run.ica.reading}{some}")
-            told += [f"{of}{other.what}: {other.reading}." for other in run.others]
+            for other in run.others:
+                told.append(f"{of}{other.what}: {other.reading}{run.chance(other)}.")
             told += [f"{of}not done: {text}." for text in run.skipped]
         if self.agreement is not None:
             told.append(f"runs: {self.agreement.reading}.")
@@ -88,7 +122,8 @@ class Audit:
             ica = None if run.ica is None else plain(replace(run.ica, sources=None))
             return {
                 "name": run.name, "particles": len(run.z), "latents": run.z.shape[1],
-                "pose": plain(run.leak), "dimensions": plain(run.dims), "ica": ica,
+                "pose": plain(run.leak), "turned": plain(run.turned),
+                "dimensions": plain(run.dims), "ica": ica,
                 "others": plain(run.others), "not_done": run.skipped,
             }  # fmt: skip
 
@@ -97,7 +132,7 @@ class Audit:
             "runs": [numbers(run) for run in self.runs],
             "agreement": plain(self.agreement),
             "not_done": self.skipped,
-            "caution": CAUSES,
+            "caution": f"{CAUSES}.",
         }
 
 
@@ -107,6 +142,7 @@ def audit(
     sds: Mapping[str, np.ndarray] | None = None,
     rotations: Mapping[str, np.ndarray] | None = None,
     columns: Mapping[str, Mapping[str, np.ndarray]] | None = None,
+    turned: Mapping[str, Reencoded] | None = None,
     skipped: Mapping[str, Sequence[str]] | None = None,
     permutations: int = 499,
     most: int = 20_000,
@@ -123,6 +159,7 @@ def audit(
         sds: Name → `(N, K)` posterior standard deviations.
         rotations: Name → `(N, 3, 3)` poses.
         columns: Name → column → `(N,)` or `(N, F)`: what else `z` is tested against.
+        turned: Name → what turning images and encoding them again has shown.
         skipped: Name → what is known already not to be possible.
         permutations: Behind each p-value.
         most: Particles compared in each test.
@@ -138,6 +175,7 @@ def audit(
     for name, z in latents.items():
         z = _checked(name, z)
         run = Audited(name, z, (sds or {}).get(name), (rotations or {}).get(name))
+        run.turned = (turned or {}).get(name)
         run.skipped += (skipped or {}).get(name, ())
         runs.append(run)
         run.dims = _tried(run, "dimensions", dimensions, z, run.sd)
@@ -157,9 +195,8 @@ def audit(
             found.agreement = _agreement(runs, seed)
         except InputError as error:
             found.skipped.append(f"agreement of runs: {error}")
-    found.skipped.append(
-        "rotation of images by 90°: it needs the program's encoder, its weights and the images"
-    )
+    if all(run.turned is None for run in runs):
+        found.skipped.append(f"rotation of images by 90°: {NOT_TURNED}")
     return found
 
 
@@ -195,24 +232,28 @@ def _ica(run: Audited, seed: int) -> LinearICA:
 
 
 def _agreement(runs: Sequence[Audited], seed: int) -> Consistency:
-    shapes = {run.z.shape for run in runs}
-    if len({n for n, _ in shapes}) > 1:
+    if len({len(run.z) for run in runs}) > 1:
         told = ", ".join(f"{run.name} {len(run.z)}" for run in runs)
         raise InputError(f"the runs are of different numbers of particles ({told})")
-    active = [run.dims.active for run in runs if run.dims is not None]
-    counts = {int(which.sum()) for which in active}
-    alive = len(active) == len(runs) and len(counts) == 1 and counts != {0}
-    if len(shapes) > 1 and not alive:
-        told = ", ".join(f"{run.name} {run.z.shape[1]}" for run in runs)
-        raise InputError(f"the runs have different numbers of latents ({told})")
+    active = [
+        np.arange(run.z.shape[1]) if run.dims is None else np.flatnonzero(run.dims.active)
+        for run in runs
+    ]
+    if not all(map(len, active)):
+        raise InputError("in one of them no latent varies")
     rows = _some(len(runs[0].z), MOST_COMPARED, seed)
-    found = consistency(
-        [
-            run.z[np.ix_(rows, np.flatnonzero(run.dims.active))] if alive else run.z[rows]
-            for run in runs
-        ],
-        seed=seed,
-    )
+    latents = [run.z[np.ix_(rows, which)] for run, which in zip(runs, active, strict=True)]
+    if len({z.shape[1] for z in latents}) > 1:  # a dead one agrees with nothing
+        least = min(range(len(runs)), key=lambda n: latents[n].shape[1])
+        parts = halves(len(rows), 1, seed)
+        others = [z for n, z in enumerate(latents) if n != least]
+        share = max(0.0, min(held_out(latents[least], z, parts, "linear") for z in others))
+        told = ", ".join(f"{run.name} {len(w)}" for run, w in zip(runs, active, strict=True))
+        raise InputError(
+            f"the runs have different numbers of latents that vary ({told}); a linear map of "
+            f"another's explains {100 * share:.0f} % of those of {runs[least].name}, or more"
+        )
+    found = consistency(latents, seed=seed)
     some = _told_some(len(rows), len(runs[0].z))
     return replace(found, reading=found.reading.replace("seed", "run") + some)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pyrocryo.errors import InputError
+from pyrocryo.files import understood
 from pyrocryo.report.differences import aligned, differences, told
 from pyrocryo.report.page import read_run
 
@@ -49,13 +50,16 @@ def compare(folders: Sequence[str | Path], *, out: str | Path | None = None) -> 
     if len({Path(folder).resolve() for folder in folders}) < len(names):
         raise InputError(f"run folders: {', '.join(names)} names one of them twice")
     runs = [read_run(folder) for folder in folders]
-    found = differences(dict(zip(names, runs, strict=True)))
+    with understood(", ".join(map(str, folders))):
+        found = differences(dict(zip(names, runs, strict=True)))
+        text = _table(names, runs)
+        if len(runs) > 1:
+            text = "\n".join([text, "", *told(found, names[0])])
     if out is not None:
         from pyrocryo import io  # with torch and all, which a table does without
 
         io.write_json(Path(out), found)
-    text = _table(names, runs)
-    return "\n".join([text, "", *told(found, names[0])]) if len(runs) > 1 else text
+    return text
 
 
 def _table(names: Sequence[str], runs: Sequence[Mapping[str, Any]]) -> str:

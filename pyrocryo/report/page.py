@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from pyrocryo.errors import InputError
-from pyrocryo.files import replacing
+from pyrocryo.files import read_json, replacing, understood
 from pyrocryo.report import further, trust, verdicts
 from pyrocryo.report.blocks import EXPLORER, MOTION, SOLID
 from pyrocryo.report.motions import motions
@@ -68,14 +68,9 @@ def read_run(folder: str | Path) -> dict[str, Any]:
     content = {}
     for name in ("config", "metrics", "identify"):
         path = folder / f"{name}.json"
-        try:
-            content[name] = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise InputError(
-                f"{folder} is not a finished run folder: it has no {path.name}"
-            ) from None
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path}: cannot be read as JSON ({error})") from None
+        if not path.exists():
+            raise InputError(f"{folder} is not a finished run folder: it has no {path.name}")
+        content[name] = read_json(path)
         missing = [key for key in NEEDED[name] if key not in content[name]]
         if missing:
             raise InputError(f"{path}: not from a run of pyrocryo, it has no {missing[0]!r}")
@@ -94,6 +89,16 @@ def write(folder: str | Path) -> Path:
     """
     folder = Path(folder)
     run = read_run(folder)
+    with understood(folder):
+        page = _page(folder, run)
+    path = folder / "report.html"
+    with replacing(path) as temporary:
+        temporary.write_text("\n".join(page) + "\n", encoding="utf-8")
+    return path
+
+
+def _page(folder: Path, run: Mapping[str, Any]) -> list[str]:
+    """The lines of the page."""
     others = {name: _optional(folder / f"{name}.json") for name in OTHERS}
     data = _data(folder, run, others["diagnose"])
     title = html.escape(str(run["config"].get("name", folder.name)))
@@ -112,7 +117,7 @@ def write(folder: str | Path) -> Path:
         *_figures(folder),
         *_settings(run["config"]),
     ]
-    page = [
+    return [
         f"<!doctype html><html lang=en><head><meta charset=utf-8><title>{title}</title>",
         '<meta name=viewport content="width=device-width, initial-scale=1">',
         f"<style>{STYLE}</style></head><body>",
@@ -124,21 +129,11 @@ def write(folder: str | Path) -> Path:
         f"<script type=application/json id=run>{_embedded(data)}</script>",
         f"<script>{_program()}</script></body></html>",
     ]
-    path = folder / "report.html"
-    with replacing(path) as temporary:
-        temporary.write_text("\n".join(page) + "\n", encoding="utf-8")
-    return path
 
 
 def _optional(path: Path) -> dict[str, Any] | None:
     """What another command left beside the run, if it is an object."""
-    if not path.exists():
-        return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error})") from None
-    return content if isinstance(content, dict) else None
+    return read_json(path) if path.exists() else None
 
 
 def _data(

@@ -5,16 +5,20 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from pyrocryo.errors import InputError
 
-__all__ = ["Machine", "first_process", "machine", "matrix_products"]
+__all__ = ["Machine", "company", "first_process", "machine", "matrix_products"]
+
+GONE = re.compile("by peer|broken pipe|remote worker|remote process|NCCL", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,30 @@ def first_process(devices: int = 1) -> bool:
         return True
     names = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
     return not any(os.environ.get(name, "0") != "0" for name in names)
+
+
+@contextlib.contextmanager
+def company(there: Machine, checkpoint: Path | None) -> Iterator[None]:
+    """Says in one line that a process which trains with this one was killed, or failed.
+
+    On GPUs, NCCL may wait for its time-out before it tells.
+
+    Args:
+        there: This process.
+        checkpoint: The checkpoint of the fit, if it leaves one.
+
+    Raises:
+        ConnectionError: In place of what the transport between them raises.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if there.world == 1 or not GONE.search(str(error)):
+            raise
+        said = f"devices: another of {there.world} processes that train together is gone"
+        if checkpoint is not None and checkpoint.exists():
+            said += f"; {checkpoint} stays, --resume goes on from there (in Python, resume=True)"
+        raise ConnectionError(said) from None
 
 
 @contextlib.contextmanager

@@ -22,7 +22,8 @@ def held_back(there: Machine, on: bool) -> Iterator[Callable[[int], int]]:
 
     Args:
         there: This process among those that train together, which must stop together.
-        on: Whether to; else, and outside the main thread, signals do what they did.
+        on: Whether to; else, and outside the main thread, signals do what they did. So does, in
+            the end, one that came when nobody asked any more.
 
     Yields:
         The number of the signal that came, or 0, asked for after each step.
@@ -42,9 +43,14 @@ def held_back(there: Machine, on: bool) -> Iterator[Callable[[int], int]]:
     if not on or threading.current_thread() is not threading.main_thread():
         yield (lambda step: 0) if there.world == 1 else asked
         return
-    before = {number: signal.signal(number, note) for number in SIGNALS}
+    heard = [n for n in SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]  # as nohup has it
+    before = {number: signal.signal(number, note) for number in heard}
+    late = False
     try:
         yield asked
+        late = True
     finally:
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        if late and came:
+            signal.raise_signal(came[0])

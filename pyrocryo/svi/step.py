@@ -208,6 +208,8 @@ class _Replay:
             with torch.cuda.stream(side):
                 step._run(phase, given)
             torch.cuda.current_stream(step.device).wait_stream(side)
+        chance = [*step.generators, torch.cuda.default_generators[side.device_index]]
+        states = [generator.get_state() for generator in chance]
         # other threads read ahead meanwhile, and may
         try:
             with torch.cuda.graph(self._graph, stream=side, capture_error_mode="thread_local"):
@@ -215,6 +217,10 @@ class _Replay:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:  # all that CUDA may refuse to record
+            for generator, state in zip(chance, states, strict=True):
+                fresh = torch.Generator(step.device)  # they still believe to be recorded
+                fresh.set_state(state)
+                generator.graphsafe_set_state(fresh)
             raise _NotCaptured(str(error).splitlines()[0]) from None
 
     def __call__(self, batch: Any, beta: float, weights: Sequence[float]) -> None:

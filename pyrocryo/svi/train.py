@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from pyrocryo.errors import InputError, Interrupted
 from pyrocryo.pair import Pair
 from pyrocryo.particles import Particles
 from pyrocryo.svi import checkpoints, grouping
-from pyrocryo.svi.devices import Machine, machine, matrix_products
+from pyrocryo.svi.devices import Machine, company, machine, matrix_products
 from pyrocryo.svi.feed import Feed
 from pyrocryo.svi.interrupts import held_back
 from pyrocryo.svi.memory import free_memory
@@ -115,7 +114,8 @@ def fit(
         FloatingPointError: If the loss or a gradient stops being finite; says step and site.
         Interrupted: (a KeyboardInterrupt) If a signal asked to stop; the checkpoint holds the
             step that was finished.
-        OSError: If a checkpoint cannot be written; the last one stays.
+        OSError: If a checkpoint cannot be written, or another of several processes is gone; the
+            last one stays.
     """
     where = {"device": device, "devices": devices}
     plan = prepare(pair, particles, seeds, settings, together=together, **where)
@@ -143,6 +143,7 @@ def fit(
         torch.random.fork_rng(devices=cuda),
         matrix_products(plan.settings.precision),
         held_back(there, on=path is not None) as asked,
+        company(there, path),
     ):
         trained = _Training(pair, plan, there, state, bar, asked).run(together, capture)
     pairs, histories = zip(*(trained[seed] for seed in plan.seeds), strict=True)
@@ -346,9 +347,16 @@ def _rows(n: int, size: int, step: int, seed: int) -> np.ndarray:
     return _order(n, epoch, seed)[place * size : (place + 1) * size]
 
 
-@lru_cache(maxsize=256)
 def _order(n: int, epoch: int, seed: int) -> np.ndarray:
-    return np.random.default_rng([seed, epoch]).permutation(n)
+    """Keeps one epoch of each seed: of a million particles that is 8 MB."""
+    kept = _kept.get(seed)  # one object, as threads may ask at the same time
+    if kept is None or kept[:2] != (n, epoch):
+        order = np.random.default_rng([seed, epoch]).permutation(n)
+        kept = _kept[seed] = n, epoch, order
+    return kept[2]
+
+
+_kept: dict[int, tuple[int, int, np.ndarray]] = {}
 
 
 def _culprit(pair: Pair, batch: Any, gradients: Mapping[str, Tensor]) -> str:

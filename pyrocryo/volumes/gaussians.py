@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from pyrocryo.errors import InputError
 from pyrocryo.imaging import splat, splat_map, window
 from pyrocryo.particles import Particles
 from pyrocryo.precision import exact
+from pyrocryo.volumes.focus import blended, focus_mask, mask_at
 from pyrocryo.volumes.grid import MOST_VOXELS_A_SIDE, refuse_tilted
 
 __all__ = ["SPEED", "GaussianVolume"]
@@ -61,6 +63,7 @@ class GaussianVolume(nn.Module):
         self.pixel_size = float(pixel_size)
         self.side = side
         self.widest: float | None = None  # pixels, where images use windows
+        self.register_buffer("mask", None)
 
     def _place(
         self, start: Tensor, width: Tensor, height: Tensor, *, box: int, learned: bool
@@ -121,15 +124,32 @@ class GaussianVolume(nn.Module):
         """Positions `(..., A, dim)` in pixels from the box centre, of `z` `(..., K)`."""
         raise NotImplementedError
 
+    def focus_on(self, mask: Any) -> None:
+        """Keeps Gaussians that start outside ``mask`` where they are at `z` = 0 from now on.
+
+        Of those that start on its soft edge, as much of each way is kept as the mask says there
+        (:mod:`pyrocryo.volumes.focus`). None: no mask.
+        """
+        self.mask = None
+        if mask is not None:
+            voxels = focus_mask(mask, side=2 * self.side, dim=self.dim)
+            self.mask = mask_at(voxels, self.start, box=self.box).unsqueeze(-1)
+
+    def places(self, z: Tensor) -> Tensor:
+        """:meth:`centres`, held still outside the mask, if there is one."""
+        if self.mask is None:
+            return self.centres(z)
+        return blended(self.centres(z), self.centres(z.new_zeros(z.shape[-1])), self.mask)
+
     def structure(self, z: Tensor) -> Tensor:
         """Positions `(..., A, dim)` in Å from the box centre, of `z` `(..., K)`."""
-        return self.centres(z) * self.pixel_size
+        return self.places(z) * self.pixel_size
 
     def density(self, z: Tensor) -> Tensor:
         """Density maps `(..., side, side[, side])`, indexed `[(z,) y, x]`, of `z` `(..., K)`."""
         voxel = self.box / self.side
         width, height = self._shape()
-        centres = self.centres(z)
+        centres = self.places(z)
         if self.dim == 2:
             return self.background + splat(centres, width, height, box=self.side, pixel_size=voxel)
         maps = [  # one by one: each holds side**3 numbers, and more on the way
@@ -148,7 +168,7 @@ class GaussianVolume(nn.Module):
             rotation: `(..., 3, 3)`, broadcast against `z`.
             shift: `(..., 2)` in pixels, broadcast against `z`.
         """
-        seen = self.centres(z) @ rotation[..., :2, : self.dim].transpose(-1, -2)
+        seen = self.places(z) @ rotation[..., :2, : self.dim].transpose(-1, -2)
         width, height = self._shape()
         seen = seen + shift.unsqueeze(-2)
         told = {"box": self.box, "pixel_size": 1.0, "widest": self.widest}

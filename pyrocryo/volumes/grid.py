@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from pyrocryo.errors import InputError
 from pyrocryo.imaging import band_limited, resample, resample_projection, slice_projection
 from pyrocryo.particles import Particles
 from pyrocryo.perceptron import perceptron
+from pyrocryo.volumes.focus import blended, focus_mask
 
 __all__ = ["Grid"]
 
@@ -35,6 +36,8 @@ class Grid(nn.Module):
             find narrow density with a tenth of the error (Gaussians of one pixel, known poses:
             1 % of the map against 12 %) and take 1 to 2 times as long on a CPU. Maps then have
             no frequencies beyond Nyquist, which no slice sees.
+        focus: A soft mask, `(M, M[, M])` from 0 to 1, outside of which nothing moves with `z`
+            (:mod:`pyrocryo.volumes.focus` says why so, and not by a mask on the images).
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class Grid(nn.Module):
         side: int | None = None,
         hidden: tuple[int, ...] = (64, 64),
         projector: Literal["real", "fourier"] = "real",
+        focus: Any = None,
     ) -> None:
         super().__init__()
         if dim not in (2, 3):
@@ -58,6 +62,8 @@ class Grid(nn.Module):
         self.side = side
         self.hidden = tuple(hidden)
         self.projector = projector
+        self._focus = focus
+        self.register_buffer("mask", None)
 
     def build(self, latent: int, box: int) -> Grid:
         """Makes the network for `z` of ``latent`` numbers and images of ``box`` pixels."""
@@ -68,7 +74,14 @@ class Grid(nn.Module):
             self.network = perceptron(latent, self.hidden, voxels)
         else:
             self.network = nn.Sequential(Affine(latent, voxels))
+        if self._focus is not None:
+            self.focus_on(self._focus)
         return self
+
+    def focus_on(self, mask: Any) -> None:
+        """Lets nothing move outside ``mask`` from now on (:func:`.focus_mask`); None: no mask."""
+        made = None if mask is None else focus_mask(mask, side=self.side, dim=self.dim)
+        self.mask = made if made is None else made.to(next(self.network.parameters())).flatten()
 
     def extra_repr(self) -> str:
         """What decides its images beside the weights: resuming goes by it."""
@@ -87,7 +100,11 @@ class Grid(nn.Module):
 
     def density(self, z: Tensor) -> Tensor:
         """Density maps `(..., side, side[, side])`, indexed `[(z,) y, x]`, of `z` `(..., K)`."""
-        maps = self.network(z).to(z.dtype).unflatten(-1, (self.side,) * self.dim)
+        maps = self.network(z).to(z.dtype)
+        if self.mask is not None:
+            still = self.network(z.new_zeros(z.shape[-1])).to(z.dtype)
+            maps = blended(maps, still, self.mask)
+        maps = maps.unflatten(-1, (self.side,) * self.dim)
         return band_limited(maps, box=self.box) if self.projector == "fourier" else maps
 
     def forward(self, z: Tensor, rotation: Tensor, shift: Tensor) -> Tensor:

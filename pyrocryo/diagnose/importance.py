@@ -1,0 +1,201 @@
+"""Importance weights of a guide's draws: k-hat, effective draws and the gap of each particle."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.special import logsumexp
+
+from pyrocryo.diagnose.common import MOST_NUMBERS, first, models
+from pyrocryo.diagnose.psis import FEWEST, psis
+from pyrocryo.draws import weighted
+from pyrocryo.errors import InputError
+from pyrocryo.pair import Pair
+from pyrocryo.particles import Particles
+from pyrocryo.svi import Fit
+from pyrocryo.to_arviz import to_arviz
+
+__all__ = ["Importance", "importance"]
+
+BAD, MOST_BAD = 0.7, 0.1  # k-hat, and the share of particles that may have a larger one
+WIDE = 0.05  # nats a latent: standard deviations off by a fifth, or means by a third of one
+
+
+@dataclass(frozen=True)
+class Importance:
+    r"""Weights :math:`w_s = p(x, z_s) / q(z_s | x)`, S draws of n particles for each seed.
+
+    Attributes:
+        seeds: Seeds.
+        particles: `(n,)` rows in the stack.
+        latents: Numbers inferred of each particle: conformation, angles and shifts, all frames.
+        z: `(seeds, S, n, [T,] K)` draws.
+        log_prior: `(seeds, S, n)`, of all latents.
+        log_likelihood: `(seeds, S, n)`.
+        log_weight: `(seeds, S, n)`, no site scaled.
+        khat: `(seeds, n)` tail index (:func:`pyrocryo.diagnose.psis`).
+        ess: `(seeds, n)` effective draws as a share of S, :math:`1 / S \sum_s \bar w_s^2`.
+        elbo: `(seeds, n)` nats.
+        iwae: `(seeds, n)` nats, :math:`\ln \frac1S \sum_s w_s` (Burda, Grosse & Salakhutdinov
+            2016), a lower bound of ln p(x) in expectation that S draws bring close.
+        khat_share: `(seeds,)` share of particles whose k-hat is above .7.
+        gap: `(seeds,)` mean of IWAE − ELBO, which tends to KL(q ‖ p) as S grows.
+        gap_se: `(seeds,)` its standard error.
+        khat_passed: At most a tenth of the particles above .7, whatever the seed.
+        gap_passed: Gap of at most .05 nats a latent.
+        verdict: In words.
+    """
+
+    seeds: tuple[int, ...]
+    particles: np.ndarray
+    latents: int
+    z: np.ndarray
+    log_prior: np.ndarray
+    log_likelihood: np.ndarray
+    log_weight: np.ndarray
+    khat: np.ndarray
+    ess: np.ndarray
+    elbo: np.ndarray
+    iwae: np.ndarray
+    khat_share: np.ndarray
+    gap: np.ndarray
+    gap_se: np.ndarray
+    khat_passed: bool
+    gap_passed: bool
+    verdict: str
+
+    @property
+    def passed(self) -> bool:
+        """Whether draws of the guide may be used as they are."""
+        return self.khat_passed and self.gap_passed
+
+    def told(self) -> dict[str, Any]:
+        """What a file keeps: numbers of particles, without the draws."""
+        names = ("khat", "ess", "elbo", "iwae", "khat_share", "gap", "gap_se")
+        told = {"verdict": self.verdict, "passed": self.passed, "draws": self.z.shape[1]}
+        return told | {name: getattr(self, name) for name in names}
+
+    def arviz(self) -> Any:
+        """The draws as an ArviZ object, one chain a seed, with their weights.
+
+        ``posterior`` (``z``), ``log_likelihood`` (``x``), and in ``sample_stats`` ``log_prior``
+        and the normalised, smoothed ``log_weight``.
+        """
+        frame = ["frame"] if self.z.ndim == 5 else []
+        smooth = psis(np.moveaxis(self.log_weight, 1, -1))[0]
+        groups = {
+            "posterior": {"z": self.z},
+            "log_likelihood": {"x": self.log_likelihood},
+            "sample_stats": {
+                "log_prior": self.log_prior,
+                "log_weight": np.moveaxis(smooth, -1, 1),
+            },
+        }
+        names = {name: ["particle"] for name in ("x", "log_prior", "log_weight")}
+        dims = {"z": ["particle", *frame, "latent"], **names}
+        coords = {"particle": self.particles, "chain": list(self.seeds)}
+        return to_arviz(groups, dims=dims, coords=coords)
+
+
+def importance(
+    fit: Fit | Pair, particles: Particles, *, draws: int = 200, most: int = 256, seed: int = 0
+) -> Importance:
+    """Whether the guide's draws can stand for the posterior, and how many they are worth.
+
+    One particle at a time: joint weights of all particles would say that every guide fails. k-hat
+    sees tails that the guide lacks, not a guide that is too wide, and hardly a bias; the gap sees
+    all three, and measures nothing where draws have missed the posterior altogether: then k-hat
+    is large. Neither sees a wrong model (:func:`pyrocryo.diagnose.predictive` does).
+
+    Example::
+
+        weights = pc.diagnose.importance(fit, particles.test)
+        print(weights.verdict)
+        az.plot_khat(weights.khat[0])
+
+    Args:
+        fit: A fit, or one trained pair.
+        particles: Particles that it fits, whether trained on or not.
+        draws: Draws a particle, S. The gap is short of KL(q ‖ p) by about the variance of the
+            weights over 2 S.
+        most: At most so many particles.
+        seed: Seed of the draws.
+
+    Raises:
+        InputError: If there are fewer than 25 draws, or the pair does not fit the particles.
+    """
+    if draws < FEWEST:
+        raise InputError(f"draws: expected at least {FEWEST}, got {draws}")
+    if most < 1:
+        raise InputError(f"most: expected at least one particle, got {most}")
+    pairs = models(fit, particles, 1)
+    some = first(particles, most)
+    found = [_weights(pair, some, draws, seed) for pair in pairs.values()]
+    stacked = {name: np.stack([part[name] for part in found]) for name in found[0]}
+    log_weight = stacked["log_likelihood"] + stacked["log_prior"] - stacked["log_q"]
+    if not np.isfinite(log_weight.max(axis=1)).all() or np.isnan(log_weight).any():
+        raise InputError("fit: densities of its draws are not finite numbers")
+    smooth, khat = psis(np.moveaxis(log_weight, 1, -1))
+    ess = np.exp(-logsumexp(2 * smooth, axis=-1)) / draws
+    elbo = log_weight.mean(axis=1)
+    iwae = logsumexp(log_weight, axis=1) - math.log(draws)
+    gap, share = (iwae - elbo).mean(axis=1), (khat > BAD).mean(axis=1)
+    error = (iwae - elbo).std(axis=1, ddof=1 if len(some) > 1 else 0) / math.sqrt(len(some))
+    sizes = {"z": 0, "pose": 1, "shift": 0}  # a unit vector has one number less to infer
+    shapes = {name: stacked[name].shape[3:] for name in sizes if name in stacked}
+    latents = sum((s[-1] - sizes[name]) * math.prod(s[:-1]) for name, s in shapes.items())
+    good = bool((share <= MOST_BAD).all()), bool((gap <= WIDE * latents).all())
+    worst = int(gap.argmax())
+    sentence = _verdict(khat, ess, share, gap[worst], error[worst], latents, draws, good)
+    kept = (stacked[name] for name in ("z", "log_prior", "log_likelihood"))
+    numbers = (khat, ess, elbo, iwae, share, gap, error)
+    return Importance(
+        tuple(pairs), some.index, latents, *kept, log_weight, *numbers, *good, sentence
+    )
+
+
+def _weights(pair: Pair, particles: Particles, draws: int, seed: int) -> dict[str, np.ndarray]:
+    """Draws `(S, n, ...)` and their log-densities `(S, n)`, in double precision."""
+    each = pair.volume.numbers_an_image * (particles.frames or 1)
+    at_once = max(1, min(draws, MOST_NUMBERS // each))
+    parts: dict[str, list[np.ndarray]] = {}
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed)
+        for rows in particles.chunks(max(1, MOST_NUMBERS // (each * draws))):
+            batch = pair.moved(particles.batch(rows))
+            several = [
+                weighted(pair, batch, min(at_once, draws - done), 0)
+                for done in range(0, draws, at_once)
+            ]
+            for name in several[0]:
+                if name not in ("clean", "replicate"):
+                    part = np.concatenate([one[name] for one in several])
+                    parts.setdefault(name, []).append(part.astype(np.float64))
+    return {name: np.concatenate(values, axis=1) for name, values in parts.items()}
+
+
+def _verdict(
+    khat: np.ndarray,
+    ess: np.ndarray,
+    share: np.ndarray,
+    gap: float,
+    error: float,
+    latents: int,
+    draws: int,
+    good: tuple[bool, bool],
+) -> str:
+    said = (
+        f"k-hat is above {BAD} for {100 * share.max():.0f} % of {khat.shape[1]} particles (median "
+        f"{max(np.median(khat), -9):.2f}), {draws} draws are worth {draws * np.median(ess):.0f}, "
+        f"and the guide loses {gap:.3f} ± {error:.3f} nats a particle ({gap / latents:.3f} a "
+        "latent; IWAE − ELBO)"
+    )
+    if all(good):
+        return f"{said}: its draws can be used as they are."
+    if good[0]:
+        return f"{said}: it is too wide, too narrow or off; weigh its draws by their weights."
+    return f"{said}: it lacks tails of the posterior; neither its draws nor their weights hold."

@@ -1,0 +1,149 @@
+"""Particles that a model dreams up, with their latents, and what its guide says of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pyrocryo import quaternions
+from pyrocryo.diagnose.common import MOST_NUMBERS, models
+from pyrocryo.errors import InputError
+from pyrocryo.pair import Pair
+from pyrocryo.particles import Particles
+from pyrocryo.svi import Fit
+
+__all__ = ["Dreamt", "angles", "answers", "dream", "dreamt"]
+
+SITES = ("z", "pose", "shift")
+CENTRES = 4  # draws of a pose that say where its angles are counted from
+AXES = "xyz"
+
+
+@dataclass(frozen=True)
+class Dreamt:
+    """What one pair drew: site → array.
+
+    Attributes:
+        truth: `(n, ...)` latents drawn from the prior, in the context of each particle.
+        other: `(n, ...)` a second draw of the prior, in the same contexts.
+        draws: `(S, n, ...)` draws of the guide for the images made of ``truth``.
+        centre: `(n, ...)` a pose near the guide's, from draws that are not among ``draws``.
+        frames: T, where each particle has several images.
+    """
+
+    truth: dict[str, np.ndarray]
+    other: dict[str, np.ndarray]
+    draws: dict[str, np.ndarray]
+    centre: np.ndarray | None
+    frames: int | None
+
+    def numbers(self) -> tuple[list[str], np.ndarray, np.ndarray]:
+        """Names, truth `(n, Q)` and draws `(S, n, Q)` of all that is inferred, as plain numbers.
+
+        Poses become angles (rad) from ``centre``: one in the plane, three about the axes of the
+        image in space. Their order may hang on the image, as it does not tell truth from draws.
+        """
+        names: list[str] = []
+        columns: list[list[np.ndarray]] = [[], []]
+        for site in self.truth:
+            pair = self.truth[site], self.draws[site]
+            if site == "pose":
+                pair = tuple(angles(pose, self.centre) for pose in pair)
+            width = pair[0].shape[-1]
+            one = [site] if width == 1 else [f"{site}_{AXES[k]}" for k in range(min(width, 3))]
+            one = [f"z{k + 1}" for k in range(width)] if site == "z" else one
+            if self.frames is not None:
+                one = [f"{label} of frame {t + 1}" for t in range(self.frames) for label in one]
+                pair = tuple(value.reshape(*value.shape[:-2], -1) for value in pair)
+            names += one
+            for column, value in zip(columns, pair, strict=True):
+                column.append(value)
+        truth, draws = (np.concatenate(column, axis=-1) for column in columns)
+        return names, truth, draws
+
+
+def dream(pair: Pair, batch: Any) -> tuple[Any, dict[str, Tensor]]:
+    """Images drawn from the model in the contexts of a batch, in its place, and their latents."""
+    model = poutine.uncondition(pair.model)
+    with pyro.get_param_store().scope(), torch.no_grad():
+        nodes = poutine.trace(model).get_trace(batch).nodes
+    latent = {name: nodes[name]["value"] for name in SITES if name in nodes}
+    return batch._replace(images=nodes["x"]["value"]), latent
+
+
+def answers(pair: Pair, batch: Any, draws: int) -> dict[str, Tensor]:
+    """Draws `(S, B, ...)` of the guide."""
+    with pyro.get_param_store().scope(), torch.no_grad(), pyro.plate("draw", draws, dim=-2):
+        nodes = poutine.trace(pair.guide).get_trace(batch).nodes
+    return {name: nodes[name]["value"] for name in SITES if name in nodes}
+
+
+def dreamt(
+    fit: Fit | Pair, particles: Particles, *, n: int, draws: int, seed: int
+) -> dict[int, Dreamt]:
+    """For each seed, ``n`` particles from the model and what its guide says of them.
+
+    Contexts (known poses, CTFs, temperatures, times) are those of ``particles``, as often as need
+    be; their images are not looked at.
+    """
+    if n < 20 or draws < 9:
+        raise InputError(f"n, draws: expected at least 20 and 9, got {n} and {draws}")
+    return {
+        s: _dreamt(pair, particles, n, draws, seed)
+        for s, pair in models(fit, particles, 1).items()
+    }
+
+
+def _dreamt(pair: Pair, particles: Particles, n: int, draws: int, seed: int) -> Dreamt:
+    rows = np.arange(n) % len(particles)
+    each = pair.volume.numbers_an_image * (particles.frames or 1)
+    encoded = (draws + CENTRES) * (each if pair.pose.latent else pair.box**2)
+    size = max(1, MOST_NUMBERS // max(each, encoded))
+    parts: list[tuple[dict[str, np.ndarray], ...]] = []
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for start in range(0, n, size):
+            batch = pair.moved(particles.batch(rows[start : start + size]))
+            drawn, truth = dream(pair, batch)
+            _, other = dream(pair, batch)
+            several = answers(pair, drawn, draws + CENTRES)
+            kept = {name: value[CENTRES:] for name, value in several.items()}
+            centre = {"pose": _middle(several["pose"][:CENTRES])} if "pose" in several else {}
+            parts.append(tuple(map(_numbers, (truth, other, kept, centre))))
+    truth, other, kept, centre = (
+        {
+            name: np.concatenate([part[k][name] for part in parts], axis=int(k == 2))
+            for name in first
+        }
+        for k, first in enumerate(parts[0])
+    )
+    return Dreamt(truth, other, kept, centre.get("pose"), particles.frames)
+
+
+def _numbers(tensors: dict[str, Tensor]) -> dict[str, np.ndarray]:
+    return {name: value.double().cpu().numpy() for name, value in tensors.items()}
+
+
+def _middle(direction: Tensor) -> Tensor:
+    """Mean `(B, ..., D)` of a few poses `(C, B, ..., D)`, quaternions of either sign."""
+    if direction.shape[-1] == 4:
+        side = (direction * direction[:1]).sum(-1, keepdim=True)
+        direction = torch.where(side < 0, -direction, direction)
+    total = direction.sum(0)
+    size = total.norm(dim=-1, keepdim=True)
+    return torch.where(size > 1e-6, total / size.clamp_min(1e-6), direction[0])
+
+
+def angles(pose: np.ndarray, centre: np.ndarray) -> np.ndarray:
+    """Angles `(..., 1 or 3)` in rad of poses `(..., 2 or 4)` as seen from ``centre``."""
+    p, c = torch.as_tensor(pose), torch.as_tensor(centre)
+    if pose.shape[-1] == 4:
+        return quaternions.logarithm(quaternions.product(p, quaternions.conjugate(c))).numpy()
+    cross = c[..., 0] * p[..., 1] - c[..., 1] * p[..., 0]
+    return torch.atan2(cross, (c * p).sum(-1)).unsqueeze(-1).numpy()

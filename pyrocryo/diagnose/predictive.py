@@ -1,0 +1,248 @@
+"""Posterior predictive checks: whether images look like those that the model makes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import stats
+
+from pyrocryo.diagnose.common import batches, first, models
+from pyrocryo.diagnose.residuals import features, replicated
+from pyrocryo.errors import InputError
+from pyrocryo.pair import Pair
+from pyrocryo.particles import Particles
+from pyrocryo.svi import Fit
+
+__all__ = ["Predictive", "predictive"]
+
+LEVEL = 0.005
+FEWEST = 40  # particles, for means to be normal
+TESTS = ("level", "spectrum", "gain", "mean", "variance", "component")
+FAINT = 0.01  # of the noise: power of decoded images below which a ring's gain is not tested
+ALONE = 1.1  # how much more a component must hold than the noise at large, to be spoken of
+
+
+@dataclass(frozen=True)
+class Predictive:
+    """Residuals of n images beside those of replicates that the model made of them.
+
+    Attributes:
+        seeds: Seeds.
+        n: Particles.
+        names: The tests: ``level`` (mean square of the residuals), ``spectrum`` (their power, ring
+            by ring), ``gain`` (how much of the decoded image is
+            left in them, in rings where it has 1 % of the power of the noise or more),
+            ``mean`` and ``variance`` (pixel by pixel) and ``component`` (the image along which
+            residuals of one half of the particles vary most, in the other half).
+        z: `(seeds, tests)` the largest z-score of each test, with its sign: of n differences
+            between image and replicate.
+        p: `(seeds, tests)` its p-value, times how many were looked at.
+        worst: `(seeds, tests)` which of them it is, a ring or a pixel.
+        body: Whether maps are in the particle's frame, as of flat volumes, or in the image's.
+        frequency: `(R,)` of the rings, 1/Å.
+        level: `(seeds,)` mean square, observed over replicated.
+        spectrum: `(seeds, R)` power, observed over replicated.
+        gain: `(seeds, R)` product with the decoded image over its power, less that of replicates.
+        component: `(seeds,)` variance along it, observed over replicated.
+        variance_map: `(seeds, D, D)` residual variance, observed over replicated.
+        mean_map: `(seeds, D, D)` mean residual, less that of replicates.
+        component_map: `(seeds, C, C)` that image, of unit length, of at most 24 pixels a side.
+        passed: No p-value below .005 over all of them.
+        verdict: In words.
+    """
+
+    seeds: tuple[int, ...]
+    n: int
+    names: tuple[str, ...]
+    z: np.ndarray
+    p: np.ndarray
+    worst: np.ndarray
+    body: bool
+    frequency: np.ndarray
+    level: np.ndarray
+    spectrum: np.ndarray
+    gain: np.ndarray
+    component: np.ndarray
+    variance_map: np.ndarray
+    mean_map: np.ndarray
+    component_map: np.ndarray
+    passed: bool
+    verdict: str
+
+
+def predictive(
+    fit: Fit | Pair, particles: Particles, *, most: int = 2048, seed: int = 0
+) -> Predictive:
+    r"""Compares residuals of images with residuals of images that the model made of them.
+
+    .. math:: z_i \sim q(z | x_i), \quad x_i' \sim p(x | z_i), \quad
+              r_i = x_i - g(z), \; z \sim q(z | x_i), \quad
+              r_i' = x_i' - g(z'), \; z' \sim q(z | x_i')
+
+    If the model is right and q its posterior, :math:`x_i` and :math:`x_i'` can be exchanged, and
+    so any statistic of the one has the law of that of the other (Gelman, Meng & Stern 1996): no
+    noise level, number of parameters or error of interpolation need be accounted for. What a test
+    averages over particles is compared with that of one replicate each, particle by particle, by
+    Student's t: such differences are symmetric, as the mean over several replicates is not.
+
+    A wrong noise level shows in all rings alike, wrong optics in gain and spectrum of some, a
+    motion that the model lacks in a component. A guide that is off, under a right model, is off
+    on replicates too, and mostly passes: :func:`pyrocryo.diagnose.importance` and ranks see that.
+
+    Args:
+        fit: A fit, or one trained pair.
+        particles: Its particles; better some that it was not trained on.
+        most: At most so many of them.
+        seed: Seed of all draws.
+
+    Raises:
+        InputError: If there are fewer than 40 particles, or the pair does not fit them.
+    """
+    if most < FEWEST:
+        raise InputError(f"most: expected at least {FEWEST} particles, got {most}")
+    pairs = models(fit, particles, FEWEST)
+    some = first(particles, most)
+    found = [_compared(pair, some, seed) for pair in pairs.values()]
+    stacked = {name: np.stack([part[name] for part in found]) for name in found[0]}
+    pair = next(iter(pairs.values()))
+    frequency = np.arange(pair.box // 2 + 1) / (pair.box * particles.pixel_size)
+    passed = bool(stacked["p"].min() * stacked["p"].size >= LEVEL)
+    worst = int(stacked["p"].min(axis=1).argmin())
+    one = {name: value[worst] for name, value in stacked.items()}
+    verdict = _verdict(one, stacked["p"].size, frequency, len(some), passed)
+    body = pair.volume.dim == 2
+    return Predictive(
+        tuple(pairs), len(some), TESTS, body=body, frequency=frequency, passed=passed,
+        verdict=verdict, **stacked,
+    )  # fmt: skip
+
+
+def _compared(pair: Pair, particles: Particles, seed: int) -> dict[str, np.ndarray]:
+    rows: tuple[list[dict[str, np.ndarray]], ...] = ([], [])
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for batch in batches(pair, particles):
+            for several, one in zip(rows, (batch, replicated(pair, batch)), strict=True):
+                several.append(features(pair, one))
+    seen, made = (
+        {name: np.concatenate([part[name] for part in several]) for name in several[0]}
+        for several in rows
+    )
+    image = "body" if "body" in seen else "mean"
+    for part in (seen, made):
+        centre = part[image].mean(axis=0)
+        part["variance"] = np.square(part[image] - centre)
+        part["gain"] = part["gain"] / np.maximum(part["signal"].mean(axis=0), 1e-12)
+        part["shown"] = part[image]
+        # where the molecule is, and where the camera is
+        part["mean"] = np.concatenate([part[n] for n in ("mean", "body") if n in part], axis=1)
+        part["component"] = part["coarse"]
+    component_map = _component(seen, made)
+    # of rings where next to nothing is decoded nothing depends, and trained maps hold noise there
+    decoded = made["signal"].mean(axis=0) / np.maximum(made["spectrum"].mean(axis=0), 1e-12)
+    faint = decoded < min(FAINT, decoded.max())
+    gain = [part["gain"].mean(axis=0) for part in (seen, made)]
+    for part in (seen, made):
+        part["gain"] = np.where(faint, 0.0, part["gain"])
+    z, p, worst = zip(*(_paired(seen[name], made[name]) for name in TESTS), strict=True)
+    side = (pair.box, pair.box)
+    mean = {name: (seen[name].mean(axis=0), made[name].mean(axis=0)) for name in (*TESTS, "shown")}
+    ratio = {name: a / np.maximum(b, 1e-12) for name, (a, b) in mean.items()}
+    return {
+        "z": np.array(z),
+        "p": np.array(p),
+        "worst": np.array(worst),
+        "level": ratio["level"][0],
+        "spectrum": ratio["spectrum"],
+        "gain": gain[0] - gain[1],
+        "component": ratio["component"][0],
+        "variance_map": ratio["variance"].reshape(side),
+        "mean_map": (mean["shown"][0] - mean["shown"][1]).reshape(side),
+        "component_map": component_map.reshape(2 * (math.isqrt(len(component_map)),)),
+    }
+
+
+def _paired(seen: np.ndarray, made: np.ndarray) -> tuple[float, float, int]:
+    """The largest z-score of differences `(n, F)` from replicates, its p-value, its place."""
+    difference = seen - made
+    n, count = difference.shape
+    mean, sd = difference.mean(axis=0), difference.std(axis=0, ddof=1)
+    t = np.where(sd > 1e-12, mean / np.maximum(sd, 1e-12), 0.0) * math.sqrt(n)
+    p = np.maximum(2 * stats.t.sf(np.abs(t), n - 1), 1e-300)
+    worst = int(p.argmin())
+    z = float(np.sign(t[worst]) * stats.norm.isf(p[worst] / 2))
+    return z, float(min(1.0, count * p[worst])), worst
+
+
+def _component(seen: dict[str, np.ndarray], made: dict[str, np.ndarray]) -> np.ndarray:
+    """The leading component of the coarse residuals; they become squares `(n, 1)` along it.
+
+    Each along the component of the half of the images that it is not in.
+    """
+    images = seen["component"]
+    halves = np.arange(len(images)) % 2
+    along = np.stack([_leading(images[halves != half]) for half in (0, 1)])[halves]
+    for part in (seen, made):
+        centred = part["component"] - part["component"].mean(axis=0)
+        part["component"] = np.square((centred * along).sum(axis=-1, keepdims=True))
+    return _leading(images)
+
+
+def _leading(images: np.ndarray) -> np.ndarray:
+    centred = images - images.mean(axis=0)
+    if len(images) < images.shape[1]:
+        along = centred.T @ np.linalg.eigh(centred @ centred.T)[1][:, -1]
+        return along / max(np.linalg.norm(along), 1e-12)
+    return np.linalg.eigh(centred.T @ centred)[1][:, -1]
+
+
+def _verdict(
+    one: dict[str, np.ndarray], looked: int, frequency: np.ndarray, n: int, passed: bool
+) -> str:
+    if passed:
+        return (
+            f"{n} images look like those that the model makes of them (smallest p "
+            f"{one['p'].min():.2g} of {len(TESTS)} tests): noise level, optics and motions are "
+            "none that residuals would tell from the model's."
+        )
+    bad = {name for name, p in zip(TESTS, one["p"], strict=True) if p * looked < LEVEL}
+    level, component = float(one["level"]), float(one["component"])
+    told = []
+    if "component" in bad and component > ALONE * level:
+        told.append(
+            f"they vary {component:.1f} times as much along one image, which may be a motion that "
+            "the model lacks"
+        )
+    if "gain" in bad:
+        ring = int(one["worst"][TESTS.index("gain")])
+        gain, where = one["gain"][ring], _length(frequency[ring])
+        told.append(
+            f"at {where}, {100 * gain:.0f} % of the decoded image is left: it should be brighter, "
+            "by contrast, optics or map"
+            if gain > 0
+            else f"at {where}, {min(-100 * gain, 100):.0f} % of the decoded image is not in the "
+            "images: optics are wrong, or the map is noise there"
+        )
+    if "level" in bad:
+        told.append(f"their variance is {level:.2f} times the model's")
+    if "spectrum" in bad and not told:
+        ring = int(one["worst"][TESTS.index("spectrum")])
+        told.append(
+            f"their power at {_length(frequency[ring])} is {one['spectrum'][ring]:.2f} times the "
+            "model's: noise of another colour, or wrong optics"
+        )
+    if "mean" in bad and not told:
+        told.append("their mean is not zero: there is something that the model never shows")
+    if not told:
+        told.append(f"the test of their {min(bad)} fails")
+    return (
+        f"{n} images do not look like those that the model makes of them (p = "
+        f"{one['p'].min():.1g}, {', '.join(sorted(bad))}): of the residuals, {'; '.join(told)}."
+    )
+
+
+def _length(frequency: float) -> str:
+    return "zero frequency" if frequency == 0 else f"{1 / frequency:.0f} Å"

@@ -1,0 +1,89 @@
+"""What is left of images once the guide's conformations are decoded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
+
+from pyrocryo.imaging import resample
+from pyrocryo.pair import Pair
+from pyrocryo.precision import applied
+
+__all__ = ["decoded", "features", "replicated", "ring_of"]
+
+COARSE = 24  # pixels a side, where motions are looked for: fine residuals are mostly noise
+
+
+def decoded(pair: Pair, batch: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Clean images `(B, [T,] D, D)` of one draw of the guide, rotations and shifts of the draw."""
+    with pyro.get_param_store().scope(), torch.no_grad():
+        guide = poutine.trace(pair.guide).get_trace(batch)
+        clean = poutine.replay(pair.model, guide)(batch)
+        latent = {name: guide.nodes[name]["value"] for name in ("pose", "shift") if name in guide}
+        where = pair.placed(batch, latent.get("pose"), latent.get("shift"))
+    return clean, *where
+
+
+def replicated(pair: Pair, batch: Any) -> Any:
+    """The batch with images that the model might have made of what the guide says of them."""
+    with torch.no_grad():
+        return batch._replace(images=pair.replicated(decoded(pair, batch)[0]))
+
+
+def features(pair: Pair, batch: Any) -> dict[str, np.ndarray]:
+    """Residuals of a batch and their numbers, in double precision.
+
+    Of several frames, the means over them; residual images are those of the first.
+
+    Returns:
+        ``level`` `(B, 1)` mean square; ``spectrum`` and ``gain`` `(B, R)` by ring of 0, 1, ...
+        waves a box: power, and product with the decoded image; ``signal`` `(B, R)` power of the
+        decoded image; ``mean`` `(B, D D)` residual images; ``body`` `(B, D D)` the same, turned
+        and moved back to where the molecule was, of flat volumes; ``coarse`` the one or the
+        other, averaged down to at most 24 pixels a side.
+    """
+    clean, rotation, shift = decoded(pair, batch)
+    residual = batch.images - clean
+    flat = residual if residual.dim() == 3 else residual[:, 0]
+    parts = {
+        "level": residual.square().flatten(1).mean(-1, keepdim=True),
+        "mean": flat.flatten(1),
+    }
+    ring, count = ring_of(pair.box)
+    ring = torch.as_tensor(ring, device=residual.device)
+    r, c = (torch.fft.fft2(x, norm="ortho") for x in (residual, clean))
+    for name, product in (
+        ("spectrum", r.abs().square()),
+        ("gain", (c.conj() * r).real),
+        ("signal", c.abs().square()),
+    ):
+        if product.dim() == 4:
+            product = product.mean(1)
+        total = product.new_zeros(len(product), len(count) + 1)
+        total.index_add_(1, ring.flatten(), product.flatten(1))
+        parts[name] = total[:, :-1] / torch.as_tensor(count, dtype=total.dtype, device=ring.device)
+    if pair.volume.dim == 2:
+        if residual.dim() == 4:
+            rotation, shift = rotation[:, 0], shift[:, 0]
+        back = rotation.transpose(-1, -2)
+        moved = -applied(back[..., :2, :2], shift)
+        flat = resample(flat, back, moved, box=pair.box)
+        parts["body"] = flat.flatten(1)
+    parts["coarse"] = adaptive_avg_pool2d(flat.unsqueeze(1), min(COARSE, pair.box)).flatten(1)
+    return {name: value.detach().double().cpu().numpy() for name, value in parts.items()}
+
+
+def ring_of(box: int) -> tuple[np.ndarray, np.ndarray]:
+    """The ring `(D, D)` of each place of ``fft2``, and how many places there are in a ring `(R,)`.
+
+    R = D // 2 + 1; what lies beyond is said to be in ring R, which is not counted.
+    """
+    k = np.fft.fftfreq(box) * box
+    ring = np.minimum(np.hypot(k[:, None], k).round().astype(int), box // 2 + 1)
+    return ring, np.bincount(ring.ravel(), minlength=box // 2 + 2)[: box // 2 + 1]

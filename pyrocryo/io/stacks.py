@@ -1,0 +1,31 @@
+"""Where the stacks of images are that a file names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from pyrocryo.errors import InputError
+
+__all__ = ["found_stack", "project_folders"]
+
+
+def project_folders(path: Path, folder: str | Path | None) -> list[Path]:
+    """Where relative names in a file may start: the folder that is given, else those around."""
+    if folder is not None:
+        return [Path(folder)]
+    own, *above = path.absolute().parents
+    return list(dict.fromkeys([own, Path.cwd(), *above]))
+
+
+def found_stack(name: str, folders: Sequence[Path], source: str) -> Path:
+    """The stack ``name`` in the first of the folders that has it."""
+    for folder in folders:
+        if os.path.isfile(folder / name):  # of Path's, names that are too long are an error
+            return folder / name
+    where = ", ".join(map(str, folders))
+    raise InputError(
+        f"{source}: image stack {name} is not in any of {where}; say with folder= "
+        "(--folder on the command line) where the project's folder is"
+    )

@@ -1,0 +1,279 @@
+"""``nuts``: posteriors of a few particles by Hamiltonian Monte Carlo, beside the guide's."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer import MCMC, NUTS
+from torch import Tensor
+
+from pyrocryo import quaternions
+from pyrocryo.errors import InputError
+from pyrocryo.pair import Pair
+from pyrocryo.particles import Particles
+from pyrocryo.svi import Fit
+from pyrocryo.to_arviz import to_arviz
+
+__all__ = ["Sampled", "nuts"]
+
+AT_ONCE = 16  # particles; more would shorten the steps of all for the worst of them
+GUIDE_DRAWS = 1000
+OFF, NARROW, WIDE = 0.2, 0.8, 1.25  # what passes for the same posterior
+MIXED = 1.05  # R-hat
+LENGTH_SD = 0.1  # of the vectors whose directions are poses
+DEEPEST = 8  # doublings of a trajectory
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Posteriors of n particles by NUTS, and what the guide says of them.
+
+    Compared are C numbers of each particle: the components of `z`, where poses are unknown the
+    turn (rad) from the guide's mean, and shifts (Å), all frames.
+
+    Attributes:
+        index: `(n,)` rows in the stack.
+        draws: ArviZ object; ``posterior`` has ``z``, and where they are unknown ``pose``, ``turn``
+            and ``shift``.
+        guide: The same of 1000 draws of the guide.
+        names: `(C,)` what is compared.
+        r_hat: `(n, C)` rank-normalised split R-hat (Vehtari et al. 2021).
+        ess: `(n, C)` effective draws (bulk).
+        off: `(n, C)` the guide's mean less NUTS's, in NUTS's standard deviations.
+        ratio: `(n, C)` the guide's standard deviation over NUTS's.
+        flagged: Rows where a mean is off by more than .2 or a ratio is outside .8 to 1.25.
+        unmixed: Rows where an R-hat is above 1.05: nothing is known of these.
+        diverging: Divergent transitions after warming up, of all chains together.
+        passed: None is flagged, and none unmixed.
+        verdict: In words.
+    """
+
+    index: np.ndarray
+    draws: Any
+    guide: Any
+    names: tuple[str, ...]
+    r_hat: np.ndarray
+    ess: np.ndarray
+    off: np.ndarray
+    ratio: np.ndarray
+    flagged: tuple[int, ...]
+    unmixed: tuple[int, ...]
+    diverging: int
+    passed: bool
+    verdict: str
+
+
+def nuts(
+    fit: Fit | Pair,
+    particles: Particles,
+    *,
+    index: Sequence[int] | None = None,
+    chains: int = 4,
+    draws: int = 250,
+    warmup: int = 150,
+    chain: int = 0,
+    seed: int = 0,
+) -> Sampled:
+    """Samples the posterior of chosen particles under the model, everything learned frozen.
+
+    The No-U-Turn Sampler (Hoffman & Gelman 2014; Pyro's), in coordinates in which the guide is
+    round, so that little is left to adapt; chains start from draws of the guide. Up to 16 of them
+    go in one trajectory: their posteriors are independent of one another. Unknown poses are
+    unit vectors, which no trajectory can run on: they are taken as the directions of vectors
+    whose length is N(1, .1²), which leaves the law of the direction as it is and, unlike that of
+    normal vectors (``ProjectedNormalReparam``), has no narrow end at the origin. Chains that start
+    from a guide know only the peaks that it knows, R-hat likewise.
+
+    Example::
+
+        exact = pc.nuts(fit, particles.test, index=range(20))
+        print(exact.verdict)
+        az.summary(exact.draws)
+
+    Args:
+        fit: A fit, or one trained pair.
+        particles: Particles that it fits, whether trained on or not.
+        index: Which of them, counted from 0; by default the first 20.
+        chains: Chains.
+        draws: Draws of each chain that are kept.
+        warmup: Further ones before, to adapt the steps.
+        chain: Which of the fit's seeds.
+        seed: Of everything drawn.
+
+    Raises:
+        InputError: If the pair does not fit the particles, or they are not there.
+    """
+    if isinstance(fit, Pair):
+        pair = copy.deepcopy(fit).eval()
+    elif isinstance(fit, Fit):
+        pair = fit.pairs[chain]
+    else:
+        raise InputError(f"fit: expected a Fit or a Pair, got {type(fit).__name__}")
+    for name, value, least in (("chains", chains, 2), ("draws", draws, 20), ("warmup", warmup, 1)):
+        if value < least:
+            raise InputError(f"{name}: expected at least {least}, got {value}")
+    rows = np.arange(min(20, len(particles))) if index is None else np.asarray(list(index))
+    wrong = rows.ndim != 1 or not len(rows) or rows.dtype.kind not in "iu"
+    if wrong or rows.min() < 0 or rows.max() >= len(particles):
+        raise InputError(f"index: expected rows from 0 to {len(particles) - 1}, got {index}")
+    pair.check(particles)
+    some = particles.take(rows)
+    parts = []
+    with torch.random.fork_rng(), pyro.get_param_store().scope():
+        torch.manual_seed(seed)
+        for own in some.chunks(AT_ONCE):
+            batch = pair.moved(some.batch(own))
+            parts.append(_sampled(pair, batch, chains, draws, warmup))
+    exact, guide = (
+        {name: np.concatenate([part[k][name] for part in parts], axis=2) for name in parts[0][k]}
+        for k in (0, 1)
+    )
+    return _compared(some, exact, guide, sum(part[2] for part in parts))
+
+
+def _sampled(
+    pair: Pair, batch: Any, chains: int, draws: int, warmup: int
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], int]:
+    """Draws by NUTS `(chains, draws, B, ...)`, those of the guide, and divergent transitions."""
+    with torch.no_grad(), pyro.plate("draw", GUIDE_DRAWS, dim=-2):
+        trace = poutine.trace(pair.guide).get_trace(batch)
+    told = {n: trace.nodes[n]["value"] for n in ("pose", "shift", "z") if n in trace.nodes}
+    centre = None
+    if "pose" in told:  # in one hemisphere, of normal vectors with these directions
+        side = (told["pose"] * told["pose"][:1]).sum(-1, keepdim=True)
+        told["pose"] = torch.where(side < 0, -told["pose"], told["pose"])
+        centre = torch.nn.functional.normalize(told["pose"].mean(0), dim=-1)
+    sites = {n: v.flatten(2) for n, v in told.items()}
+    shapes = {n: v.shape[2:] for n, v in told.items()}
+    if "pose" in told:
+        length = 1 + LENGTH_SD * torch.randn_like(told["pose"][..., :1])
+        sites["pose"] = (length * told["pose"]).flatten(2)
+    joined = torch.cat(list(sites.values()), dim=-1)  # (S, B, n)
+    sizes = [v.shape[-1] for v in sites.values()]
+    mean = joined.mean(0)
+    apart = (joined - mean).movedim(0, -1)
+    covariance = apart @ apart.transpose(-1, -2) / GUIDE_DRAWS
+    scale = torch.linalg.cholesky(
+        covariance + 1e-6 * torch.diag_embed(covariance.diagonal(dim1=-2, dim2=-1))
+    )
+
+    def values(white: Tensor) -> dict[str, Tensor]:
+        found = mean + (scale @ white.unsqueeze(-1)).squeeze(-1)
+        each = zip(sites, found.split(sizes, dim=-1), strict=True)
+        return {name: part.unflatten(-1, shapes[name]) for name, part in each}
+
+    def potential(at: dict[str, Tensor]) -> Tensor:
+        known, energy = values(at["white"]), torch.zeros(())
+        if "pose" in known:
+            length = known["pose"].norm(dim=-1, keepdim=True)
+            energy = 0.5 * ((length - 1) / LENGTH_SD).square()
+            energy = (energy + (known["pose"].shape[-1] - 1) * length.log()).sum()
+            known["pose"] = known["pose"] / length
+        held = poutine.condition(pair.model, data=known)
+        return energy - poutine.trace(held).get_trace(batch).log_prob_sum()
+
+    kept, diverging = [], 0
+    for n in range(chains):
+        start = joined[n * (GUIDE_DRAWS // chains)]
+        offset = (start - mean).unsqueeze(-1)
+        white = torch.linalg.solve_triangular(scale, offset, upper=False).squeeze(-1)
+        found, bad = _chain(potential, white, draws, warmup)
+        diverging += bad
+        kept.append(values(found))
+    exact = {name: torch.stack([one[name] for one in kept]) for name in kept[0]}
+    if "pose" in exact:
+        exact["pose"] = torch.nn.functional.normalize(exact["pose"], dim=-1)
+    told = {name: value.unsqueeze(0) for name, value in told.items()}
+    return _numbers(pair, exact, centre), _numbers(pair, told, centre), diverging
+
+
+def _chain(
+    potential: Callable[[dict[str, Tensor]], Tensor], start: Tensor, draws: int, warmup: int
+) -> tuple[Tensor, int]:
+    """Draws `(draws, B, n)`, and how many transitions diverged."""
+    kernel = NUTS(potential_fn=potential, step_size=0.5, max_tree_depth=DEEPEST)
+    sampler = MCMC(
+        kernel,
+        num_samples=draws,
+        warmup_steps=warmup,
+        initial_params={"white": start},
+        disable_progbar=True,
+    )
+    with pyro.validation_enabled(False):
+        sampler.run()
+    found = sampler.get_samples()["white"].detach()
+    return found, len(sampler.diagnostics()["divergences"]["chain 0"])
+
+
+def _numbers(pair: Pair, found: dict[str, Tensor], centre: Tensor | None) -> dict[str, np.ndarray]:
+    """As an ArviZ object holds them; turns (rad) are away from the centre."""
+    with torch.no_grad():
+        if centre is not None:
+            pose = found["pose"]
+            if pose.shape[-1] == 2:
+                across = centre[..., 0] * pose[..., 1] - centre[..., 1] * pose[..., 0]
+                turn = torch.atan2(across, (centre * pose).sum(-1)).unsqueeze(-1)
+            else:
+                pose = torch.where((pose * centre).sum(-1, keepdim=True) < 0, -pose, pose)
+                turn = quaternions.logarithm(
+                    quaternions.product(pose, quaternions.conjugate(centre.expand_as(pose)))
+                )
+            found = found | {"turn": turn, "pose": pair.framed(pose, found["z"])}
+    return {name: value.double().cpu().numpy() for name, value in found.items()}
+
+
+def _compared(
+    particles: Particles,
+    exact: dict[str, np.ndarray],
+    guide: dict[str, np.ndarray],
+    diverging: int,
+) -> Sampled:
+    import arviz as az
+
+    frame = [] if particles.frames is None else ["frame"]
+    last = {"z": "latent", "pose": "direction", "turn": "turn_axis", "shift": "plane_axis"}
+    dims = {name: ["particle", *frame, axis] for name, axis in last.items()}
+    coords = {"particle": particles.index}
+    trees = [to_arviz({"posterior": part}, dims=dims, coords=coords) for part in (exact, guide)]
+    names = [name for name in ("z", "turn", "shift") if name in exact]
+    rhat, ess = az.rhat(trees[0], var_names=names), az.ess(trees[0], var_names=names)
+    n = len(particles)
+    told: list[str] = []
+    columns: dict[str, list[np.ndarray]] = {"r_hat": [], "ess": [], "off": [], "ratio": []}
+    for name in names:
+        a, b = (part[name].reshape(-1, n, part[name][0, 0, 0].size) for part in (exact, guide))
+        sd = a.std(axis=0)
+        columns["r_hat"].append(np.asarray(rhat[name]).reshape(n, -1))
+        columns["ess"].append(np.asarray(ess[name]).reshape(n, -1))
+        columns["off"].append((b.mean(axis=0) - a.mean(axis=0)) / sd)
+        columns["ratio"].append(b.std(axis=0) / sd)
+        told += [f"{name} {k + 1}" for k in range(a.shape[-1])]
+    table = {name: np.concatenate(parts, axis=1) for name, parts in columns.items()}
+    ratio = table["ratio"]
+    bad = (np.abs(table["off"]) > OFF) | (ratio < NARROW) | (ratio > WIDE)
+    flagged = tuple(int(i) for i in particles.index[bad.any(axis=1)])
+    unmixed = tuple(int(i) for i in particles.index[~(table["r_hat"] <= MIXED).all(axis=1)])
+    verdict = (
+        f"NUTS and the guide agree on {n - len(flagged)} of {n} particles: means "
+        f"{np.median(np.abs(table['off'])):.2f} standard deviations apart (median; at most "
+        f"{np.abs(table['off']).max():.2f}), standard deviations {np.median(ratio):.2f} times "
+        f"NUTS's ({ratio.min():.2f} to {ratio.max():.2f})"
+    )
+    verdict += f"; not on {_listed(flagged)}" if flagged else ""
+    verdict += f"; chains disagree on {_listed(unmixed)}" if unmixed else ""
+    passed = not flagged and not unmixed
+    return Sampled(
+        particles.index, *trees, tuple(told), *table.values(), flagged, unmixed, diverging, passed,
+        f"{verdict}.",
+    )  # fmt: skip
+
+
+def _listed(rows: Sequence[int]) -> str:
+    return ", ".join(map(str, rows))
