@@ -77,7 +77,8 @@ def test_the_page_runs(folder, monkeypatch, capsys):
         assert code == 0, f"{line}: {said.err}"
     for path in (
         "looks/relion/montage.png", "runs/relion/report.html", "runs/cs/report.html",
-        "movie/z1/z1.cxc", "audit/z8/audit.html",
+        "movie/z1/z1.cxc", "runs/relion/landscape.json", "runs/relion/diagnose.json",
+        "clusters/clusters.cxc", "audit/z8/audit.html",
     ):  # fmt: skip
         assert (folder / path).stat().st_size > 100, path
     for name in ("run_data_z.star", "one_end.star"):

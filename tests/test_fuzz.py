@@ -404,3 +404,22 @@ def test_signalling_nan_in_a_cs_file(put, workshop):
         np.save(file, table)
     _refused(lambda: pc.io.load(path, folder=workshop.folder), "row 2 .* expected finite numbers")
     _refused(lambda: others.read_columns(path), "not finite rotation vectors")
+
+
+def test_pixels_that_are_no_numbers_are_told_after_a_crop_too():
+    """Without numpy's warnings."""
+    images = np.random.default_rng(0).standard_normal((4, 8, 8)).astype(np.float32)
+    images[2, 1, 1] = np.inf
+    small = pc.Particles(images).downsampled(4)
+    with pytest.raises(pc.InputError, match="particle 2 has pixels that are not finite numbers"):
+        small.standardised()
+
+
+def test_metrics_beyond_all_numbers_are_compared_without_warnings(workshop, tmp_path):
+    for file, raw in workshop.finished.items():
+        (tmp_path / file).write_bytes(raw)
+    table = json.loads((tmp_path / "metrics.json").read_text())
+    table["elbo"]["per_seed"] = [1e300, -1e300]
+    (tmp_path / "metrics.json").write_text(json.dumps(table))
+    text = report.compare([workshop.folder / "finished", tmp_path])
+    assert tmp_path.name in text

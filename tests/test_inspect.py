@@ -263,3 +263,19 @@ def test_cryosparc_particles_are_bright():
     found = facts(folder / "empiar_10076_7.cs", particles)
     assert found["format"] == "cryoSPARC .cs"
     assert found["stacks"]["images"] == 7
+    assert not [line for line in found["oddities"] if "another row" in line]
+
+
+def test_facts_of_copies_and_maps(tmp_path):
+    io.write_map(tmp_path / "map.mrc", np.random.default_rng(0).normal(size=(6, 6, 6)), 2.0)
+    table = np.zeros(4, [("blob/path", "S9"), ("blob/idx", "u4"), ("blob/psize_A", "f4")])
+    table["blob/path"], table["blob/idx"], table["blob/psize_A"] = b"map.mrc", [0, 3, 0, 0], 2
+    with (tmp_path / "p.cs").open("wb") as file:
+        np.save(file, table)
+    cube = "map.mrc is a cube: a map, rather than images?"
+    for name, copies in (
+        ("p.cs", ["2 rows show an image that another row has shown"]),
+        ("map.mrc", []),
+    ):
+        found = facts(tmp_path / name, io.load(tmp_path / name))
+        assert found["oddities"][: len(copies) + 1] == [*copies, cube]

@@ -213,6 +213,7 @@ def test_other_findings_are_shown_as_they_are(tmp_path):
         "passed": False,
         "sbc": {"verdict": "too narrow", "passed": False, "p": [0.01, None], "ranks": [[1] * 99]},
         "figures": ["../secret.png"],
+        "axes": [{"axis": 2, "sentence": "two wells"}, {"axis": 3, "sentence": "one well"}] * 2,
     }
     text = "".join(further.parts({"diagnose": content, "landscape": None}, tmp_path))
     assert "Widths are &lt;wrong&gt;." in text
@@ -220,6 +221,7 @@ def test_other_findings_are_shown_as_they_are(tmp_path):
     assert "sbc.p<td class=number>0.01, –" in text
     assert text.count("data:image") == 1
     assert "ranks" not in text
+    assert text.count("<b>z2</b> two wells") == text.count("<b>z3</b> one well") == 1
     assert not further.parts({"diagnose": None, "landscape": {}}, tmp_path)
 
 
@@ -254,7 +256,11 @@ def middle(browser, name):
 
 
 def ink(browser, name):
-    """A number that changes with what is drawn."""
+    """A number that changes with what is drawn, once that is drawn finely."""
+    browser.until("new Promise(r => requestAnimationFrame(() => setTimeout(r, 20, true)))")
+    if name == "solid":
+        shown = "document.getElementById('solid')"
+        browser.until(f"{shown}.width > {shown}.clientWidth")
     return browser.js(
         f"(() => {{const c = document.getElementById('{name}');"
         "const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;"

@@ -76,3 +76,36 @@ def written(n=64, share=1.0, off=0.0, known=False):
         noise=0.1,
     )
     return pair, particles
+
+
+class Linear(nn.Module):
+    """Images W u: with a normal prior and known noise, the posterior is known exactly."""
+
+    dim, numbers_an_image = 2, 1000
+
+    def build(self, latent, box):
+        self.box = box
+        self.map = nn.Linear(latent, box**2, bias=False)
+        return self
+
+    def forward(self, z, rotation, shift):
+        return self.map(z).unflatten(-1, (self.box, self.box))
+
+    def density(self, z):
+        return self.map(z).unflatten(-1, (self.box, self.box))
+
+    def check(self, particles):
+        pass
+
+
+class Stubborn(nn.Module):
+    """The same answer for every image."""
+
+    def build(self, latent, box, volume):
+        self.loc = nn.Parameter(torch.tensor([0.3, -0.2]))
+        self.scale = nn.Parameter(torch.tensor([[0.5, 0.0], [0.2, 0.7]]))
+        return self
+
+    def forward(self, images, rotation, shift):
+        lead = rotation.shape[:-2]
+        return self.loc.expand(*lead, -1), self.scale.expand(*lead, -1, -1)

@@ -84,17 +84,21 @@ class Audit:
         rotations: dict[str, np.ndarray] = {}
         columns: dict[str, dict[str, np.ndarray]] = {}
         skipped: dict[str, list[str]] = {}
+        images: dict[str, np.ndarray] = {}
         for run in runs:
             told = _of(run, given, self.against)
             skipped[run.name] = run.notes
             columns[run.name] = told.usual
             if told.rotation is not None:
                 rotations[run.name] = told.rotation
+            if told.image is not None:
+                images[run.name] = told.image
         found = audit(
             {run.name: run.z for run in runs},
             sds={run.name: run.sd for run in runs if run.sd is not None},
             rotations=rotations,
             columns=columns,
+            images=images,
             turned=self._turned(runs) if self.rotate else None,
             skipped=skipped,
             permutations=self.permutations,
@@ -164,6 +168,7 @@ def _of(run: Latents, given: Columns | None, against: tuple[str, ...]) -> Column
             "--ind says which rows"
         )
     told.rotation = given.rotation if given.rotation is not None else told.rotation
+    told.image = given.image if given.image is not None else told.image
     usual = {k: v for k, v in (told.usual | given.usual).items() if _varies(np.asarray(v))}
     told.usual = usual | {name: given.columns[name] for name in against}
     return told

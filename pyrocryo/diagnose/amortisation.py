@@ -11,20 +11,22 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.poutine.util import site_is_subsample
+from scipy.special import logsumexp
 from torch import Tensor
+from torch.distributions import Independent
 
-from pyrocryo.diagnose.common import batches, drawn, first, models, recast
+from pyrocryo.diagnose.common import MOST_NUMBERS, batches, drawn, first, models, recast
+from pyrocryo.draws import weighted
 from pyrocryo.errors import InputError
 from pyrocryo.pair import Pair
 from pyrocryo.particles import Particles
-from pyrocryo.precision import applied
-from pyrocryo.rotated_normal import RotatedNormal
 from pyrocryo.svi import Fit
 
 __all__ = ["Gap", "amortisation_gap"]
 
 SMALL, LARGE = 0.125, 0.5  # nats a latent: means off by half a standard deviation, and by one
 FEWEST = 2
+EVIDENCE = 300  # draws
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class Gap:
         in_sd: `(seeds, 2)`: the mean gap as an error of the posterior means, in standard
             deviations a latent, :math:`\sqrt{2 \, gap / K}`, angles of inferred poses counted
             among the K; trained on, held out.
+        approximation: `(seeds, m)`: of each held-out particle, what its best posterior of the
+            guide's kind is still short of ln p(x), by importance sampling from it (IWAE).
         verdict: 'small' (held-out gap below .125 nats a latent), 'large' (above .5) or 'moderate'.
         sentence: The same with its numbers.
     """
@@ -46,6 +50,7 @@ class Gap:
     train: np.ndarray
     held_out: np.ndarray
     in_sd: np.ndarray
+    approximation: np.ndarray
     verdict: str
     sentence: str
 
@@ -56,7 +61,11 @@ class Gap:
                 "seed": seed,
                 **{
                     f"{name}{suffix}": float(value)
-                    for name, gap in (("train", self.train[s]), ("held_out", self.held_out[s]))
+                    for name, gap in (
+                        ("train", self.train[s]),
+                        ("held_out", self.held_out[s]),
+                        ("approximation", self.approximation[s]),
+                    )
                     for suffix, value in (("", gap.mean()), ("_se", _error(gap)))
                 },
             }
@@ -84,8 +93,10 @@ def amortisation_gap(
     :math:`c_i = (c + b_i) e^{s_i}` for the concentration vector `c`; as in training, no gradient
     goes from `z` to them through the encoder. What the ELBO gains is what the encoder lost by
     answering all particles with one network (Cremer, Li & Duvenaud 2018; Edelberg & Lederman 2023,
-    who train a table from scratch: :class:`pyrocryo.guides.LookupTable`). What a Gaussian cannot
-    say at all is not counted.
+    who train a table from scratch: :class:`pyrocryo.guides.LookupTable`). What such a law cannot
+    say at all is the approximation gap, told beside it. A guide whose law is no such normal is
+    optimised in its own kind: over all frames together (:class:`pyrocryo.guides.Joint`), or bent
+    as the encoder says (:class:`pyrocryo.guides.Flow`).
 
     Particles are optimised a batch after another by Adam, whose rate falls to 0 along a cosine:
     means may move by half of ``lr steps`` posterior standard deviations. Both ELBOs are evaluated
@@ -118,18 +129,22 @@ def amortisation_gap(
         )
     pairs = models(fit, particles, FEWEST)
     gaps: list[list[np.ndarray]] = []
+    left: list[np.ndarray] = []
     for pair in pairs.values():
         tuned = recast(pair, _Tuned)
         for parameter in tuned.parameters():
             parameter.requires_grad_(False)
         parts = (first(part, most) for part in (particles.train, particles.test))
-        gaps.append([_gaps(tuned, part, steps, lr, draws, seed) for part in parts])
+        found = [_gaps(tuned, part, steps, lr, draws, seed) for part in parts]
+        gaps.append([gap for gap, _ in found])
+        left.append(found[1][1])
     train, held_out = (np.stack(part) for part in zip(*gaps, strict=True))
     angles = tuned.own[2].shape[-1] - 1 if pair.pose.latent else 0
     latents = (pair.dim + angles) * (particles.frames or 1)
     means = np.stack([train.mean(1), held_out.mean(1)], axis=1)
     in_sd = np.sqrt(2 * np.maximum(means, 0.0) / latents)
-    return Gap(tuple(pairs), train, held_out, in_sd, *_verdict(train, held_out, in_sd, latents))
+    told = _verdict(train, held_out, in_sd, latents)
+    return Gap(tuple(pairs), train, held_out, in_sd, np.stack(left), *told)
 
 
 class _Tuned(Pair):
@@ -140,11 +155,15 @@ class _Tuned(Pair):
     def start(self, batch: Any) -> list[Tensor]:
         """Corrections that change nothing yet, for the particles in ``batch``."""
         lead, like = batch.images.shape[:-2], batch.images
-        zeros = [like.new_zeros(*lead, self.dim), like.new_zeros(*lead, self.dim, self.dim)]
-        if self.pose.latent:
-            with torch.no_grad():
-                size = self.pose_of_guide(batch).event_shape[-1]
-            zeros += [like.new_zeros(*lead, size), like.new_zeros(*lead, 1)]
+        with torch.no_grad():
+            where = (self.pose_of_guide(batch).mean,) if self.pose.latent else ()
+            law = super().posterior_of(batch, *where)
+            one = law.base_dist if isinstance(law, Independent) else law
+            each, n = one.batch_shape, one.scale_tril.shape[-1]
+            zeros = [like.new_zeros(*each, n), like.new_zeros(*each, n, n)]
+            if self.pose.latent:
+                size = where[0].shape[-1]
+                zeros += [like.new_zeros(*lead, size), like.new_zeros(*lead, 1)]
         self.own = [value.requires_grad_() for value in zeros]
         return self.own
 
@@ -163,27 +182,27 @@ class _Tuned(Pair):
     def posterior_of(self, batch: Any, *where: Any) -> Any:
         law = super().posterior_of(batch, *where)
         offset, square, *_ = self.own
-        frames = batch.images.dim() == 4
-        one = law.base_dist if frames else law
         factor = square.tril(-1) + torch.diag_embed(square.diagonal(dim1=-2, dim2=-1).exp())
-        loc = one.loc + applied(one.scale_tril, offset)
-        one = RotatedNormal(loc, one.scale_tril @ factor, one.rotation)
-        return one.to_event(1) if frames else one
+        if isinstance(law, Independent):
+            return law.base_dist.corrected(offset, factor).to_event(1)
+        return law.corrected(offset, factor)
 
 
 def _gaps(
     pair: _Tuned, particles: Particles, steps: int, lr: float, draws: int, seed: int
-) -> np.ndarray:
-    return np.concatenate(
-        [
-            _gap(pair, batch, steps, lr, draws, seed + n)
-            for n, batch in enumerate(batches(pair, particles))
-        ]
-    )
+) -> tuple[np.ndarray, np.ndarray]:
+    found = [
+        _gap(pair, batch, steps, lr, draws, seed + n)
+        for n, batch in enumerate(batches(pair, particles))
+    ]
+    gap, left = zip(*found, strict=True)
+    return np.concatenate(gap), np.concatenate(left)
 
 
-def _gap(pair: _Tuned, batch: Any, steps: int, lr: float, draws: int, seed: int) -> np.ndarray:
-    """Of each particle in ``batch``, `(B,)`."""
+def _gap(
+    pair: _Tuned, batch: Any, steps: int, lr: float, draws: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of each particle in ``batch``, what is gained and what is left, `(B,)` each."""
     own = pair.start(batch)
     before = drawn(pair, batch, draws, seed)
     optimiser = torch.optim.Adam(own, lr=lr)
@@ -196,7 +215,24 @@ def _gap(pair: _Tuned, batch: Any, steps: int, lr: float, draws: int, seed: int)
                 value.grad = gradient
             optimiser.step()
     after = drawn(pair, batch, draws, seed)
-    return (after - before).double().cpu().numpy()
+    left = _evidence(pair, batch, seed) - after.double().cpu().numpy()
+    return (after - before).double().cpu().numpy(), left
+
+
+def _evidence(pair: _Tuned, batch: Any, seed: int) -> np.ndarray:
+    """Logarithm of p(x) of each particle by importance sampling, `(B,)`."""
+    images = batch.images
+    each = pair.volume.numbers_an_image * images.shape[:-2].numel()
+    at_once = max(1, min(EVIDENCE, MOST_NUMBERS // each))
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed + 2_000_003)
+        parts = [
+            weighted(pair, batch, min(at_once, EVIDENCE - done), 0)
+            for done in range(0, EVIDENCE, at_once)
+        ]
+    names = ("log_likelihood", "log_prior", "log_q")
+    a, b, c = (np.concatenate([part[n] for part in parts]).astype(float) for n in names)
+    return logsumexp(a + b - c, axis=0) - math.log(EVIDENCE)
 
 
 def _sticking(pair: _Tuned, batch: Any) -> Tensor:

@@ -17,7 +17,7 @@ from pyrocryo.svi import Fit
 __all__ = ["Calibration", "calibration", "coverage"]
 
 LEVELS = (0.5, 0.9)
-LEVEL, SLACK = 0.005, 0.03  # p-value of all together, and how far off coverage may be all the same
+LEVEL, SLACK = 0.001, 0.03  # p-value of all together, and how far off coverage may be all the same
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Calibration:
         levels: `(L,)` what the sets say, .5 and .9.
         coverage: `(seeds, Q, L)` what they hold.
         se: `(L,)` standard error of these, if right.
-        passed: None is off by more than .03 and by more than chance allows (p < .005 over all).
+        passed: None is off by more than .03 and by more than chance allows (p < .001 over all).
         verdict: In words.
     """
 

@@ -23,7 +23,6 @@ from pyrocryo.svi import Fit
 
 __all__ = ["Checked", "check"]
 
-LARGEST_MAP = 64  # pixels, of maps written as numbers beside their figures
 GUIDE = ("khat", "gap", "sbc", "tarp", "calibration")
 
 
@@ -76,8 +75,7 @@ class Checked:
         told |= {name: getattr(self, name) for name in names}
         told["predictive"] = seen = {**vars(self.predictive)}
         for name in ("variance_map", "mean_map", "component_map"):
-            small = seen[name].shape[-1] <= LARGEST_MAP
-            seen[name] = seen[name].round(4) if small else None
+            seen[name] = seen[name].round(4)
         return told
 
 
@@ -97,7 +95,7 @@ def check(
     were held out (all, where none were), ranks and coverage of particles drawn from the model.
     Then whether the model is that of the images: posterior predictive checks. What each can see
     is in ``docs/calibrate_and_trust.md``. Where all is right, each raises a false alarm in about
-    one case of two hundred.
+    one case of a thousand.
 
     Example::
 

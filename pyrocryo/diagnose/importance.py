@@ -115,7 +115,7 @@ def importance(
 
         weights = pc.diagnose.importance(fit, particles.test)
         print(weights.verdict)
-        az.plot_khat(weights.khat[0])
+        weights.arviz()  # the draws with their weights
 
     Args:
         fit: A fit, or one trained pair.

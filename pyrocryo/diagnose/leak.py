@@ -85,6 +85,8 @@ def leak(
     that turns with a domain): this test cannot tell these apart; turning images and encoding them
     again can (:func:`pyrocryo.diagnose.pose_invariance`).
 
+    Rows are taken to be independent: copies of particles (symmetry expansion) raise false alarms.
+
     Args:
         z: `(N, K)` posterior means.
         rotation: `(N, 3, 3)`, molecule to image (RELION's, cryoDRGN's).

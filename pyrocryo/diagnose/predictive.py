@@ -18,7 +18,7 @@ from pyrocryo.svi import Fit
 
 __all__ = ["Predictive", "predictive"]
 
-LEVEL = 0.005
+LEVEL = 0.001
 FEWEST = 40  # particles, for means to be normal
 TESTS = ("level", "spectrum", "gain", "mean", "variance", "component")
 FAINT = 0.01  # of the noise: power of decoded images below which a ring's gain is not tested
@@ -47,10 +47,10 @@ class Predictive:
         spectrum: `(seeds, R)` power, observed over replicated.
         gain: `(seeds, R)` product with the decoded image over its power, less that of replicates.
         component: `(seeds,)` variance along it, observed over replicated.
-        variance_map: `(seeds, D, D)` residual variance, observed over replicated.
-        mean_map: `(seeds, D, D)` mean residual, less that of replicates.
+        variance_map: `(seeds, M, M)` residual variance, observed over replicated.
+        mean_map: `(seeds, M, M)` mean residual, less that of replicates.
         component_map: `(seeds, C, C)` that image, of unit length, of at most 24 pixels a side.
-        passed: No p-value below .005 over all of them.
+        passed: No p-value below .001 over all of them.
         verdict: In words.
     """
 
@@ -148,7 +148,6 @@ def _compared(pair: Pair, particles: Particles, seed: int) -> dict[str, np.ndarr
     for part in (seen, made):
         part["gain"] = np.where(faint, 0.0, part["gain"])
     z, p, worst = zip(*(_paired(seen[name], made[name]) for name in TESTS), strict=True)
-    side = (pair.box, pair.box)
     mean = {name: (seen[name].mean(axis=0), made[name].mean(axis=0)) for name in (*TESTS, "shown")}
     ratio = {name: a / np.maximum(b, 1e-12) for name, (a, b) in mean.items()}
     return {
@@ -159,9 +158,9 @@ def _compared(pair: Pair, particles: Particles, seed: int) -> dict[str, np.ndarr
         "spectrum": ratio["spectrum"],
         "gain": gain[0] - gain[1],
         "component": ratio["component"][0],
-        "variance_map": ratio["variance"].reshape(side),
-        "mean_map": (mean["shown"][0] - mean["shown"][1]).reshape(side),
-        "component_map": component_map.reshape(2 * (math.isqrt(len(component_map)),)),
+        "variance_map": ratio["variance"].reshape(_square(len(ratio["variance"]))),
+        "mean_map": (mean["shown"][0] - mean["shown"][1]).reshape(_square(len(ratio["variance"]))),
+        "component_map": component_map.reshape(_square(len(component_map))),
     }
 
 
@@ -189,6 +188,10 @@ def _component(seen: dict[str, np.ndarray], made: dict[str, np.ndarray]) -> np.n
         centred = part["component"] - part["component"].mean(axis=0)
         part["component"] = np.square((centred * along).sum(axis=-1, keepdims=True))
     return _leading(images)
+
+
+def _square(count: int) -> tuple[int, int]:
+    return math.isqrt(count), math.isqrt(count)
 
 
 def _leading(images: np.ndarray) -> np.ndarray:

@@ -17,7 +17,8 @@ from pyrocryo.precision import applied
 
 __all__ = ["decoded", "features", "replicated", "ring_of"]
 
-COARSE = 24  # pixels a side, where motions are looked for: fine residuals are mostly noise
+FINE = 64  # pixels a side of the maps at most: there is one of each image
+COARSE = 24  # and where motions are looked for: fine residuals are mostly noise
 
 
 def decoded(pair: Pair, batch: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -44,16 +45,16 @@ def features(pair: Pair, batch: Any) -> dict[str, np.ndarray]:
     Returns:
         ``level`` `(B, 1)` mean square; ``spectrum`` and ``gain`` `(B, R)` by ring of 0, 1, ...
         waves a box: power, and product with the decoded image; ``signal`` `(B, R)` power of the
-        decoded image; ``mean`` `(B, D D)` residual images; ``body`` `(B, D D)` the same, turned
-        and moved back to where the molecule was, of flat volumes; ``coarse`` the one or the
-        other, averaged down to at most 24 pixels a side.
+        decoded image; ``mean`` `(B, M M)` residual images, averaged down to at most 64 pixels a
+        side; ``body`` `(B, M M)` the same, turned and moved back to where the molecule was, of
+        flat volumes; ``coarse`` the one or the other at no more than 24.
     """
     clean, rotation, shift = decoded(pair, batch)
     residual = batch.images - clean
     flat = residual if residual.dim() == 3 else residual[:, 0]
     parts = {
         "level": residual.square().flatten(1).mean(-1, keepdim=True),
-        "mean": flat.flatten(1),
+        "mean": _averaged(flat, FINE),
     }
     ring, count = ring_of(pair.box)
     ring = torch.as_tensor(ring, device=residual.device)
@@ -74,9 +75,14 @@ def features(pair: Pair, batch: Any) -> dict[str, np.ndarray]:
         back = rotation.transpose(-1, -2)
         moved = -applied(back[..., :2, :2], shift)
         flat = resample(flat, back, moved, box=pair.box)
-        parts["body"] = flat.flatten(1)
-    parts["coarse"] = adaptive_avg_pool2d(flat.unsqueeze(1), min(COARSE, pair.box)).flatten(1)
+        parts["body"] = _averaged(flat, FINE)
+    parts["coarse"] = _averaged(flat, COARSE)
     return {name: value.detach().double().cpu().numpy() for name, value in parts.items()}
+
+
+def _averaged(images: Tensor, most: int) -> Tensor:
+    """Images `(B, D, D)` as `(B, M M)`, of at most so many pixels a side."""
+    return adaptive_avg_pool2d(images.unsqueeze(1), min(most, images.shape[-1])).flatten(1)
 
 
 def ring_of(box: int) -> tuple[np.ndarray, np.ndarray]:

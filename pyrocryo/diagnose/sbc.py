@@ -14,7 +14,7 @@ from pyrocryo.svi import Fit
 
 __all__ = ["Ranks", "sbc"]
 
-LEVEL = 0.005  # of all that is tested together
+LEVEL = 0.001  # of all that is tested together
 WIDTH, BIAS = 0.05, 0.03  # of variance ratios and mean ranks, that go without saying
 
 
@@ -31,7 +31,7 @@ class Ranks:
         mean_rank: `(seeds, Q)`; ½ if right, less where the guide lies too high.
         variance_ratio: `(seeds, Q)`; 1 if right, more where the guide is too narrow, less where it
             is too wide.
-        passed: No p-value below .005 over all of them.
+        passed: No p-value below .001 over all of them.
         verdict: In words.
     """
 

@@ -14,7 +14,7 @@ from pyrocryo.svi import Fit
 
 __all__ = ["Balls", "distance", "tarp"]
 
-LEVEL = 0.005
+LEVEL = 0.001
 ALPHA = np.linspace(0.0, 1.0, 21)
 
 
@@ -28,7 +28,7 @@ class Balls:
         alpha: `(A,)` credible levels.
         coverage: `(seeds, P, A)` share of truths within; ``alpha`` if right.
         p: `(seeds, P)` p-values.
-        passed: No p-value below .005 over all of them.
+        passed: No p-value below .001 over all of them.
         verdict: In words.
     """
 

@@ -99,7 +99,8 @@ class _Coupling(nn.Module):
     def numbers(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """Logarithms of stretches, and moves; 0 for what is kept."""
         known = torch.where(self.kept, x, 0.0)
-        context = context.expand(*x.shape[:-1], context.shape[-1])
+        lead = torch.broadcast_shapes(x.shape[:-1], context.shape[:-1])
+        known, context = known.expand(*lead, -1), context.expand(*lead, -1)
         stretch, move = self.network(torch.cat([known, context], dim=-1)).chunk(2, dim=-1)
         stretch = STEEPEST * torch.tanh(self.size * stretch)
         return torch.where(self.kept, 0.0, stretch), torch.where(self.kept, 0.0, self.size * move)

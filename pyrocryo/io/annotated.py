@@ -222,7 +222,7 @@ def _checked(
     values = {}
     for name, value in further.items():
         value = np.asarray(value)
-        if not NAME.fullmatch(name) or name in TAKEN:
+        if not NAME.fullmatch(name) or _label(name).rstrip("0123456789") in map(_label, TAKEN):
             raise InputError(f"further: {name!r} cannot be the name of a column")
         if value.shape not in ((n,), (n, *frames)) or value.dtype.kind not in "biuf":
             raise InputError(
@@ -258,10 +258,15 @@ def _by_name(table: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return names | {name: part for name, part in table.items() if part.ndim == 1}
 
 
+def _label(name: str) -> str:
+    """A name as star files have them."""
+    return "pyrocryo" + "".join(part[:1].upper() + part[1:] for part in name.split("_"))
+
+
 def _star_columns(table: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     columns = {}
     for name, value in table.items():
-        label = "pyrocryo" + "".join(part[:1].upper() + part[1:] for part in name.split("_"))
+        label = _label(name)
         if value.ndim == 1:
             columns[label] = value
         else:

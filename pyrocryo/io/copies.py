@@ -11,7 +11,7 @@ import numpy as np
 from gemmi import cif
 
 from pyrocryo.errors import InputError
-from pyrocryo.files import replacing
+from pyrocryo.files import contents, replacing
 from pyrocryo.io import cryosparc, star
 
 __all__ = ["copied", "names_and_rows"]
@@ -26,7 +26,7 @@ def names_and_rows(path: str | Path) -> tuple[list[str], int]:
     if suffix == ".cs":
         table = cryosparc.read(path)
         return list(table.dtype.names or ()), len(table)
-    tags, size, _ = _particles(path, _bytes(path))
+    tags, size, _ = _particles(path, contents(path))
     return [tag[1:] for tag in tags], size
 
 
@@ -101,7 +101,7 @@ def _copy_cs(
 def _copy_star(
     path: Path, out: Path, columns: dict[str, np.ndarray], keep: np.ndarray | None
 ) -> None:
-    raw = _bytes(path)
+    raw = contents(path)
     tags, size, line = _particles(path, raw)
     _fresh(path, [tag[1:] for tag in tags], columns)
     lines = raw.split(b"\n")
@@ -119,13 +119,6 @@ def _copy_star(
     text = b"\n".join(line for i, line in enumerate(lines) if i not in dropped)
     with replacing(out) as temporary:
         temporary.write_bytes(text)
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot read it ({error.strerror or error})") from error
 
 
 def _particles(path: Path, raw: bytes) -> tuple[list[str], int, int]:

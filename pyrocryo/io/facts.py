@@ -12,6 +12,7 @@ from pyrocryo.errors import InputError
 from pyrocryo.io import cryosparc, star
 from pyrocryo.io.mixed import Mixed
 from pyrocryo.io.mrc import Header, Stacks
+from pyrocryo.io.others import numbered
 from pyrocryo.particles import Particles
 
 __all__ = ["facts"]
@@ -95,7 +96,12 @@ def _cs(path: Path) -> dict[str, Any]:
         values, counts = np.unique(table[column], return_counts=True)
         for value, count in zip(values.tolist(), counts.tolist(), strict=True):
             groups.append({"name": f"group {value}", "particles": count})
-    return {"format": "cryoSPARC .cs", "optics_groups": groups, "oddities": []}
+    odd = []
+    if {cryosparc.STACK, cryosparc.SECTION} <= set(names):
+        image = numbered([table[cryosparc.STACK], table[cryosparc.SECTION]])
+        if copies := len(image) - image.max() - 1:
+            odd.append(f"{copies} rows show an image that another row has shown")
+    return {"format": "cryoSPARC .cs", "optics_groups": groups, "oddities": odd}
 
 
 def _headers(images: Any) -> list[Header]:
@@ -107,6 +113,8 @@ def _headers(images: Any) -> list[Header]:
 
 def _of_headers(headers: list[Header], particles: Particles) -> list[str]:
     odd = []
+    if cubes := [h for h in headers if len(set(h.shape)) == 1 < h.shape[0]]:
+        odd.append(f"{cubes[0].path.name} is a cube: a map, rather than images?")
     wide = [h for h in headers if h.voxel_size > 0]
     if other := [h for h in wide if abs(h.voxel_size / particles.pixel_size - 1) > 0.01]:
         odd.append(

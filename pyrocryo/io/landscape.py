@@ -116,10 +116,12 @@ def populations_figure(axes: Sequence[Populations], note: str = "") -> Figure:
         size, at = np.diff(axis.edges), axis.centres
         name = f"z{axis.axis + 1}"
         above.stairs(axis.means / size, axis.edges, color="0.75", fill=True, label="means")
-        above.fill_between(at, axis.low / size, axis.high / size, color="C0", alpha=0.3, lw=0)
+        bins = slice(1, -1)  # the outer ones are open and have no density
+        low, high, law = ((part / size)[bins] for part in (axis.low, axis.high, axis.population))
+        above.fill_between(at[bins], low, high, color="C0", alpha=0.3, lw=0)
         if len(axis.per_seed) > 1:
-            above.plot(at, (axis.per_seed / size).T, color="C0", lw=0.5, alpha=0.6)
-        above.plot(at, axis.population / size, color="C0", label="deconvolved, 95 %")
+            above.plot(at[bins], (axis.per_seed / size).T[bins], color="C0", lw=0.5, alpha=0.6)
+        above.plot(at[bins], law, color="C0", label="deconvolved, 95 %")
         above.set(ylabel="density" if column == 0 else None, ylim=(0, None))
         above.set_title(name, fontsize=10)
         band = 2 * axis.free_energy_error

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,11 +18,13 @@ from pyrocryo.io.cryodrgn_settings import found_beside, read_settings
 from pyrocryo.rotations import matrix_from_euler
 
 __all__ = [
-    "Columns", "Latents", "read_array", "read_columns", "read_ctf", "read_indices", "read_latents",
+    "Columns", "Latents", "numbered", "read_array", "read_columns", "read_ctf", "read_indices",
+    "read_latents",
 ]  # fmt: skip
 
 # of ab-initio classes and 3-D classification, where there are no others
 POSES = re.compile(r"alignments(3D|_class_?\d*)\w*/pose")
+IMAGES = (("rlnImageName",), ("blob/path", "blob/idx"))
 # what leaks into z at times, by the names that files have for it
 NAMED = {
     "optics group": ("rlnOpticsGroup", "ctf/exp_group_id"),
@@ -39,12 +42,15 @@ class Columns:
         rotation: `(N, 3, 3)`, molecule to image; None without.
         usual: Defocus, shift and the like, as far as there: `(N,)` or `(N, F)`.
         columns: All by their names in the file, `(N,)`: numbers or labels.
+        image: A number for each image, `(N,)`: the same where rows are copies of one particle, as
+            after symmetry expansion. None where the file does not say.
     """
 
     size: int
     rotation: np.ndarray | None = None
     usual: dict[str, np.ndarray] = field(default_factory=dict)
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
+    image: np.ndarray | None = None
 
     def take(self, rows: np.ndarray) -> Columns:
         """Some of the particles."""
@@ -53,6 +59,7 @@ class Columns:
             None if self.rotation is None else self.rotation[rows],
             {name: values[rows] for name, values in self.usual.items()},
             _Made(self.columns, lambda name: self.columns[name][rows]),
+            None if self.image is None else self.image[rows],
         )
 
 
@@ -250,7 +257,20 @@ def _beside(
         defocus = read_ctf(paths["ctf"])
         ctf = _fitting(Columns(len(defocus), usual={"defocus": defocus}), rows, n, paths["ctf"])
         columns.usual |= ctf.usual
+    if (listed := found_beside(folder, told.get("particles", ""))) is not None:
+        columns.image = _images(listed, rows, n, notes)
     return columns if columns.rotation is not None or columns.usual else None
+
+
+def _images(path: Path, rows: np.ndarray | None, n: int, notes: list[str]) -> np.ndarray | None:
+    """Which rows show the same image, if the particles that were trained on are in a list."""
+    if path.suffix.lower() not in (".star", ".cs"):
+        return None
+    try:
+        return _fitting(read_columns(path), rows, n, path).image
+    except InputError as error:
+        notes.append(f"whether images are listed more than once: {error}")
+        return None
 
 
 def _fitting(columns: Columns, rows: np.ndarray | None, n: int, path: Path) -> Columns:
@@ -317,14 +337,29 @@ def _cs(path: Path) -> Columns:
 def _gathered(
     size: int,
     rotation: np.ndarray | None,
-    usual: dict[str, np.ndarray | None],
+    usual: dict[str, Any],
     columns: Mapping[str, np.ndarray],
 ) -> Columns:
     for name, places in NAMED.items():
         usual[name] = next((columns[place] for place in places if place in columns), None)
         if usual[name] is not None and name != "contrast" and usual[name].dtype.kind != "S":
             usual[name] = usual[name].astype(str)  # numbers are names here
-    return Columns(size, rotation, {k: v for k, v in usual.items() if v is not None}, columns)
+    image = None
+    for names in IMAGES:
+        if all(name in columns for name in names):
+            image = numbered([columns[name] for name in names])
+            break
+    usual = {name: values for name, values in usual.items() if values is not None}
+    return Columns(size, rotation, usual, columns, image)
+
+
+def numbered(labels: Sequence[np.ndarray]) -> np.ndarray:
+    """A number `(N,)` for each combination of labels."""
+    number = np.zeros(len(labels[0]), dtype=np.int64)
+    for column in labels:
+        _, which = np.unique(column, return_inverse=True)
+        _, number = np.unique(number * (which.max() + 1) + which, return_inverse=True)
+    return number
 
 
 def _values(values: Sequence[str]) -> np.ndarray:

@@ -142,6 +142,7 @@ def audit(
     sds: Mapping[str, np.ndarray] | None = None,
     rotations: Mapping[str, np.ndarray] | None = None,
     columns: Mapping[str, Mapping[str, np.ndarray]] | None = None,
+    images: Mapping[str, np.ndarray] | None = None,
     turned: Mapping[str, Reencoded] | None = None,
     skipped: Mapping[str, Sequence[str]] | None = None,
     permutations: int = 499,
@@ -159,6 +160,8 @@ def audit(
         sds: Name → `(N, K)` posterior standard deviations.
         rotations: Name → `(N, 3, 3)` poses.
         columns: Name → column → `(N,)` or `(N, F)`: what else `z` is tested against.
+        images: Name → `(N,)` numbers, the same for rows that are copies of one particle (symmetry
+            expansion). Copies are not independent: one of each is tested.
         turned: Name → what turning images and encoding them again has shown.
         skipped: Name → what is known already not to be possible.
         permutations: Behind each p-value.
@@ -179,14 +182,17 @@ def audit(
         run.skipped += (skipped or {}).get(name, ())
         runs.append(run)
         run.dims = _tried(run, "dimensions", dimensions, z, run.sd)
+        rows = _one_each(run, (images or {}).get(name), seed)
         if run.rotation is None:
             run.skipped.append("pose: no poses are known")
         else:
-            run.leak = _tried(run, "pose", leak, z, run.rotation, **options)
+            some = _part(run.rotation, rows, len(z))
+            run.leak = _tried(run, "pose", leak, z[rows], some, **options)
         for what, values in (columns or {}).get(name, {}).items():
-            other = _tried(run, what, against, z, values, what=what, **options)
+            some = _part(values, rows, len(z))
+            other = _tried(run, what, against, z[rows], some, what=what, **options)
             run.others += [] if other is None else [other]
-        run.ica = _tried(run, "axes", _ica, run, seed)
+        run.ica = _tried(run, "axes", _ica, run, rows, seed)
     found = Audit(runs)
     if len(runs) < 2:
         found.skipped.append("agreement of runs: there is one run alone")
@@ -223,11 +229,32 @@ def _tried(run: Audited, part: str, call: Any, *args: Any, **options: Any) -> An
         return None
 
 
-def _ica(run: Audited, seed: int) -> LinearICA:
+def _one_each(run: Audited, images: np.ndarray | None, seed: int) -> np.ndarray:
+    """One row of each particle; what is left out is noted."""
+    n = len(run.z)
+    if images is None:
+        return np.arange(n)
+    order = np.random.default_rng(seed).permutation(n)
+    rows = np.sort(order[np.unique(images[order], return_index=True)[1]])
+    if len(rows) < n:
+        run.skipped.append(
+            f"tests of {n - len(rows)} rows that show an image again (symmetry expansion?): one "
+            "row of each image was compared, as copies are not independent"
+        )
+    return rows
+
+
+def _part(values: np.ndarray, rows: np.ndarray, n: int) -> np.ndarray:
+    """Those of the rows; what is of another length is left for the tests to refuse."""
+    values = np.asarray(values)
+    return values[rows] if len(values) == n else values
+
+
+def _ica(run: Audited, rows: np.ndarray, seed: int) -> LinearICA:
     active = np.arange(run.z.shape[1]) if run.dims is None else np.flatnonzero(run.dims.active)
     if not len(active):
         raise InputError("no latent varies")
-    rows = _some(len(run.z), MOST_ICA, seed)
+    rows = rows[_some(len(rows), MOST_ICA, seed)]
     return linear_ica(run.z[np.ix_(rows, active)], seed=seed)
 
 

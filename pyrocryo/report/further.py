@@ -65,6 +65,7 @@ def _verdicts(content: Mapping[str, Any]) -> list[str]:
             if says:
                 state = _state(one.get("passed"))
                 own = one.get("name", one.get("axis"))
+                own = f"z{own}" if type(own) is int else own  # an axis, counted from 1
                 head = _words(own if isinstance(own, str) else name)
                 items.setdefault(  # what all seeds have in common is told once
                     (head, says),

@@ -5,7 +5,7 @@ function motion() {
   const loaded = M.map(m => ({density: image(m.density), change: image(m.change)}));
   options($("which"), M.map((m, i) => [i, seedName(m.seed)]), 0);
   const now = () => M[$("which").value], axis = () => Number($("axis").value);
-  let timer = null, way = 1, strips = [];
+  let timer = null, frame = null, way = 1, strips = [];
   function image(src) { const i = Object.assign(new Image(), {src}); i.decode().then(refresh, () => {}); return i; }
 
   function choose() {
@@ -62,7 +62,7 @@ function motion() {
     timer = requestAnimationFrame(tick);
   }
   $("play").addEventListener("click", () => timer ? stop() : play());
-  slider.addEventListener("input", () => { stop(); show(); });
+  slider.addEventListener("input", () => { stop(); frame ??= requestAnimationFrame(() => { frame = null; show(); }); });
   $("axis").addEventListener("change", show); $("shown").addEventListener("change", refresh);
   $("which").addEventListener("change", choose);
   const space = $("solid") ? solid(show) : null;
@@ -77,7 +77,7 @@ function motion() {
 // The same in space.
 function solid(again) {
   const canvas = $("solid"), kind = $("kind"), level = $("level"), unpacked = new Map();
-  let turn = [1, 0, 0, 0, 0.94, 0.34, 0, -0.34, 0.94], zoom = .8, last = null, body = null, key = "", drag = null;
+  let turn = [1, 0, 0, 0, 0.94, 0.34, 0, -0.34, 0.94], zoom = 1, fill = 1, body = null, drag = null, rest = null;
   const bytes = code => Uint8Array.from(atob(code), c => c.charCodeAt(0));
   async function voxels(packed, steps) {
     const stream = new Blob([bytes(packed.data)]).stream().pipeThrough(new DecompressionStream("gzip"));
@@ -91,17 +91,24 @@ function solid(again) {
     const most = Math.max(...paint, 1e-6);
     return {raw, n, far, most, paint: paint.map(v => v / most)};
   }
+  function filling(body) {
+    let most = 0;
+    for (let i = 0; i < body.xyz.length; i += 3) most = Math.max(most, Math.hypot(body.xyz[i], body.xyz[i + 1], body.xyz[i + 2]));
+    return .98 / (most || 1);
+  }
   const heat = t => blend(HEAT, t * 1.6);
-  function draw() {
+  // Coarse while something moves, fine a moment after.
+  function draw(fine) {
     const width = canvas.getBoundingClientRect().width;
+    clearTimeout(rest);
     if (!body || !width) return;
-    canvas.width = canvas.height = Math.round(Math.min(width * 2, 1100));
-    Solid.render(canvas, body, turn, zoom, kind.value === "atoms" ? t => blend(HEAT, t) : heat);
+    if (fine !== true) rest = setTimeout(draw, 150, true);
+    canvas.width = canvas.height = Math.round(fine === true ? Math.min(width * 2, 1100) : Math.min(width, 420));
+    Solid.render(canvas, body, turn, zoom * fill, kind.value === "atoms" ? t => blend(HEAT, t) : heat);
   }
   function show(m, k, at) {
     const kinds = [...(m.atoms[k] ? [["atoms", "chain"]] : []), ...(m.maps && m.maps[k] ? [["map", "map"]] : [])];
     if (kinds.map(x => x[0]).join() !== [...kind.options].map(o => o.value).join()) options(kind, kinds, kinds.some(x => x[0] === kind.value) ? kind.value : (kinds[0] || [""])[0]);
-    last = [m, k, at];
     $("levels").hidden = kind.value !== "map";
     if (!kinds.length) { body = null; canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height); $("solidly").textContent = "No map of this axis was kept on the page: there is one in volumes/."; return; }
     const packed = (kind.value === "atoms" ? m.atoms : m.maps)[k], lower = Math.min(Math.floor(at), m.steps - 2), t = at - lower;
@@ -111,6 +118,7 @@ function solid(again) {
       const xyz = new Float32Array(found.n), {raw, n} = found;
       for (let i = 0; i < n; i++) xyz[i] = (raw[lower * n + i] * (1 - t) + raw[(lower + 1) * n + i] * t) / found.far;
       body = Solid.tube(xyz, packed.breaks, 110 / found.far, found.paint);
+      fill = found.fill ??= filling(body);
       $("solidly").textContent = `${packed.count} atoms, joined along the chain; red moves most, by ${found.most.toFixed(1)} Å from end to end of the axis. Drag to turn.`;
       draw(); return;
     }
@@ -123,6 +131,7 @@ function solid(again) {
     const {all, size, mixed} = found;
     for (let i = 0; i < size; i++) mixed[i] = all[lower * size + i] * (1 - t) + all[(lower + 1) * size + i] * t;
     body = Solid.surface(mixed, packed.side, 2.55 * level.value + .01, found.paint);
+    fill = found.fill ??= filling(body);
     $("solidly").textContent = `Surface at ${level.value} % of the highest density; red where density changes along the axis. Drag to turn.`;
     draw();
   }
@@ -139,6 +148,6 @@ function solid(again) {
     const way = {ArrowLeft: [-.15, 0], ArrowRight: [.15, 0], ArrowUp: [0, -.15], ArrowDown: [0, .15]}[e.key];
     if (way) { e.preventDefault(); rotate(...way); } else if (e.key === "+" || e.key === "-") { zoom *= e.key === "+" ? 1.1 : .91; draw(); }
   });
-  kind.addEventListener("change", again); level.addEventListener("input", again); addEventListener("resize", draw);
+  kind.addEventListener("change", again); level.addEventListener("input", again); addEventListener("resize", () => draw(true)); addEventListener("beforeprint", () => draw(true));
   return show;
 }

@@ -129,9 +129,10 @@ const Solid = (() => {
       if (area === 0) continue;
       const x0 = Math.max(0, Math.ceil(Math.min(ax, bx, cx))), x1 = Math.min(w - 1, Math.floor(Math.max(ax, bx, cx)));
       const y0 = Math.max(0, Math.ceil(Math.min(ay, by, cy))), y1 = Math.min(h - 1, Math.floor(Math.max(ay, by, cy)));
-      for (let y = y0; y <= y1; y++) for (let x = x0; x <= x1; x++) {
-        const p = ((bx - x) * (cy - y) - (by - y) * (cx - x)) / area;
-        const q = ((cx - x) * (ay - y) - (cy - y) * (ax - x)) / area, r = 1 - p - q;
+      const dp = (by - cy) / area, dq = (cy - ay) / area;
+      for (let y = y0; y <= y1; y++) for (let x = x0, p = ((bx - x) * (cy - y) - (by - y) * (cx - x)) / area,
+        q = ((cx - x) * (ay - y) - (cy - y) * (ax - x)) / area; x <= x1; x++, p += dp, q += dq) {
+        const r = 1 - p - q;
         if (p < 0 || q < 0 || r < 0) continue;
         const z = p * s[a + 2] + q * s[b + 2] + r * s[c + 2], at = y * w + x;
         if (z <= depth[at]) continue;
