@@ -15,8 +15,8 @@ def project_folders(path: Path, folder: str | Path | None) -> list[Path]:
     """Where relative names in a file may start: the folder that is given, else those around."""
     if folder is not None:
         return [Path(folder)]
-    own, *above = path.absolute().parents
-    return list(dict.fromkeys([own, Path.cwd(), *above]))
+    _, *above = path.absolute().parents
+    return list(dict.fromkeys([path.parent, Path.cwd(), *above]))
 
 
 def found_stack(name: str, folders: Sequence[Path], source: str) -> Path:
