@@ -10,7 +10,6 @@ FLOORS = [
     {"errors"},
     {
         "files",
-        "to_arviz",
         "rotations",
         "directions",
         "precision",
@@ -21,7 +20,7 @@ FLOORS = [
         "chain",
         "jacobians",
     },
-    {"fields", "rotation_laws", "preprocess"},
+    {"fields", "rotation_laws", "preprocess", "to_arviz"},
     {"particles", "metrics", "rotated_normal", "plots", "context"},
     {"imaging", "inspection"},
     {"volumes", "poses", "priors", "optics", "noise"},
