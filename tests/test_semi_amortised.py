@@ -80,7 +80,7 @@ def test_frames_know_of_one_another():
     assert isinstance(found, JointNormal)
     w, a = _in_z(pair), math.exp(-rate)
     before = torch.tensor([[1.0, a], [a, 1.0]])
-    precision = torch.kron(torch.linalg.inv(before), torch.eye(2))
+    precision = torch.kron(torch.linalg.inv(before).contiguous(), torch.eye(2))
     each = w.T @ w / SIGMA**2
     precision = precision + torch.block_diag(each, each)
     told = (batch.images.flatten(2) @ w / SIGMA**2).flatten(1)
@@ -144,7 +144,7 @@ def test_angles_are_improved_together_with_z(turning):
 def test_nuts_finds_the_exact_posterior_and_flags_a_guide_that_is_off():
     pair, particles, _ = _linear(n=6)
     fit = _fit(pair)
-    options = {"index": [0, 3, 5], "chains": 2, "draws": 120, "warmup": 60}
+    options = {"index": [0, 3, 5], "chains": 2, "draws": 80, "warmup": 30}
     good = pc.nuts(pc.refined(fit), particles, **options)
     w = _in_z(pair)
     covariance = torch.linalg.inv(torch.eye(2) + w.T @ w / SIGMA**2)
@@ -152,12 +152,12 @@ def test_nuts_finds_the_exact_posterior_and_flags_a_guide_that_is_off():
     mean = (batch.images.flatten(1) @ w / SIGMA**2 @ covariance).numpy()
     z = good.draws["posterior"]["z"].values
     sd = covariance.diagonal().sqrt().numpy()
-    assert z.shape == (2, 120, 3, 2)
-    assert np.abs((z.mean((0, 1)) - mean) / sd).max() < 0.3
-    assert np.abs(z.std((0, 1)) / sd - 1).max() < 0.25
-    assert good.r_hat.max() < 1.1
-    assert good.ess.min() > 40
-    assert np.abs(good.off).max() < 0.3
+    assert z.shape == (2, 80, 3, 2)
+    assert np.abs((z.mean((0, 1)) - mean) / sd).max() < 0.35
+    assert np.abs(z.std((0, 1)) / sd - 1).max() < 0.3
+    assert good.r_hat.max() < 1.15
+    assert good.ess.min() > 20
+    assert np.abs(good.off).max() < 0.4
     assert good.names == ("z 1", "z 2")
     np.testing.assert_array_equal(good.index, [0, 3, 5])
     bad = pc.nuts(fit, particles, **options)  # one answer for all
@@ -168,7 +168,7 @@ def test_nuts_finds_the_exact_posterior_and_flags_a_guide_that_is_off():
 
 def test_nuts_over_angles(turning):
     fit, made = turning
-    found = pc.nuts(pc.refined(fit), made.test, index=[0, 1], chains=2, draws=60, warmup=40)
+    found = pc.nuts(pc.refined(fit), made.test, index=[0, 1], chains=2, draws=40, warmup=20)
     post = found.draws["posterior"]
     np.testing.assert_allclose(np.linalg.norm(post["pose"], axis=-1), 1.0, rtol=1e-5)
     assert found.names == ("z 1", "z 2", "turn 1")
