@@ -21,7 +21,7 @@ BOX, SIGMA, N = 6, 0.8, 150
 
 @pytest.fixture(scope="module")
 def world():
-    """Frames by sparse steps; a model with the right prior, axes turned or not, and a blind one."""
+    """Frames by sparse steps; a model of the right prior, axes turned or not, and a blind one."""
     torch.manual_seed(0)
     prior = pc.priors.LaplaceTransition(2, 4.0)
     pairs = {}
