@@ -39,8 +39,9 @@ def test_shell_commands_run(tmp_path, monkeypatch, rng):
         for line in "\n".join(_blocks("sh")).splitlines()
         if line.startswith("pyrocryo ")
     ]
-    commands = ["simulate", "fit", "compare", "identify", "ica", "fit", "movie", "rehearse"]
-    commands += ["fit", "inspect", "fit", "fit", "export", "audit", *["fit"] * 4, "bench"]
+    commands = ["simulate", "fit", "compare", "identify", "diagnose", "landscape", "ica", "fit"]
+    commands += ["movie", "rehearse", "fit", "inspect", "fit", "fit", "export", "audit"]
+    commands += [*["fit"] * 4, "bench"]
     assert [words[0] for words in lines] == commands
     for part in (step, splat, feed, cryodrgn):  # two minutes, else
         rows = [timing.row("it", [1.0], [2.0])]
@@ -56,6 +57,10 @@ def test_shell_commands_run(tmp_path, monkeypatch, rng):
             for name in ("z_a", "z_b"):
                 np.save(f"runs/{name}.npy", rng.standard_normal((4200, 2)))
         words = ["z1 > -9" if word == "z1 > 1" else word for word in words]
+        if words[0] == "diagnose":
+            words += ["--n", "60", "--images", "60", "--most", "40", "--draws", "50"]
+        if words[0] == "landscape":
+            words += ["--most", "100"]
         if words[0] == "rehearse":
             words += ["--steps", "3", "--n", "60", "--seeds", "1", "--anyway"]
         if words[0] == "fit":
