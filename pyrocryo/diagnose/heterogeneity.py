@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from dataclasses import dataclass, replace
 from typing import Any
@@ -108,6 +109,13 @@ def heterogeneity(
     that see only the first 1, 2, ... latents are trained too, and a latent counts where it gains
     three standard errors, and 2 % of the whole gain, over one less.
 
+    On flat arms (24², grid, 800 steps, poses known, one image a molecule): without motion, SNR .1,
+    2000 or 3000 particles, 7 seeds, none was called heterogeneous (-.05 ± .05 nats), though the
+    means of `z` had .03 to .29 of the prior's variance. With two arms moving (4000 particles,
+    ``axes``) two axes in 3 of 3 seeds at SNR .3 (5.9 and 4.9 ± 1.4 nats); at SNR .1, where an
+    image tells 1 to 2 nats, two in one seed of two and one in the other, whose fit had lost an
+    arm: what is counted is what the fit found.
+
     Example::
 
         print(pc.diagnose.heterogeneity(fit, particles).sentence)
@@ -198,6 +206,7 @@ def _trained(made: Fit, particles: Particles, kept: int, device: Any) -> list[Pa
 
 def _directions(pair: Pair, particles: Particles, z: np.ndarray) -> Dimensions:
     """Draws `(S, N, [T,] K)` along principal directions of their means, the prior's spread 1."""
+    pair = copy.deepcopy(pair).cpu()  # where every prior can be sampled
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
         batch = pair.moved(first(particles, 64).batch(np.arange(min(64, len(particles)))))

@@ -2,6 +2,7 @@ r"""Populations along a latent, and their free energy :math:`-k_B T \ln p`, with
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,7 @@ KILOJOULE = 0.0083144626  # kJ/mol a K: the gas constant
 ENDS = (0.002, 0.998)  # quantiles of draws that bins reach over
 PRIOR_DRAWS = 400_000
 FEWEST = 20
+FEW_DRAWS = 5.0  # effective ones, of a particle
 VOUCHED = 2.0  # standard deviations that a barrier must rise by
 LEVEL = 0.95  # of intervals
 
@@ -56,6 +58,9 @@ class Populations:
         height_error: `(W - 1,)` of the barriers' heights.
         motion_heights: `(W - 1,)` ``along_motion`` at the barriers.
         agreement: `(seeds,)` correlation of each seed's latent with the first seed's.
+        effective: Of the draws, how many count: the median over particles of
+            :math:`(\sum w)^2 / \sum w^2`, in the worst seed. Few mean a guide that is far from the
+            posterior, and populations that are noisier than their intervals say.
         temperature: In K, if it is known.
         sentence: In words.
     """
@@ -76,6 +81,7 @@ class Populations:
     height_error: np.ndarray
     motion_heights: np.ndarray
     agreement: np.ndarray
+    effective: float
     temperature: float | None
     sentence: str
 
@@ -95,7 +101,8 @@ class Populations:
         """As JSON has it."""
         names = (
             "axis", "edges", "population", "low", "high", "per_seed", "means", "free_energy",
-            "free_energy_error", "width", "along_motion", "agreement", "temperature", "sentence",
+            "free_energy_error", "width", "along_motion", "agreement", "effective",
+            "temperature", "sentence",
         )  # fmt: skip
         told = {name: getattr(self, name) for name in names} | {"axis": self.axis + 1}
         told["kilojoules_a_mole"] = self.kilojoules
@@ -182,6 +189,9 @@ def populations(
     seen = [weighted(pair, particles, draws, seed=seed) for pair in pairs]
     means = [_mean(*one).reshape(-1, dim) for one in seen]
     maps = [_onto(means[0], other) for other in means]
+    effective = min(
+        float(np.median(1 / (_normalised(weight) ** 2).sum(axis=0))) for _, weight in seen
+    )
     found = []
     for k in range(dim):
         z = seen[0][0][..., k]
@@ -209,6 +219,7 @@ def populations(
                 np.mean(widths, axis=0),
                 counts / counts.sum(),
                 np.array(agreement),
+                effective,
                 temperature,
             )  # fmt: skip
         )
@@ -279,6 +290,7 @@ def _bin(z: np.ndarray, edges: np.ndarray) -> np.ndarray:
 def _prior(pair: Pair, particles: Particles, k: int, edges: np.ndarray, frames: int) -> np.ndarray:
     """Mass of each bin in each frame, `(T, B)`, over the contexts of some particles."""
     spread = np.linspace(0, len(particles) - 1, min(64, len(particles))).astype(int)
+    pair = copy.deepcopy(pair).cpu()  # where every prior can be sampled
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
         prior = pair.prior_of(pair.moved(particles.batch(spread)))
@@ -310,6 +322,7 @@ def _told(
     width: np.ndarray,
     means: np.ndarray,
     agreement: np.ndarray,
+    effective: float,
     temperature: float | None,
 ) -> Populations:
     law = laws.mean(axis=0)
@@ -339,9 +352,12 @@ def _told(
         sentence += f" at {at:.2f}, {moved:.2f} per unit of motion"
     if agreement.min() < 0.9:
         sentence += f"; seeds agree on this latent only to r = {agreement.min():.2f}"
+    if effective < FEW_DRAWS:
+        sentence += f"; of the guide's draws only {effective:.1f} count, so errors are larger"
     return Populations(
         axis, edges, law, low, high, laws, means, free, logs.std(axis=0), width, along,
-        wells, well_error, height_error, motion_heights, agreement, temperature, sentence,
+        wells, well_error, height_error, motion_heights,
+        agreement, effective, temperature, sentence,
     )  # fmt: skip
 
 
