@@ -16,8 +16,11 @@ import pyrocryo as pc
 from pyrocryo.evidence import _packed
 
 matplotlib.use("Agg")
-# ArviZ 0.23 on pandas 3.1
-pytestmark = pytest.mark.filterwarnings("ignore:The inplace keyword")
+# ArviZ 0.23 on pandas 3.1 and matplotlib 3.11
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The inplace keyword"),
+    pytest.mark.filterwarnings("ignore:Passing a dict or None as alias_mapping"),
+]
 BOX, SIGMA, N = 6, 0.8, 150
 
 
