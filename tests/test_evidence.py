@@ -16,12 +16,17 @@ import pyrocryo as pc
 from pyrocryo.evidence import _packed
 
 matplotlib.use("Agg")
+# ArviZ 0.23 on pandas 3.1 and matplotlib 3.11
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The inplace keyword"),
+    pytest.mark.filterwarnings("ignore:Passing a dict or None as alias_mapping"),
+]
 BOX, SIGMA, N = 6, 0.8, 150
 
 
 @pytest.fixture(scope="module")
 def world():
-    """Frames by sparse steps; a model of the right prior, axes turned or not, and a blind one."""
+    """Frames by sparse steps; the model with that prior, and a turned one with a blind prior."""
     torch.manual_seed(0)
     prior = pc.priors.LaplaceTransition(2, 4.0)
     pairs = {}
