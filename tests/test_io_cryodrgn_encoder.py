@@ -190,7 +190,8 @@ def speckled(batch):
 
 
 @pytest.mark.parametrize(
-    ("read", "verdict"), [(radial, "invariant"), (sideways, "reads the pose"), (speckled, "noisy")]
+    ("read", "verdict"),
+    [(radial, "invariant"), (sideways, "reads the pose"), (speckled, "by heart")],
 )
 def test_turned_images_tell_what_an_encoder_reads(read, verdict):
     particles = pc.simulate.poses(pc.molecules.Arms3D(2), 600, snr=2.0, box=16, pixel_size=8.0)
@@ -199,8 +200,9 @@ def test_turned_images_tell_what_an_encoder_reads(read, verdict):
     )
     assert found.verdict == verdict
     assert (found.systematic > 0.05) == (verdict == "reads the pose")
+    assert (found.kept > 0.5) == (verdict == "invariant")
     assert found.nrms == pytest.approx(
-        {"invariant": 0, "noisy": 1}.get(verdict, found.nrms), abs=0.1
+        {"invariant": 0, "by heart": 1}.get(verdict, found.nrms), abs=0.1
     )
 
 
@@ -211,7 +213,7 @@ def test_poses_that_follow_the_conformation_are_not_laid_at_the_encoder_s_door()
     found = reencoded(lambda b: (b.truth, torch.ones_like(b.truth)), follows, permutations=99)
     assert found.verdict == "invariant"
     assert pc.diagnose.leak(follows.truth, follows.rotation, permutations=99).verdict == "depends"
-    with pytest.raises(InputError, match="expected 50 particles or more"):
+    with pytest.raises(InputError, match="expected 50 or more"):
         reencoded(lambda b: (b.truth, b.truth), follows.take(np.arange(20)))
 
 

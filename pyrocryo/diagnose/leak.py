@@ -33,6 +33,7 @@ PER_HARMONIC = 50  # particles; permutations do not know what a regression took
 CELL = 32  # particles seen from about the same direction
 ACTIVE = 0.01  # of the variance of the latent that varies most
 MORE = 1.25  # times what smooth functions explain, for neighbours to be worth a sentence
+IN_PLANE_WAVES = "in-plane waves"
 DISTINCT = 20  # whole numbers with no more values than this are labels
 
 
@@ -144,7 +145,7 @@ def leak(
                 explain,
                 what="the turn in the image's plane",
                 features=count,
-                how="in-plane waves",
+                how=IN_PLANE_WAVES,
                 permute=lambda rng: _shuffled(cells, rng),
                 **options,
             )  # fmt: skip

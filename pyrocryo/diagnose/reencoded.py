@@ -10,17 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyrocryo.diagnose.dependence import Dependence
-from pyrocryo.diagnose.invariance import FEWEST, INVARIANT, LEAKING, moved
-from pyrocryo.diagnose.leak import FEWEST as FEWEST_POSES
-from pyrocryo.diagnose.leak import PoseLeak, leak
+from pyrocryo.diagnose.dependence import ALPHA, Dependence
+from pyrocryo.diagnose.invariance import INVARIANT, LEAKING, moved
+from pyrocryo.diagnose.leak import FEWEST, IN_PLANE_WAVES, leak
 from pyrocryo.diagnose.turning import turned_batch
 from pyrocryo.errors import InputError
 from pyrocryo.particles import Particles
 
 __all__ = ["Reencoded", "reencoded"]
 
-MATTERS = 0.05  # of the variance of z, that the pose moves it by systematically
+MATTERS = 0.05  # of the variance of z, that a turn moves it by systematically
+KEPT = 0.5  # of the variance of z, that an encoder which reads images finds again
 
 
 @dataclass(frozen=True)
@@ -30,22 +30,24 @@ class Reencoded:
     Attributes:
         particles: How many were turned.
         nrms: rms :math:`|z - z'|` over the rms distance of two random particles.
-        r2: Share of the variance of `z'` that `z` is right about.
+        kept: Share of the variance of `z` that a linear map of `z'` explains, fitted on one half
+            of the particles and scored on the other.
         in_sd: Quantiles 50, 90 and 99 % of :math:`|z - z'|` in units of the posterior standard
             deviation, rms over latents.
-        by_pose: What the pose explains of :math:`z' - z`.
-        systematic: That, as a share of the variance of `z`: of a `z` that is a conformation plus
-            a function of the pose it is the mean square of the change of that function.
-        verdict: 'invariant' (nrms below .1), 'reads the pose' (``systematic`` of .05 or more,
-            beyond chance), 'noisy' (nrms above .2, but hardly by the pose), or 'moves a little'.
+        by_turn: What the turn in the plane explains of :math:`z' - z` among particles seen from
+            about the same direction; None if nothing moves.
+        systematic: That, at most, as a share of the variance of `z`; 0 if it may be chance.
+        verdict: 'invariant' (nrms below .1), 'reads the pose' (``systematic`` of .05 or more),
+            'by heart' (nrms above .2 and ``kept`` below .5), 'noisy' (nrms above .2), 'moves a
+            little', or 'empty'.
         reading: In words.
     """
 
     particles: int
     nrms: float
-    r2: float
+    kept: float
     in_sd: tuple[float, float, float]
-    by_pose: PoseLeak | None
+    by_turn: Dependence | None
     systematic: float
     verdict: str
     reading: str
@@ -62,30 +64,32 @@ def reencoded(
 
     An exact posterior does not change, as the turned image is as good an image of the same
     conformation (Edelberg & Lederman 2023; :func:`pyrocryo.diagnose.pose_invariance`). There are
-    two ways to fall short, and two remedies. With `z` = conformation + f(pose) + noise,
+    two ways to fall short. With `z` = conformation + f(turn) + noise, the conformation cancels in
 
-    .. math:: z' - z = f(R_{90} A) - f(A) + \text{noise},
+    .. math:: z' - z = f(\psi + 90°) - f(\psi) + \text{noise},
 
-    in which the conformation cancels, and with it all that comes from poses that follow the
-    conformation: what the pose explains of :math:`z' - z` is the encoder's doing. What it does not
-    explain is an encoder that reads noise, or knows its training images by heart.
+    and what :math:`\psi` explains of it is an encoder that takes turns for motions. Where turns in
+    the plane are uniform, turned images are also new images of the kind it was trained on: an
+    encoder that says something else of them knows its training images by heart. (CryoDRGN 4.3.1
+    with its defaults but 256 wide, 56 epochs on 10 000 images of two arms in space, SNR .3: on
+    those images `z` explains .91 of the truth, on turned ones and on newly simulated ones .00;
+    NRMS .75.) Its `z` may be right all the same, as a table's would be that the decoder has filled
+    in; but nothing is read off an image that was not there, and how sure it is says nothing.
 
-    Turns in the plane leave the direction of view as it is. What an encoder makes of that is not
+    Turns in the plane leave the direction of view as it is: what an encoder makes of that is not
     seen here.
 
     Args:
         encode: Means and standard deviations `(B, K)` of a batch of particles.
         particles: With ``rotation``, and every field that the encoder looks at.
-        permutations: Behind the p-values.
+        permutations: Behind the p-value.
         seed: Draws them.
 
     Raises:
         InputError: If there are fewer than 50 particles, or no poses.
     """
-    if len(particles) < max(FEWEST, FEWEST_POSES):
-        raise InputError(
-            f"particles: expected {FEWEST_POSES} particles or more, got {len(particles)}"
-        )
+    if len(particles) < FEWEST:
+        raise InputError(f"particles: expected {FEWEST} or more, got {len(particles)}")
     if "rotation" not in particles.fields:
         raise InputError("rotation: these particles have no poses")
     parts = []
@@ -96,44 +100,47 @@ def reencoded(
     z, sd, other = (torch.cat(part).double().numpy() for part in zip(*parts, strict=True))
     if not (np.isfinite(z).all() and np.isfinite(other).all()):
         raise InputError("encode: gives numbers that are not finite")
-    nrms, r2, *in_sd = moved(z, sd, other)
-    by_pose, systematic = None, 0.0
+    nrms, _, *in_sd = moved(z, sd, other)
+    by_turn, systematic = None, 0.0
     if np.isfinite(nrms) and nrms > 1e-6:
-        by_pose = leak(other - z, particles.rotation, permutations=permutations, seed=seed)
-        if by_pose.verdict != "none seen":
-            share = max(test.total for test in _found(by_pose))
-            systematic = float(share * (other - z).var(axis=0).sum() / z.var(axis=0).sum())
-    verdict, reading = _told(len(z), nrms, in_sd[0], systematic)
-    return Reencoded(len(z), nrms, r2, tuple(in_sd), by_pose, systematic, verdict, reading)
+        found = leak(other - z, particles.rotation, permutations=permutations, seed=seed)
+        by_turn = next((test for test in found.tests if test.how == IN_PLANE_WAVES), None)
+        if by_turn is not None and by_turn.p <= ALPHA:
+            systematic = float(by_turn.total * (other - z).var(0).sum() / z.var(0).sum())
+    kept = _kept(z, other)
+    verdict, reading = _told(len(z), nrms, in_sd[0], kept, systematic)
+    return Reencoded(len(z), nrms, kept, tuple(in_sd), by_turn, systematic, verdict, reading)
 
 
-def _found(by_pose: PoseLeak) -> tuple[Dependence, ...]:
-    return tuple(test for test in by_pose.tests if len(by_pose.tests) * test.p <= 0.05) or (
-        by_pose.tests
-    )
+def _kept(z: np.ndarray, other: np.ndarray) -> float:
+    """Held-out R² of `z` by a linear map of ``other``, 0 at least."""
+    half = len(z) // 2
+    seen = np.concatenate([other, np.ones((len(z), 1))], axis=1)
+    fitted = seen[half:] @ np.linalg.lstsq(seen[:half], z[:half], rcond=None)[0]
+    spread = np.square(z[half:] - z[half:].mean(0)).sum()
+    return float(max(0.0, 1 - np.square(z[half:] - fitted).sum() / spread)) if spread else 0.0
 
 
-def _told(n: int, nrms: float, in_sd: float, systematic: float) -> tuple[str, str]:
+def _told(n: int, nrms: float, in_sd: float, kept: float, systematic: float) -> tuple[str, str]:
     if np.isnan(nrms):
         return "empty", "z is the same for every particle, so turning cannot change it"
     numbers = (
         f"turned by 90° and encoded again, z moves by {nrms:.2g} of the distance between two "
-        f"random particles (half of them by more than {in_sd:.2g} posterior standard deviations; "
-        f"{n} particles)"
+        f"random particles, half of them by more than {in_sd:.2g} posterior standard deviations "
+        f"({n} particles)"
     )
     if systematic >= MATTERS:
         return "reads the pose", (
-            f"the encoder takes turns of the image for motions: {numbers}, and as the pose has "
-            f"it: that part is {100 * systematic:.2g} % of the variance of z"
+            f"the encoder takes turns of the image for motions: {numbers}, and up to "
+            f"{100 * systematic:.2g} % of the variance of z go with the turn"
         )
     if nrms < INVARIANT:
         return "invariant", f"z does not depend on how the molecule lies in the image: {numbers}"
-    little = (
-        f"{100 * systematic:.2g} % of the variance of z" if systematic else "nothing that is seen"
-    )
-    if nrms > LEAKING:
-        return "noisy", (
-            f"the encoder is not sure of z: {numbers}, but hardly as the pose has it ({little}): "
-            "it reads noise, or knows images by heart"
+    if nrms > LEAKING and kept < KEPT:
+        return "by heart", (
+            f"the encoder knows its images by heart, or reads noise: {numbers}, and what it says "
+            f"of turned images tells {100 * kept:.2g} % of z. z may be right as a table is; the "
+            "encoder is of no use for other images"
         )
-    return "moves a little", f"{numbers}, of which the pose explains {little}"
+    verdict = "noisy" if nrms > LEAKING else "moves a little"
+    return verdict, f"{numbers}; turned images tell {100 * kept:.2g} % of z"

@@ -79,10 +79,12 @@ class Audited:
             return f"{CAUSES}."
         if self.turned.verdict == "reads the pose":
             return f"{CAUSES}: here it is the encoder, at least in part."
-        return (
-            f"{CAUSES}. Here z stays, or does not move as the pose has it: look at the poses "
-            "before the encoder."
-        )
+        if self.turned.verdict == "by heart":
+            return (
+                f"{CAUSES}. Here the encoder knows its images by heart, so that z is what the "
+                "decoder needs to explain each image in the pose it is given: look at the poses."
+            )
+        return f"{CAUSES}. Here z does not go with turns: look at the poses."
 
 
 @dataclass

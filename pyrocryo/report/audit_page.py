@@ -122,14 +122,15 @@ def _run(run: Audited) -> Iterable[str]:
 def _turned(seen: Reencoded) -> Iterable[str]:
     yield "<h2>Does z stay when images are turned?</h2>"
     yield f"<p>{_begun(seen.reading)}.</p>"
-    if seen.by_pose is not None:
-        yield _dependences(seen.by_pose.tests, "of the change of z on")
+    if seen.by_turn is not None:
+        yield _dependences([seen.by_turn], "of the change of z on")
     yield (
         "<p class=small>Images turned by 90° with shift and astigmatism, and encoded again by the "
-        "run's own encoder; what it gives for images as they are is what the run wrote down. The "
-        "conformation is the same, so what the pose explains of the change is the encoder's "
-        f"doing. z as read again knows {100 * max(seen.r2, 0):.2g} % of its variance from z "
-        "as it was. What an encoder makes of the direction of view is not seen here.</p>"
+        "run's own encoder, which gives what the run wrote down for images as they are. "
+        "The conformation is the same, so it should say the same. What goes with the turn is an "
+        "encoder that takes turns for motions; the rest is one that reads noise, or images it "
+        "has not seen are none that it can read. What it makes of the direction of view is not "
+        "seen here.</p>"
     )
 
 
