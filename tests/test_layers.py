@@ -10,6 +10,7 @@ FLOORS = [
     {"errors"},
     {
         "files",
+        "to_arviz",
         "rotations",
         "directions",
         "precision",
@@ -20,7 +21,7 @@ FLOORS = [
         "chain",
         "jacobians",
     },
-    {"fields", "rotation_laws", "preprocess", "to_arviz"},
+    {"fields", "rotation_laws", "preprocess"},
     {"particles", "metrics", "rotated_normal", "plots", "context"},
     {"imaging", "inspection"},
     {"volumes", "poses", "priors", "optics", "noise"},
