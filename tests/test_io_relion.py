@@ -447,3 +447,25 @@ def test_empiar_10076():
     assert particles.pixel_size == pytest.approx(1e4 * 5 / 38168)
     assert sorted(particles.fields) == ["ctf"]
     np.testing.assert_allclose(particles.ctf[0], [15301.1, 14916.4, 5.28, 300, 2.7, 0.07, 0])
+
+
+def test_a_list_of_stacks(tmp_path, rng):
+    images = rng.standard_normal((7, 8, 8)).astype(np.float32)
+    (tmp_path / "sub").mkdir()
+    write_stack(tmp_path / "a.mrcs", images[:4], 2.0)
+    write_stack(tmp_path / "sub" / "b.mrcs", images[4:], 2.0)
+    path = tmp_path / "stacks.txt"
+    path.write_text("a.mrcs\n\nsub/b.mrcs\n")
+    read = io.load(path)
+    np.testing.assert_array_equal(read.raw(np.arange(7)), images)
+    assert read.pixel_size == 2.0
+    path = path.rename(tmp_path / "sub" / "stacks.txt")
+    path.write_text("b.mrcs\nc.mrcs\n")
+    with pytest.raises(InputError, match=r"line 2 of .*txt: image stack c\.mrcs is not in"):
+        io.load(path)
+    path.write_text("b.mrcs\n")
+    assert len(io.load(path, folder=tmp_path / "sub")) == 3
+    for content, said in ((b"\n", "names no stacks"), (b"\xff\xfe", "names a stack a line")):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=said):
+            io.load(path)

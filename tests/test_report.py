@@ -243,7 +243,7 @@ def test_a_page_without_a_posterior(flat, tmp_path):
     assert {"metrics", "axes", "settings"} <= set(page.ids)
     assert "scatter" not in page.ids
     (tmp_path / "posterior.nc").write_bytes(b"cut short")
-    with pytest.raises(pc.InputError, match="posterior.nc: not a posterior"):
+    with pytest.raises(pc.InputError, match="posterior.nc: cannot be read as a posterior"):
         pc.report.write(tmp_path)
 
 

@@ -16,13 +16,13 @@ __all__ = ["array", "flat", "posterior"]
 
 def posterior(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """Particles `(N,)` and posterior means `(seeds, N, [T,] K)` of a run folder."""
-    from pyrocryo.to_arviz import from_netcdf
+    from pyrocryo.io.netcdf import read_posterior
 
     path = folder / "posterior.nc"
     if not path.is_file():
         raise InputError(f"{folder} is not a finished run folder: it has no {path.name}")
     with understood(path):
-        z = from_netcdf(path)["posterior"]["z"]
+        z = read_posterior(path)["posterior"]["z"]
         particles, means = np.asarray(z["particle"]), np.asarray(z).mean(axis=1)
     if particles.dtype.kind not in "iu" or means.ndim not in (3, 4) or particles.ndim != 1:
         raise InputError(f"{path}: expected latents of numbered particles, got {means.shape}")

@@ -41,7 +41,9 @@ __all__ = [
 
 
 def load(path: str | Path, *, passthrough: str | Path | None = None, **options: Any) -> Particles:
-    """Loads particles from a star file, a .cs file, or a bare stack (``.mrcs``, ``.mrc``).
+    """Loads particles from a star file, a .cs file, a bare stack (``.mrcs``, ``.mrc``) or a list.
+
+    A list is a ``.txt`` file that names stacks, a line each.
 
     Options: see :func:`pyrocryo.io.relion.load`, :func:`pyrocryo.io.cryosparc.load` (which alone
     takes ``passthrough``) and :func:`pyrocryo.io.relion.load_stack`.
@@ -53,11 +55,11 @@ def load(path: str | Path, *, passthrough: str | Path | None = None, **options: 
         raise InputError(f"passthrough: goes with a .cs file, not with {path}")
     if suffix == ".star":
         return relion.load(path, **options)
-    if suffix in (".mrc", ".mrcs"):
-        if "folder" in options:
+    if suffix in (".mrc", ".mrcs", ".txt"):
+        if "folder" in options and suffix != ".txt":
             raise InputError(f"folder: {path} names no other files")
         return relion.load_stack(path, **options)
-    raise InputError(f"{path}: expected a file that ends in .star, .cs, .mrcs or .mrc")
+    raise InputError(f"{path}: expected a file that ends in .star, .cs, .mrcs, .mrc or .txt")
 
 
 def __getattr__(name: str) -> Any:

@@ -16,6 +16,7 @@ from pyrocryo.io.cryodrgn import read_poses
 from pyrocryo.io.listed import images_of
 from pyrocryo.io.mrc import Stacks, read_header
 from pyrocryo.io.oddities import check_columns, check_optics
+from pyrocryo.io.stacks import listed_stacks
 from pyrocryo.particles import Particles
 from pyrocryo.rotations import matrix_from_euler
 
@@ -121,16 +122,22 @@ def load_stack(
     *,
     poses: str | Path | None = None,
     pixel_size: float | None = None,
+    folder: str | Path | None = None,
     test_fraction: float = 0.1,
     split_seed: int = 0,
 ) -> Particles:
-    """Loads all images of one MRC stack, with poses of cryoDRGN's if given.
+    """Loads all images of one MRC stack, or of several, with poses of cryoDRGN's if given.
 
-    Arguments as for :func:`load`.
+    Arguments as for :func:`load`; a ``.txt`` file names stacks, a line each, as those that
+    cryoDRGN takes do.
     """
     path = Path(path)
-    n = read_header(path).shape[0]
-    images = Stacks.of([path], np.zeros(n, dtype=np.int32), np.arange(n), source=path.name)
+    files = listed_stacks(path, folder) if path.suffix.lower() == ".txt" else [path]
+    counts = [read_header(file).shape[0] for file in files]
+    n = sum(counts)
+    which = np.repeat(np.arange(len(files), dtype=np.int32), counts)
+    section = np.concatenate([np.arange(count) for count in counts])
+    images = Stacks.of(files, which, section, source=path.name)
     angstrom = chosen_pixel_size(path, None, pixel_size, images)
     fields = {} if poses is None else poses_of_cryodrgn(poses, n, images.shape[-1], angstrom)
     return Particles(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from pyrocryo.errors import InputError
+from pyrocryo.io import netcdf
 from pyrocryo.metrics.pose import mean_angle
 from pyrocryo.report.pictures import binned_side, sprite
 from pyrocryo.rotations import euler_from_matrix
@@ -33,6 +34,7 @@ def read_posterior(path: Path) -> dict[str, np.ndarray]:
     """
     import h5py
 
+    netcdf.check(path)
     try:
         with h5py.File(path) as file:
             found = {
