@@ -401,7 +401,7 @@ def test_other_suffixes():
     with pytest.raises(InputError, match=r"passthrough: goes with a \.cs file"):
         io.load("particles.star", passthrough="passthrough.cs")
     with pytest.raises(InputError, match=r"expected a file that ends in \.star"):
-        io.load("particles.txt")
+        io.load("particles.csv")
 
 
 def test_import_without_torch():
