@@ -36,6 +36,7 @@ import torch
 import pyrocryo as pc
 
 MAPPED = 5000  # images, at most, of the map that a mixture starts from
+WIDEST = 64  # pixels of them, at most: no Gaussian is narrower than two of these
 
 
 @dataclass
@@ -76,9 +77,9 @@ def training(config: Config) -> dict[str, float]:
     return {"steps": 600, "batch_size": 32, "lr": 4e-3, "kl_warmup": warmup}
 
 
-def _kind(config: Config) -> str:
+def _kind(config: Config, particles: pc.Particles) -> str:
     """The volume asked for, or what suits the poses."""
-    if config.dimensions == 3 and config.pose == "known":
+    if config.dimensions == 3 and config.pose == "known" and "rotation" in particles.fields:
         return config.volume or "mixture"
     if config.volume == "mixture":
         raise pc.InputError(
@@ -89,17 +90,20 @@ def _kind(config: Config) -> str:
 
 def _volume(config: Config, particles: pc.Particles, ctf: bool, own: bool) -> torch.nn.Module:
     """What moves."""
-    if (kind := _kind(config)) != "mixture":
+    if (kind := _kind(config, particles)) != "mixture":
         told = {"dim": config.dimensions, "side": config.side, "whole": ctf or own}
         return pc.volumes.of_kind(kind, particles, **told)
     shown = particles.train if ctf else particles.train.without("ctf")
     some = np.linspace(0, len(shown) - 1, min(MAPPED, len(shown))).astype(int)
-    consensus = pc.imaging.backproject(shown.take(some))
+    shown = shown.take(some)
+    if shown.box > WIDEST:
+        shown = shown.downsampled(WIDEST)
+    consensus = pc.imaging.backproject(shown)
     blobs = pc.molecules.mixture(consensus.map, consensus.voxel_size, count=config.count)
     return pc.volumes.Atoms(
         blobs.positions,
         width=blobs.width,
-        weight=blobs.weight,
+        weight=blobs.weight * particles.pixel_size / shown.pixel_size,  # crops are brighter
         free=True,
         pixel_size=particles.pixel_size,
         side=config.side,
@@ -115,7 +119,7 @@ def pair(config: Config, particles: pc.Particles) -> pc.Pair:
         prior=pc.priors.IsotropicNormal(config.latents),
         pose=pc.poses.InPlane() if config.pose == "in-plane" else pc.poses.Known(),
         volume=_volume(config, particles, has_ctf, own),
-        guide=pc.guides.GaussNewton() if _kind(config) == "mixture" else None,
+        guide=pc.guides.GaussNewton() if _kind(config, particles) == "mixture" else None,
         box=particles.box,
         optics=pc.optics.CTF() if has_ctf else None,
         likelihood=pc.noise.Gaussian(spectrum, contrast=config.contrast) if own else None,

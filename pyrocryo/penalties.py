@@ -69,7 +69,7 @@ class _Stereochemical(_Penalty):
     def check(self, pair: Pair) -> None:
         """Raises InputError where a volume has no atoms, or no reference with bonds."""
         volume = pair.volume
-        missing = [n for n in ("centres", "start", "pixel_size") if not hasattr(volume, n)]
+        missing = [n for n in ("places", "start", "pixel_size") if not hasattr(volume, n)]
         if missing:
             raise InputError(
                 f"penalties: {self.kind} needs a volume of atoms, and {type(volume).__name__} has "

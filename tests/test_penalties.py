@@ -42,6 +42,8 @@ class Opening(nn.Module):
         along = self.gain / self.pixel_size * z[..., :1] * half
         return self.start + torch.stack([along, 0 * along], dim=-1)
 
+    places = centres
+
     def forward(self, z, rotation, shift):
         return self.gain * z.sum(-1)[..., None, None] * z.new_ones(8, 8)
 
@@ -352,7 +354,7 @@ def test_bad_penalties_are_refused():
     particles = pc.simulate.poses(pc.molecules.TwoArms(), n=20, seed=0, box=12, pixel_size=8.0)
     prior = pc.priors.IsotropicNormal(2)
     for volume, said in (
-        (pc.volumes.Grid(), "Bonds needs a volume of atoms, and Grid has no centres"),
+        (pc.volumes.Grid(), "Bonds needs a volume of atoms, and Grid has no places"),
         (pc.volumes.Atoms(pixel_size=8.0), "in the reference no two in a row are bonded"),
     ):
         pair = pc.Pair(prior, volume, 12)

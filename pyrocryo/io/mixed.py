@@ -76,7 +76,7 @@ def _scaling(wider: float, old: int, box: int) -> Scaling | None:
     """How images of ``old`` pixels get pixels ``wider`` times as wide, or None."""
     if wider == 1:
         return Scaling(box, box, box)
-    for cropped in range(box, FARTHEST * box + 1, 2):
+    for cropped in range(max(box, 2), FARTHEST * box + 1, 2):
         padded = round(cropped * wider)
         if abs(padded / (cropped * wider) - 1) < CLOSE and padded < FARTHEST * old:
             return Scaling(padded, cropped, box)

@@ -208,7 +208,9 @@ class _Replay:
             with torch.cuda.stream(side):
                 step._run(phase, given)
             torch.cuda.current_stream(step.device).wait_stream(side)
-        chance = [*step.generators, torch.cuda.default_generators[side.device_index]]
+        here = step.device.index or 0
+        chance = [*step.generators, *torch.cuda.default_generators[here : here + 1]]
+        chance = [generator for generator in chance if generator.device.type == "cuda"]
         states = [generator.get_state() for generator in chance]
         # other threads read ahead meanwhile, and may
         try:
