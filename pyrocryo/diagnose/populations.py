@@ -12,7 +12,7 @@ import torch
 from pyrocryo.diagnose.common import first, models
 from pyrocryo.diagnose.conformations import atoms, has_atoms
 from pyrocryo.diagnose.deconvolution import deconvolved, resampled
-from pyrocryo.diagnose.weighted import weighted
+from pyrocryo.diagnose.weighted import log_weights, sampled
 from pyrocryo.errors import InputError
 from pyrocryo.metrics.mcc import matched
 from pyrocryo.pair import Pair
@@ -186,12 +186,11 @@ def populations(
     particles = first(particles, most)
     pairs = list(models(fit, particles, FEWEST).values())
     groups, dim = particles.frames or 1, pairs[0].dim
-    seen = [weighted(pair, particles, draws, seed=seed) for pair in pairs]
-    means = [_mean(*one).reshape(-1, dim) for one in seen]
+    drawn = [sampled(pair, particles, draws, seed=seed) for pair in pairs]
+    seen = [(one["z"], _normalised(log_weights(one))) for one in drawn]
+    means = [np.einsum("sn,sn...->n...", w, z).reshape(-1, dim) for z, w in seen]
     maps = [_onto(means[0], other) for other in means]
-    effective = min(
-        float(np.median(1 / (_normalised(weight) ** 2).sum(axis=0))) for _, weight in seen
-    )
+    effective = min(float(np.median(1 / (weight**2).sum(axis=0))) for _, weight in seen)
     found = []
     for k in range(dim):
         z = seen[0][0][..., k]
@@ -241,11 +240,6 @@ def _at(particles: Particles, temperature: float | None) -> tuple[Particles, flo
     return particles.take(rows), chosen
 
 
-def _mean(z: np.ndarray, log_weight: np.ndarray) -> np.ndarray:
-    weight = _normalised(log_weight)
-    return np.einsum("sn,sn...->n...", weight, z)
-
-
 def _normalised(log_weight: np.ndarray) -> np.ndarray:
     weight = np.exp(log_weight - log_weight.max(axis=0))
     return weight / weight.sum(axis=0)
@@ -265,7 +259,7 @@ def _likelihood(
     pair: Pair, particles: Particles, one: tuple[np.ndarray, np.ndarray], k: int, edges: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Likelihoods `(N T, B)` of bins and the prior's masses `(B,)`."""
-    z, weight = one[0][..., k], _normalised(one[1])
+    z, weight = one[0][..., k], one[1]
     frames = z.shape[2] if z.ndim == 3 else 1
     z = z.reshape(len(z), -1)  # (S, N T)
     bins = len(edges) - 1
