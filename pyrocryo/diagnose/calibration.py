@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from scipy import stats
 
+from pyrocryo import unit_vectors
 from pyrocryo.diagnose.joint import Dreamt, dreamt
 from pyrocryo.diagnose.tarp import distance
 from pyrocryo.errors import InputError
@@ -91,7 +93,7 @@ def coverage(
         place = ((draws < truth).sum(axis=0) + 0.5) / count
         return np.stack([(np.abs(2 * place - 1) < a).mean(axis=0) for a in levels], axis=-1)
     half = len(draws) // 2  # a centre of the same draws would be nearer to them than to the truth
-    centre = _mean(draws[:half])
+    centre = unit_vectors.mean(torch.as_tensor(draws[:half])).numpy()
     place = (distance(draws[half:], centre) < distance(truth, centre)).sum(axis=0) + 0.5
     place = place / (len(draws) - half + 1)
     return np.stack([(place < a).mean(axis=0) for a in levels], axis=-1)
@@ -143,12 +145,3 @@ def _columns(dream: Dreamt) -> list[tuple[list[str], np.ndarray, np.ndarray]]:
             ]
             columns.append((labels, truth, draws))
     return columns
-
-
-def _mean(pose: np.ndarray) -> np.ndarray:
-    """Mean direction `(...)` of `(S, ...)`; of rotations, whatever the signs."""
-    if pose.shape[-1] == 4:
-        outer = np.einsum("s...i,s...j->...ij", pose, pose)
-        return np.linalg.eigh(outer)[1][..., -1]
-    total = pose.sum(axis=0)
-    return total / np.maximum(np.linalg.norm(total, axis=-1, keepdims=True), 1e-12)
