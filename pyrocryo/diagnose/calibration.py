@@ -11,6 +11,7 @@ from scipy import stats
 from pyrocryo import unit_vectors
 from pyrocryo.diagnose.joint import Dreamt, dreamt
 from pyrocryo.diagnose.tarp import distance
+from pyrocryo.diagnose.uniform import alarming
 from pyrocryo.errors import InputError
 from pyrocryo.pair import Pair
 from pyrocryo.particles import Particles
@@ -19,7 +20,7 @@ from pyrocryo.svi import Fit
 __all__ = ["Calibration", "calibration", "coverage"]
 
 LEVELS = (0.5, 0.9)
-LEVEL, SLACK = 0.001, 0.03  # p-value of all together, and how far off coverage may be all the same
+SLACK = 0.03  # how far off coverage may be all the same
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def calibrated(dreams: dict[int, Dreamt]) -> Calibration:
     se = np.sqrt(levels * (1 - levels) / n)
     off = held - levels
     p = 2 * stats.norm.sf(np.abs(off) / se)
-    bad = (p * p.size < LEVEL) & (np.abs(off) > SLACK)
+    bad = alarming(p) & (np.abs(off) > SLACK)
     worst = np.unravel_index((np.abs(off) / se).argmax(), off.shape)
     low, high = (100 * f(held[..., -1]) for f in (np.min, np.max))
     verdict = (
