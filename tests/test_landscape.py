@@ -12,7 +12,7 @@ from toys import Reading, Written
 import pyrocryo as pc
 from pyrocryo.cli import main
 from pyrocryo.diagnose.deconvolution import deconvolved, resampled
-from pyrocryo.diagnose.populations import KILOJOULE
+from pyrocryo.diagnose.free_energy import KILOJOULE
 from pyrocryo.diagnose.weighted import log_evidence, log_weights, sampled
 from pyrocryo.io.landscape import caveat, write_landscape
 from pyrocryo.simulate.images import imaged
