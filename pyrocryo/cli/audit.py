@@ -115,7 +115,7 @@ class Audit:
             return
         from pyrocryo.report.audit_page import write_page
 
-        io.write_json(self.out / "audit.json", found.plain())
+        io.write_json(self.out / "audit.json", found.as_dict())
         print(write_page(found, self.out / "audit.html"))
 
     def _turned(self, runs: list[Latents]) -> dict[str, Reencoded]:

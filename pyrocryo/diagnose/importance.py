@@ -72,7 +72,7 @@ class Importance:
         """Whether draws of the guide may be used as they are."""
         return self.khat_passed and self.gap_passed
 
-    def told(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """What a file keeps: numbers of particles, without the draws."""
         names = ("khat", "ess", "elbo", "iwae", "khat_share", "gap", "gap_se")
         told = {"verdict": self.verdict, "passed": self.passed, "draws": self.z.shape[1]}
