@@ -165,7 +165,7 @@ def weighted(pair: Pair, batch: Any, draws: int, predictive: int) -> dict[str, n
         "log_prior": sum(model.nodes[name]["unscaled_log_prob"] for name in latent),
         "log_q": sum(guide.nodes[name]["unscaled_log_prob"] for name in latent),
         "clean": clean,
-        "replicate": pair.replicated(clean),
+        "replicate": pair.replicated(clean) if predictive else clean,  # no law of no image
     }
     return {name: value.cpu().numpy() for name, value in result.items()}
 
