@@ -188,7 +188,7 @@ def _some(
         "log_prior": sum((model.nodes[name]["unscaled_log_prob"] for name in latent), none),
         "log_q": sum((guide.nodes[name]["unscaled_log_prob"] for name in latent), none),
         "clean": clean,
-        "replicate": pair.replicated(clean),
+        "replicate": pair.replicated(clean) if predictive else clean,  # no law of no image
     }
     return {name: value.cpu().numpy() for name, value in result.items()}
 

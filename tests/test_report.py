@@ -189,6 +189,11 @@ def test_trust_reads_what_was_found():
     assert told["Training"].state == "care"
     assert "seed 7 lies 10 nats" in told["Training"].says
     assert told["Axes"].state == "care"
+    for mcc, turned, state in ((0.91, 20.0, "care"), (0.85, 1.0, "good")):  # noise costs MCC only
+        run["metrics"]["mcc_pearson"]["mean"] = mcc
+        angle = {"angle_deg": {**row, "mean": turned, "floor": 22.5}}
+        seen = trust.lines({**run, "metrics": run["metrics"] | angle}, None)
+        assert next(line for line in seen if line.what == "Axes").state == state
     assert told["Pose"].state == "care"
     assert told["Seeds"].state == "open"
     assert told["Posterior"].state == "open"

@@ -117,7 +117,8 @@ def amortisation_gap(
         seed: Seed of the draws.
 
     Raises:
-        InputError: If no particle is held out, or the pair does not fit the particles.
+        InputError: If no particle is held out, the pair does not fit the particles, or it infers
+            rotations in space, whose laws have no such correction.
     """
     for name, value in (("steps", steps), ("lr", lr), ("draws", draws), ("most", most)):
         if not value > 0:
@@ -128,6 +129,12 @@ def amortisation_gap(
             "some that were trained on and of some that were not"
         )
     pairs = models(fit, particles, FEWEST)
+    pose = next(iter(pairs.values())).pose
+    if pose.latent and pose.spatial != 2:
+        raise InputError(
+            "pose: the gap is measured for poses that are known or turn in the plane, and not for "
+            "rotations in space; pyrocryo.diagnose.importance tells what the whole guide loses"
+        )
     gaps: list[list[np.ndarray]] = []
     left: list[np.ndarray] = []
     for pair in pairs.values():

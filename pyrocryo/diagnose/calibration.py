@@ -73,7 +73,8 @@ def coverage(
 
     The interval of level α holds a truth whose rank among S draws is in the middle α of S + 1
     places, so that sampling does not widen it; a ball, one nearer to the mean pose than all but
-    a share 1 − α of the draws.
+    a share 1 − α of the draws. Of a place that is in it by half, half of the truths count, so
+    that exact posteriors hold α whatever S.
 
     Args:
         truth: `(n, Q)` numbers; or poses, unit vectors `(n, 1, 2)` or quaternions `(n, 1, 4)`.
@@ -89,15 +90,20 @@ def coverage(
             f"draws: expected (S, n, Q) beside a truth (n, Q), of 9 or more, got {draws.shape} "
             f"and {truth.shape}"
         )
-    count = len(draws) + 1
     if truth.ndim == 2:
-        place = ((draws < truth).sum(axis=0) + 0.5) / count
-        return np.stack([(np.abs(2 * place - 1) < a).mean(axis=0) for a in levels], axis=-1)
+        rank, count = (draws < truth).sum(axis=0), len(draws) + 1
+        return _held(rank, count, [(0.5 * (1 - a), 0.5 * (1 + a)) for a in levels])
     half = len(draws) // 2  # a centre of the same draws would be nearer to them than to the truth
     centre = unit_vectors.mean(torch.as_tensor(draws[:half])).numpy()
-    place = (distance(draws[half:], centre) < distance(truth, centre)).sum(axis=0) + 0.5
-    place = place / (len(draws) - half + 1)
-    return np.stack([(place < a).mean(axis=0) for a in levels], axis=-1)
+    rank = (distance(draws[half:], centre) < distance(truth, centre)).sum(axis=0)
+    return _held(rank, len(draws) - half + 1, [(0.0, a) for a in levels])
+
+
+def _held(rank: np.ndarray, count: int, sets: list[tuple[float, float]]) -> np.ndarray:
+    """Share `(Q, L)` of ranks `(n, Q)` in sets of `count` places, from 0 to 1 altogether."""
+    low, high = rank / count, (rank + 1) / count
+    inside = [np.minimum(high, b) - np.maximum(low, a) for a, b in sets]
+    return np.stack([(np.maximum(one, 0.0) * count).mean(axis=0) for one in inside], axis=-1)
 
 
 def calibrated(dreams: dict[int, Dreamt]) -> Calibration:

@@ -23,6 +23,7 @@ __all__ = ["Dreamt", "angles", "answers", "dream", "dreamt"]
 SITES = ("z", "pose", "shift")
 CENTRES = 4  # draws of a pose that say where its angles are counted from
 AXES = "xyz"
+FEWEST_DREAMS = 20
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,8 @@ def dreamt(
     Contexts (known poses, CTFs, temperatures, times) are those of ``particles``, as often as need
     be; their images are not looked at.
     """
-    if n < 20 or draws < 9:
-        raise InputError(f"n, draws: expected at least 20 and 9, got {n} and {draws}")
+    if n < FEWEST_DREAMS or draws < 9:
+        raise InputError(f"n, draws: expected at least {FEWEST_DREAMS} and 9, got {n} and {draws}")
     return {
         s: _dreamt(pair, particles, n, draws, seed)
         for s, pair in models(fit, particles, 1).items()

@@ -171,10 +171,10 @@ def _head(title: str, run: Mapping[str, Any], checked: Mapping[str, Any] | None)
     described = [
         f"{config['prior']} prior",
         f"{config['volume']} volume",
-        f"{config['latents']} latents",
-        f"{len(config['seeds'])} seeds",
-        f"{config['settings']['steps']} steps of {config['settings']['batch_size']}",
-        f"{config['seconds']:.0f} s",
+        _several(config["latents"], "latent"),
+        _several(len(config["seeds"]), "seed"),
+        f"{config['settings']['steps']} steps of {config['settings']['batch_size']} particles",
+        f"trained in {config['seconds']:.0f} s",
     ]
     if data := config.get("data"):
         described.append(
@@ -199,6 +199,10 @@ def _head(title: str, run: Mapping[str, Any], checked: Mapping[str, Any] | None)
         f"<p class='verdict {state}'>{told}</p>",
         f"<ul class=trust>{cards}</ul></header>",
     ]
+
+
+def _several(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def _contents(sections: Sequence[str]) -> str:
