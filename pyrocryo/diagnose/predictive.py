@@ -11,6 +11,7 @@ from scipy import stats
 
 from pyrocryo.diagnose.common import batches, first, models
 from pyrocryo.diagnose.residuals import features, replicated
+from pyrocryo.diagnose.uniform import LEVEL
 from pyrocryo.errors import InputError
 from pyrocryo.pair import Pair
 from pyrocryo.particles import Particles
@@ -18,7 +19,6 @@ from pyrocryo.svi import Fit
 
 __all__ = ["Predictive", "predictive"]
 
-LEVEL = 0.001
 FEWEST = 40  # particles, for means to be normal
 TESTS = ("level", "spectrum", "gain", "mean", "variance", "component", "outlier")
 FAR = 8.0  # medians of |difference|, some 5 standard deviations: more than that counts as that

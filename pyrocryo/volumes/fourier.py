@@ -7,12 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from pyrocryo.errors import InputError
 from pyrocryo.imaging.slices import half_plane, image_of
-from pyrocryo.particles import Particles
 from pyrocryo.precision import applied, exact
 from pyrocryo.volumes.conditioned import Conditioned
-from pyrocryo.volumes.grid import MOST_VOXELS_A_SIDE, refuse_tilted
 
 __all__ = ["ImplicitFourier"]
 
@@ -46,26 +43,16 @@ class ImplicitFourier(Conditioned):
         features: int = 48,
         side: int | None = None,
     ) -> None:
-        super().__init__()
-        if dim not in (2, 3):
-            raise InputError(f"dim: an implicit volume has 2 or 3 dimensions, got {dim}")
-        self.dim = dim
-        self.hidden = tuple(hidden)
-        self.features = features
-        self.side = side
+        super().__init__(dim, hidden, features, side)
 
     def build(self, latent: int, box: int) -> ImplicitFourier:
         """Makes the network for `z` of ``latent`` numbers and images of ``box`` pixels."""
-        self.box = box
-        self.side = self.side or min(box, MOST_VOXELS_A_SIDE[self.dim])
-        generator = torch.Generator().manual_seed(0)
-        places = torch.randn(self.dim, self.features, generator=generator) * REACH
-        self.register_buffer("places", 2 * math.pi * places)  # in boxes
+        super().build(latent, box)
+        self.register_buffer("places", 2 * math.pi * (self.normal() * REACH))  # in boxes
         k = box * half_plane(box, dtype=torch.get_default_dtype())
         where = (k.norm(dim=-1) <= (box - 1) // 2).flatten().nonzero().squeeze(1)
         self.register_buffer("where", where, persistent=False)
         self.register_buffer("waves", k.flatten(0, 1)[where], persistent=False)
-        self.make_network(latent, self.features, self.hidden)
         return self
 
     def extra_repr(self) -> str:
@@ -125,8 +112,3 @@ class ImplicitFourier(Conditioned):
     def _hartley(self, points: Tensor, z: Tensor) -> Tensor:
         envelope = self.box**2 / 8 / (1 + points.square().sum(-1) / FALL**2)
         return self.network(points, self.places, z) * envelope
-
-    def check(self, particles: Particles) -> None:
-        """Raises InputError if a 2-D volume is given rotations out of the plane."""
-        if self.dim == 2:
-            refuse_tilted(particles, "a 2-D implicit volume", "ImplicitFourier(dim=3)")

@@ -9,10 +9,8 @@ from torch import Tensor
 
 from pyrocryo.errors import InputError
 from pyrocryo.imaging.splat import pixel_centres
-from pyrocryo.particles import Particles
 from pyrocryo.precision import applied, exact
 from pyrocryo.volumes.conditioned import Conditioned
-from pyrocryo.volumes.grid import MOST_VOXELS_A_SIDE, refuse_tilted
 
 __all__ = ["Implicit"]
 
@@ -46,25 +44,15 @@ class Implicit(Conditioned):
         features: int = 48,
         side: int | None = None,
     ) -> None:
-        super().__init__()
-        if dim not in (2, 3):
-            raise InputError(f"dim: an implicit volume has 2 or 3 dimensions, got {dim}")
+        super().__init__(dim, hidden, features, side)
         if pixels is not None and pixels < 1:
             raise InputError(f"pixels: expected at least 1 or None, got {pixels}")
-        self.dim = dim
         self.pixels = pixels
-        self.hidden = tuple(hidden)
-        self.features = features
-        self.side = side
 
     def build(self, latent: int, box: int) -> Implicit:
         """Makes the network for `z` of ``latent`` numbers and images of ``box`` pixels."""
-        self.box = box
-        self.side = self.side or min(box, MOST_VOXELS_A_SIDE[self.dim])
-        generator = torch.Generator().manual_seed(0)
-        waves = torch.randn(self.dim, self.features, generator=generator)
-        self.register_buffer("waves", waves * (2 * math.pi * FREQUENCY))
-        self.make_network(latent, self.features, self.hidden)
+        super().build(latent, box)
+        self.register_buffer("waves", self.normal() * (2 * math.pi * FREQUENCY))
         return self
 
     def extra_repr(self) -> str:
@@ -129,8 +117,3 @@ class Implicit(Conditioned):
         """Densities `(B, P)` at ``points`` `(B, P, dim)` (pixels) of conformations `(B, K)`."""
         inside = points.square().sum(-1) <= (self.box / 2) ** 2
         return self.network(points, self.waves, z) * inside
-
-    def check(self, particles: Particles) -> None:
-        """Raises InputError if a 2-D volume is given rotations out of the plane."""
-        if self.dim == 2:
-            refuse_tilted(particles, "a 2-D implicit volume", "Implicit(dim=3)")
