@@ -14,7 +14,7 @@ from pyro import poutine
 from pyro.infer import MCMC, NUTS
 from torch import Tensor
 
-from pyrocryo import quaternions
+from pyrocryo import unit_vectors
 from pyrocryo.errors import InputError
 from pyrocryo.pair import Pair
 from pyrocryo.particles import Particles
@@ -149,8 +149,7 @@ def _sampled(
     told = {n: trace.nodes[n]["value"] for n in ("pose", "shift", "z") if n in trace.nodes}
     centre = None
     if "pose" in told:  # in one hemisphere, of normal vectors with these directions
-        side = (told["pose"] * told["pose"][:1]).sum(-1, keepdim=True)
-        told["pose"] = torch.where(side < 0, -told["pose"], told["pose"])
+        told["pose"] = unit_vectors.one_side(told["pose"], told["pose"][:1])
         centre = torch.nn.functional.normalize(told["pose"].mean(0), dim=-1)
     sites = {n: v.flatten(2) for n, v in told.items()}
     shapes = {n: v.shape[2:] for n, v in told.items()}
@@ -223,15 +222,8 @@ def _numbers(pair: Pair, found: dict[str, Tensor], centre: Tensor | None) -> dic
     """As an ArviZ object holds them; turns (rad) are away from the centre."""
     with torch.no_grad():
         if centre is not None:
-            pose = found["pose"]
-            if pose.shape[-1] == 2:
-                across = centre[..., 0] * pose[..., 1] - centre[..., 1] * pose[..., 0]
-                turn = torch.atan2(across, (centre * pose).sum(-1)).unsqueeze(-1)
-            else:
-                pose = torch.where((pose * centre).sum(-1, keepdim=True) < 0, -pose, pose)
-                turn = quaternions.logarithm(
-                    quaternions.product(pose, quaternions.conjugate(centre.expand_as(pose)))
-                )
+            pose = unit_vectors.one_side(found["pose"], centre)
+            turn = unit_vectors.angles(centre, pose)
             found = found | {"turn": turn, "pose": pair.framed(pose, found["z"])}
     return {name: value.double().cpu().numpy() for name, value in found.items()}
 
