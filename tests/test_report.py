@@ -129,9 +129,9 @@ def test_columns_are_those_of_the_posterior(flat):
 
 
 def test_khat_comes_from_diagnose(flat):
-    from pyrocryo.report.points import points, read_posterior
+    from pyrocryo.report.points import points, read_arrays
 
-    found = read_posterior(flat.with_name("posterior.nc"))
+    found = read_arrays(flat.with_name("posterior.nc"))
     rows = found["posterior/particle"][[2, 0]].tolist()
     checked = {"particles": rows, "importance": {"khat": [[0.2, None], [0.9, 0.1]]}}
     told = points(found, [0, 3], 0, checked)["columns"]

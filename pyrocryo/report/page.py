@@ -19,7 +19,7 @@ from pyrocryo.files import read_json, replacing, understood
 from pyrocryo.report import further, trust, verdicts
 from pyrocryo.report.blocks import EXPLORER, MOTION, SOLID
 from pyrocryo.report.motions import motions
-from pyrocryo.report.points import points, read_posterior
+from pyrocryo.report.points import points, read_arrays
 from pyrocryo.report.scores import scores
 from pyrocryo.report.training import agreement, history
 
@@ -147,7 +147,7 @@ def _data(
     data: dict[str, Any] = {"seeds": seeds, "best": best, "points": None, "motions": []}
     path = folder / "posterior.nc"
     if path.exists():
-        found = read_posterior(path)
+        found = read_arrays(path)
         data["points"] = points(found, seeds, best, checked)
         data["motions"] = motions(folder, found, seeds, best)
     return data
