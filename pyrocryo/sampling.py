@@ -29,6 +29,7 @@ OFF, NARROW, WIDE = 0.2, 0.8, 1.25  # what passes for the same posterior
 MIXED = 1.05  # R-hat
 LENGTH_SD = 0.1  # of the vectors whose directions are poses
 DEEPEST = 8  # doublings of a trajectory
+SCALED_FROM = 150  # of warming up: less leaves no time to find the step again for new scales
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,8 @@ def nuts(
         index: Which of them, counted from 0; by default the first 20.
         chains: Chains.
         draws: Draws of each chain that are kept.
-        warmup: Further ones before, to adapt the steps.
+        warmup: Further ones before, to adapt the steps; from 150 on the scale of each coordinate
+            as well, on top of the guide's.
         chain: Which of the fit's seeds.
         seed: Of everything drawn.
 
@@ -198,7 +200,12 @@ def _chain(
     potential: Callable[[dict[str, Tensor]], Tensor], start: Tensor, draws: int, warmup: int
 ) -> tuple[Tensor, int]:
     """Draws `(draws, B, n)`, and how many transitions diverged."""
-    kernel = NUTS(potential_fn=potential, step_size=0.5, max_tree_depth=DEEPEST)
+    kernel = NUTS(
+        potential_fn=potential,
+        step_size=0.5,
+        max_tree_depth=DEEPEST,
+        adapt_mass_matrix=warmup >= SCALED_FROM,
+    )
     sampler = MCMC(
         kernel,
         num_samples=draws,

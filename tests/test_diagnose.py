@@ -473,6 +473,10 @@ def test_gaps_that_cannot_be_measured():
         pc.diagnose.amortisation_gap(pair, particles, steps=0)
     with pytest.raises(pc.InputError, match="rotation: these particles have no poses"):
         pc.diagnose.amortisation_gap(pair, particles.without("rotation"))
+    volume = pc.volumes.Grid(dim=3, hidden=(8,))
+    turning = pc.Pair(pc.priors.IsotropicNormal(2), volume, 16, pose=pc.poses.SO3())
+    with pytest.raises(pc.InputError, match="pose: the gap is measured for poses that are known"):
+        pc.diagnose.amortisation_gap(turning, particles)
 
 
 # the lookup table

@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -273,6 +274,14 @@ def test_coverage_of_a_known_truth(rng):
         coverage(truth, draws[0])
 
 
+@pytest.mark.parametrize("draws", [20, 50])
+def test_exact_posteriors_cover_what_they_say_whatever_the_number_of_draws(rng, draws):
+    truth, drawn = rng.standard_normal((20_000, 1)), rng.standard_normal((draws, 20_000, 1))
+    np.testing.assert_allclose(coverage(truth, drawn)[0], [0.5, 0.9], atol=0.012)
+    turn = [np.stack([np.cos(0.1 * a), np.sin(0.1 * a)], axis=-1) for a in (truth, drawn)]
+    np.testing.assert_allclose(coverage(*turn)[0], [0.5, 0.9], atol=0.012)
+
+
 def test_frames_have_ranks_of_their_own(slowvae, pairs_in_time):
     dreams = dreamt(slowvae.eval(), pairs_in_time, n=40, draws=19, seed=0)
     found = ranked(dreams)
@@ -332,6 +341,65 @@ def test_large_images_make_small_maps(rng):
     assert found.mean_map.shape == found.variance_map.shape == (1, 64, 64)
     assert found.component_map.shape == (1, 24, 24)
     assert found.spectrum.shape == (1, 41)
+
+
+def _with(particles, images):
+    return pc.Particles(images, pixel_size=planted.PIXEL, rotation=particles.fields["rotation"])
+
+
+@pytest.mark.parametrize("stray", [1, 6])
+def test_a_few_images_that_are_no_particles_are_told(particles, stray):
+    images = particles.batch(np.arange(200)).images.numpy().copy()
+    images[100 : 100 + stray] *= 30
+    found = predictive(planted.pair(), _with(particles, images))
+    p = dict(zip(found.names, found.p[0], strict=True))
+    assert p["outlier"] < 1e-6
+    assert found.outliers[0] == stray
+    assert 100 <= found.worst[0, -1] < 100 + stray
+    assert "may be no particles" in found.verdict
+
+
+def test_stray_images_do_not_hide_what_is_wrong_with_all():
+    particles = planted.particles(256, 3, sd=1.1)
+    images = particles.batch(np.arange(256)).images.numpy().copy()
+    images[:3] *= 30
+    found = predictive(planted.pair(), _with(particles, images))
+    assert dict(zip(found.names, found.p[0], strict=True))["level"] < 1e-6
+
+
+def test_images_may_be_of_any_scale(particles):
+    small = 1e-7
+
+    class Small(planted.Linear):
+        def density(self, z):
+            return small * super().density(z)
+
+    images = small * particles.batch(np.arange(200)).images.numpy()
+    levels = []
+    for wrong in (1.0, 0.8):
+        guide = planted.Guide(small)
+        prior = pc.priors.IsotropicNormal(2)
+        pair = pc.Pair(prior, Small(), 16, guide=guide, noise=wrong * small, rotate=False)
+        levels.append(predictive(pair, _with(particles, images)).passed)
+    assert levels == [True, False]
+
+
+@pytest.mark.parametrize("likelihood", [{"spectrum": np.linspace(2, 0.5, 9)}, {"contrast": 0.2}])
+def test_noise_of_any_kind_is_checked(particles, likelihood):
+    pair = planted.pair()
+    noise = pc.noise.Gaussian(**likelihood)
+    pair.likelihood = noise.build(planted.BOX)
+    found = importance(pair, particles, draws=30, most=20)
+    assert np.isfinite(found.khat).any()
+    assert np.isfinite(found.iwae).all()
+
+
+def test_numbers_are_refused_before_anything_is_computed(particles, monkeypatch):
+    check = pc.diagnose.check
+    monkeypatch.setattr(sys.modules[check.__module__], "importance", pytest.fail)
+    for name, value in (("draws", 10), ("n", 5), ("images", 10), ("most", 1)):
+        with pytest.raises(pc.errors.InputError, match=f"^{name}: expected at least"):
+            check(planted.pair(), particles, **{name: value})
 
 
 def test_too_few_particles_are_refused(particles):

@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from scipy import stats
 
+from pyrocryo import unit_vectors
 from pyrocryo.diagnose.joint import Dreamt, dreamt
 from pyrocryo.diagnose.tarp import distance
+from pyrocryo.diagnose.uniform import alarming
 from pyrocryo.errors import InputError
 from pyrocryo.pair import Pair
 from pyrocryo.particles import Particles
@@ -17,7 +20,7 @@ from pyrocryo.svi import Fit
 __all__ = ["Calibration", "calibration", "coverage"]
 
 LEVELS = (0.5, 0.9)
-LEVEL, SLACK = 0.001, 0.03  # p-value of all together, and how far off coverage may be all the same
+SLACK = 0.03  # how far off coverage may be all the same
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,8 @@ def coverage(
 
     The interval of level α holds a truth whose rank among S draws is in the middle α of S + 1
     places, so that sampling does not widen it; a ball, one nearer to the mean pose than all but
-    a share 1 − α of the draws.
+    a share 1 − α of the draws. Of a place that is in it by half, half of the truths count, so
+    that exact posteriors hold α whatever S.
 
     Args:
         truth: `(n, Q)` numbers; or poses, unit vectors `(n, 1, 2)` or quaternions `(n, 1, 4)`.
@@ -86,15 +90,20 @@ def coverage(
             f"draws: expected (S, n, Q) beside a truth (n, Q), of 9 or more, got {draws.shape} "
             f"and {truth.shape}"
         )
-    count = len(draws) + 1
     if truth.ndim == 2:
-        place = ((draws < truth).sum(axis=0) + 0.5) / count
-        return np.stack([(np.abs(2 * place - 1) < a).mean(axis=0) for a in levels], axis=-1)
+        rank, count = (draws < truth).sum(axis=0), len(draws) + 1
+        return _held(rank, count, [(0.5 * (1 - a), 0.5 * (1 + a)) for a in levels])
     half = len(draws) // 2  # a centre of the same draws would be nearer to them than to the truth
-    centre = _mean(draws[:half])
-    place = (distance(draws[half:], centre) < distance(truth, centre)).sum(axis=0) + 0.5
-    place = place / (len(draws) - half + 1)
-    return np.stack([(place < a).mean(axis=0) for a in levels], axis=-1)
+    centre = unit_vectors.mean(torch.as_tensor(draws[:half])).numpy()
+    rank = (distance(draws[half:], centre) < distance(truth, centre)).sum(axis=0)
+    return _held(rank, len(draws) - half + 1, [(0.0, a) for a in levels])
+
+
+def _held(rank: np.ndarray, count: int, sets: list[tuple[float, float]]) -> np.ndarray:
+    """Share `(Q, L)` of ranks `(n, Q)` in sets of `count` places, from 0 to 1 altogether."""
+    low, high = rank / count, (rank + 1) / count
+    inside = [np.minimum(high, b) - np.maximum(low, a) for a, b in sets]
+    return np.stack([(np.maximum(one, 0.0) * count).mean(axis=0) for one in inside], axis=-1)
 
 
 def calibrated(dreams: dict[int, Dreamt]) -> Calibration:
@@ -110,7 +119,7 @@ def calibrated(dreams: dict[int, Dreamt]) -> Calibration:
     se = np.sqrt(levels * (1 - levels) / n)
     off = held - levels
     p = 2 * stats.norm.sf(np.abs(off) / se)
-    bad = (p * p.size < LEVEL) & (np.abs(off) > SLACK)
+    bad = alarming(p) & (np.abs(off) > SLACK)
     worst = np.unravel_index((np.abs(off) / se).argmax(), off.shape)
     low, high = (100 * f(held[..., -1]) for f in (np.min, np.max))
     verdict = (
@@ -143,12 +152,3 @@ def _columns(dream: Dreamt) -> list[tuple[list[str], np.ndarray, np.ndarray]]:
             ]
             columns.append((labels, truth, draws))
     return columns
-
-
-def _mean(pose: np.ndarray) -> np.ndarray:
-    """Mean direction `(...)` of `(S, ...)`; of rotations, whatever the signs."""
-    if pose.shape[-1] == 4:
-        outer = np.einsum("s...i,s...j->...ij", pose, pose)
-        return np.linalg.eigh(outer)[1][..., -1]
-    total = pose.sum(axis=0)
-    return total / np.maximum(np.linalg.norm(total, axis=-1, keepdims=True), 1e-12)

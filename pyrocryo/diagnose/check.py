@@ -11,8 +11,9 @@ from pyrocryo.diagnose.calibration import Calibration, calibrated
 from pyrocryo.diagnose.common import first, models
 from pyrocryo.diagnose.dimensions import Dimensions, dimensions
 from pyrocryo.diagnose.importance import Importance, importance
-from pyrocryo.diagnose.joint import dreamt
+from pyrocryo.diagnose.joint import FEWEST_DREAMS, dreamt
 from pyrocryo.diagnose.predictive import FEWEST, Predictive, predictive
+from pyrocryo.diagnose.psis import FEWEST as FEWEST_DRAWS
 from pyrocryo.diagnose.sbc import Ranks, ranked
 from pyrocryo.diagnose.sensitivity import Sensitivity, scaled
 from pyrocryo.diagnose.tarp import Balls, covered
@@ -67,15 +68,16 @@ class Checked:
         """The same as ``sentence``."""
         return self.sentence
 
-    def told(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """What ``diagnose.json`` holds: all but the draws."""
         told = {name: getattr(self, name) for name in ("sentence", "passed", "alarms", "seeds")}
-        told |= {"particles": self.particles, "importance": self.importance.told()}
+        told |= {"particles": self.particles, "importance": self.importance.as_dict()}
         names = ("sbc", "tarp", "calibration", "dimensions", "sensitivity")
         told |= {name: getattr(self, name) for name in names}
         told["predictive"] = seen = {**vars(self.predictive)}
         for name in ("variance_map", "mean_map", "component_map"):
-            seen[name] = seen[name].round(4)
+            size = max(float(np.abs(seen[name]).max()), 1e-280)  # images may be of any scale
+            seen[name] = (seen[name] / size).round(4) * size
         return told
 
 
@@ -110,9 +112,17 @@ def check(
         images: At most so many images are compared with replicates.
         most: Particles whose weights are looked at.
         seed: Seed of all draws.
+
+    Raises:
+        InputError: If there are fewer than 40 particles, 25 draws, ``n`` of 20, 40 images or
+            ``most`` of 2, or the pair does not fit the particles.
     """
     if len(particles) < FEWEST:
         raise InputError(f"particles: expected at least {FEWEST}, got {len(particles)}")
+    least = {"draws": FEWEST_DRAWS, "n": FEWEST_DREAMS, "images": FEWEST, "most": 2}
+    for name, value in (("draws", draws), ("n", n), ("images", images), ("most", most)):
+        if value < least[name]:
+            raise InputError(f"{name}: expected at least {least[name]}, got {value}")
     models(fit, particles, FEWEST)
     some = particles
     if particles.has_test and len(particles.test) >= FEWEST:

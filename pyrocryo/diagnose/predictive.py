@@ -20,8 +20,11 @@ __all__ = ["Predictive", "predictive"]
 
 LEVEL = 0.001
 FEWEST = 40  # particles, for means to be normal
-TESTS = ("level", "spectrum", "gain", "mean", "variance", "component")
+TESTS = ("level", "spectrum", "gain", "mean", "variance", "component", "outlier")
+FAR = 8.0  # medians of |difference|, some 5 standard deviations: more than that counts as that
 FAINT = 0.01  # of the noise: power of decoded images below which a ring's gain is not tested
+MANY = 0.1  # share of the images that are not a few stray ones
+TINY, SMALLEST = 1e-280, 1e-300
 ALONE = 1.1  # how much more a component must hold than the noise at large, to be spoken of
 
 
@@ -35,12 +38,15 @@ class Predictive:
         names: The tests: ``level`` (mean square of the residuals), ``spectrum`` (their power, ring
             by ring), ``gain`` (how much of the decoded image is
             left in them, in rings where it has 1 % of the power of the noise or more),
-            ``mean`` and ``variance`` (pixel by pixel) and ``component`` (the image along which
-            residuals of one half of the particles vary most, in the other half).
+            ``mean`` and ``variance`` (pixel by pixel), ``component`` (the image along which
+            residuals of one half of the particles vary most, in the other half) and ``outlier``
+            (the one image whose mean square lies farthest beyond those of all replicates).
         z: `(seeds, tests)` the largest z-score of each test, with its sign: of n differences
             between image and replicate.
         p: `(seeds, tests)` its p-value, times how many were looked at.
-        worst: `(seeds, tests)` which of them it is, a ring or a pixel.
+        worst: `(seeds, tests)` which of them it is, a ring or a pixel; of ``outlier`` its row in
+            the stack.
+        outliers: `(seeds,)` how many images lie beyond all replicates (p < .001 each).
         body: Whether maps are in the particle's frame, as of flat volumes, or in the image's.
         frequency: `(R,)` of the rings, 1/Å.
         level: `(seeds,)` mean square, observed over replicated.
@@ -60,6 +66,7 @@ class Predictive:
     z: np.ndarray
     p: np.ndarray
     worst: np.ndarray
+    outliers: np.ndarray
     body: bool
     frequency: np.ndarray
     level: np.ndarray
@@ -86,7 +93,9 @@ def predictive(
     so any statistic of the one has the law of that of the other (Gelman, Meng & Stern 1996): no
     noise level, number of parameters or error of interpolation need be accounted for. What a test
     averages over particles is compared with that of one replicate each, particle by particle, by
-    Student's t: such differences are symmetric, as the mean over several replicates is not.
+    Student's t: such differences are symmetric, as the mean over several replicates is not. None
+    counts for more than 8 times the median one, or a few images of ice or carbon would hide what
+    is wrong with all others; these have a test of their own, ``outlier``.
 
     A wrong noise level shows in all rings alike, wrong optics in gain and spectrum of some, a
     motion that the model lacks in a component. A guide that is off, under a right model, is off
@@ -131,29 +140,38 @@ def _compared(pair: Pair, particles: Particles, seed: int) -> dict[str, np.ndarr
         {name: np.concatenate([part[name] for part in several]) for name in several[0]}
         for several in rows
     )
-    image = "body" if "body" in seen else "mean"
     for part in (seen, made):
-        centre = part[image].mean(axis=0)
+        if not all(np.isfinite(values).all() for values in part.values()):
+            raise InputError("fit: residuals of these particles are not finite numbers")
+    image = "body" if "body" in seen else "mean"
+    centre = 0.5 * (seen[image].mean(axis=0) + made[image].mean(axis=0))  # of both alike
+    for part in (seen, made):
         part["variance"] = np.square(part[image] - centre)
-        part["gain"] = part["gain"] / np.maximum(part["signal"].mean(axis=0), 1e-12)
+        least = 1e-12 * part["spectrum"].mean() + TINY
+        part["gain"] = part["gain"] / np.maximum(part["signal"].mean(axis=0), least)
         part["shown"] = part[image]
         # where the molecule is, and where the camera is
         part["mean"] = np.concatenate([part[n] for n in ("mean", "body") if n in part], axis=1)
         part["component"] = part["coarse"]
     component_map = _component(seen, made)
     # of rings where next to nothing is decoded nothing depends, and trained maps hold noise there
-    decoded = made["signal"].mean(axis=0) / np.maximum(made["spectrum"].mean(axis=0), 1e-12)
+    decoded = made["signal"].mean(axis=0) / np.maximum(made["spectrum"].mean(axis=0), TINY)
     faint = decoded < min(FAINT, decoded.max())
     gain = [part["gain"].mean(axis=0) for part in (seen, made)]
     for part in (seen, made):
         part["gain"] = np.where(faint, 0.0, part["gain"])
-    z, p, worst = zip(*(_paired(seen[name], made[name]) for name in TESTS), strict=True)
-    mean = {name: (seen[name].mean(axis=0), made[name].mean(axis=0)) for name in (*TESTS, "shown")}
-    ratio = {name: a / np.maximum(b, 1e-12) for name, (a, b) in mean.items()}
+    found = [_paired(seen[name], made[name]) for name in TESTS[:-1]]
+    *odd, outliers = _alone(seen["level"][:, 0], made["level"][:, 0])
+    odd[-1] = int(particles.index[odd[-1]])
+    z, p, worst = zip(*found, odd, strict=True)
+    names = (*TESTS[:-1], "shown")
+    mean = {name: (seen[name].mean(axis=0), made[name].mean(axis=0)) for name in names}
+    ratio = {name: a / np.maximum(b, TINY) for name, (a, b) in mean.items()}
     return {
         "z": np.array(z),
         "p": np.array(p),
         "worst": np.array(worst),
+        "outliers": np.array(outliers),
         "level": ratio["level"][0],
         "spectrum": ratio["spectrum"],
         "gain": gain[0] - gain[1],
@@ -168,12 +186,34 @@ def _paired(seen: np.ndarray, made: np.ndarray) -> tuple[float, float, int]:
     """The largest z-score of differences `(n, F)` from replicates, its p-value, its place."""
     difference = seen - made
     n, count = difference.shape
+    far = FAR * np.median(np.abs(difference), axis=0)  # the same whichever sign each has
+    far[far == 0] = np.inf
+    difference = np.clip(difference, -far, far)
     mean, sd = difference.mean(axis=0), difference.std(axis=0, ddof=1)
-    t = np.where(sd > 1e-12, mean / np.maximum(sd, 1e-12), 0.0) * math.sqrt(n)
-    p = np.maximum(2 * stats.t.sf(np.abs(t), n - 1), 1e-300)
+    t = np.sign(mean) * np.minimum(np.abs(mean) / np.maximum(sd, TINY), 1e100) * math.sqrt(n)
+    p = np.maximum(2 * stats.t.sf(np.abs(t), n - 1), SMALLEST)
     worst = int(p.argmin())
     z = float(np.sign(t[worst]) * stats.norm.isf(p[worst] / 2))
     return z, float(min(1.0, count * p[worst])), worst
+
+
+def _alone(seen: np.ndarray, made: np.ndarray) -> tuple[float, float, int, int]:
+    r"""The z-score of the level farthest beyond those of replicates, its p-value, place and peers.
+
+    If right, the largest of n levels and that of n replicates differ by a logistic number of
+    scale β, where their law ends like :math:`e^{-x / \beta}`; β is read off how far the largest
+    replicate lies above the median, :math:`\beta \ln n`, and taken twice, as one number says
+    little of it. Thinner tails give larger p-values.
+    """
+    found = []
+    for sign in (1, -1):
+        top, middle = (sign * made).max(), np.median(sign * made)
+        scale = max(2 * (top - middle) / math.log(len(made)), 1e-12 * abs(middle), TINY)
+        p = np.exp(np.minimum((top - sign * seen) / scale, 0.0))
+        found.append((p.min(), sign, int(p.argmin()), int((p < LEVEL).sum())))
+    smallest, sign, worst, _ = min(found)
+    p = min(1.0, 2 * max(float(smallest), SMALLEST))
+    return sign * float(stats.norm.isf(p / 2)), p, worst, sum(one[-1] for one in found)
 
 
 def _component(seen: dict[str, np.ndarray], made: dict[str, np.ndarray]) -> np.ndarray:
@@ -184,8 +224,9 @@ def _component(seen: dict[str, np.ndarray], made: dict[str, np.ndarray]) -> np.n
     images = seen["component"]
     halves = np.arange(len(images)) % 2
     along = np.stack([_leading(images[halves != half]) for half in (0, 1)])[halves]
+    centre = 0.5 * (seen["component"].mean(axis=0) + made["component"].mean(axis=0))
     for part in (seen, made):
-        centred = part["component"] - part["component"].mean(axis=0)
+        centred = part["component"] - centre
         part["component"] = np.square((centred * along).sum(axis=-1, keepdims=True))
     return _leading(images)
 
@@ -239,6 +280,10 @@ def _verdict(
         )
     if "mean" in bad and not told:
         told.append("their mean is not zero: there is something that the model never shows")
+    if "outlier" in bad:
+        row, count = int(one["worst"][TESTS.index("outlier")]), int(one["outliers"])
+        why = "these may be no particles" if count < MANY * n else "noise is not the same in all"
+        told.append(f"beyond all replicates: {count}, row {row} of the stack farthest ({why})")
     if not told:
         told.append(f"the test of their {min(bad)} fails")
     return (

@@ -116,7 +116,7 @@ class Audit:
             told.append(f"runs: {self.agreement.reading}.")
         return told + [f"not done: {text}." for text in self.skipped]
 
-    def plain(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """All numbers, for JSON; particles' own are left out."""
         from pyrocryo.identify import plain
 
