@@ -42,8 +42,8 @@ class Importance:
         elbo: `(seeds, n)` nats.
         iwae: `(seeds, n)` nats, :math:`\ln \frac1S \sum_s w_s` (Burda, Grosse & Salakhutdinov
             2016), a lower bound of ln p(x) in expectation that S draws bring close.
-        khat_share: `(seeds,)` share of particles whose k-hat is above .7, and whose draws are worth
-            less than .9 of their number.
+        khat_share: `(seeds,)` share of particles whose k-hat is above .7, and whose draws are
+            worth less than .9 of their number.
         gap: `(seeds,)` mean of IWAE − ELBO, which tends to KL(q ‖ p) as S grows.
         gap_se: `(seeds,)` its standard error.
         khat_passed: ``khat_share`` is at most a tenth, whatever the seed.
