@@ -55,9 +55,11 @@ def populations(
     not, and there wells and barriers are looked for.
 
     One of two arms in a double well (1.6 k_B T, 67 % on the left; 3000 images of 16 pixels, SNR 1,
-    one latent, isotropic prior, two seeds, 5 data sets): trained for 3000 steps, the barrier is
-    1.1 ± .1 k_B T per unit of the latent and 2.1 ± .2 per unit of motion (its own error .35), and
-    the left well holds 66 ± 2 %. At SNR .1 posteriors are wider than the barrier: one well.
+    one latent, isotropic prior, two seeds, 5 data sets): after 800 steps the barrier is 1.9 ± .1
+    k_B T per unit of the latent and 2.4 ± .1 per unit of motion, after 3000 it is 1.1 ± .1 and
+    2.1 ± .2 (own error .35), and the left well holds .67 ± .01 and .66 ± .02: populations are
+    right, and barriers per unit of motion rather too high. At SNR .1 posteriors are wider than the
+    barrier, and one well is found.
 
     Frames of one molecule count as rows of the same law, and are resampled together. Where
     particles carry temperatures, only those at one of them are looked at.
