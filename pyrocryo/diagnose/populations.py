@@ -55,7 +55,7 @@ def populations(
     not, and there wells and barriers are looked for.
 
     One of two arms in a double well (1.6 k_B T, 67 % on the left; 3000 images of 16 pixels, SNR 1,
-    one latent, isotropic prior, two seeds, 5 data sets): after 800 steps the barrier is 1.9 ± .1
+    one latent, isotropic prior, two seeds, 5 data sets): after 800 steps the barrier is 1.8 ± .1
     k_B T per unit of the latent and 2.4 ± .1 per unit of motion, after 3000 it is 1.1 ± .1 and
     2.1 ± .2 (own error .35), and the left well holds .67 ± .01 and .66 ± .02: populations are
     right, and barriers per unit of motion rather too high. At SNR .1 posteriors are wider than the
