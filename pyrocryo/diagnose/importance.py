@@ -22,6 +22,7 @@ __all__ = ["Importance", "importance"]
 
 BAD, MOST_BAD = 0.7, 0.1  # k-hat, and the share of particles that may have a larger one
 WORTH = 0.9  # of the draws: where weights differ less, their tail carries nothing, whatever k-hat
+DOUBT = 0.02  # nats: one mean off by a fifth of a standard deviation, b² / 2
 WIDE = 0.05  # nats a latent: standard deviations off by a fifth, or means by a third of one
 
 
@@ -42,8 +43,8 @@ class Importance:
         elbo: `(seeds, n)` nats.
         iwae: `(seeds, n)` nats, :math:`\ln \frac1S \sum_s w_s` (Burda, Grosse & Salakhutdinov
             2016), a lower bound of ln p(x) in expectation that S draws bring close.
-        khat_share: `(seeds,)` share of particles whose k-hat is above .7, and whose draws are worth
-            less than .9 of their number.
+        khat_share: `(seeds,)` share of particles whose k-hat is above .7, and whose draws are
+            worth less than .9 of their number.
         gap: `(seeds,)` mean of IWAE − ELBO, which tends to KL(q ‖ p) as S grows.
         gap_se: `(seeds,)` its standard error.
         khat_passed: ``khat_share`` is at most a tenth, whatever the seed.
@@ -73,6 +74,17 @@ class Importance:
     def passed(self) -> bool:
         """Whether draws of the guide may be used as they are."""
         return self.khat_passed and self.gap_passed
+
+    @property
+    def doubtful(self) -> np.ndarray:
+        """`(seeds, n)` particles whose own posterior may be off by what NUTS would notice.
+
+        Either k-hat counts, or IWAE − ELBO is above .02 nats, which is what a mean off by .2
+        standard deviations costs (a width off by a fifth: .04). How often that is right:
+        ``docs/calibrate_and_trust.md``.
+        """
+        tail = (self.khat > BAD) & (self.ess < WORTH)
+        return tail | (self.iwae - self.elbo > DOUBT)
 
     def as_dict(self) -> dict[str, Any]:
         """What a file keeps: numbers of particles, without the draws."""
@@ -113,9 +125,9 @@ def importance(
     is large. Neither sees a wrong model (:func:`pyrocryo.diagnose.predictive` does).
 
     k-hat is the shape of a tail, whatever the tail weighs. Where a guide is nearly exact and the
-    posterior has longer tails than a normal (refined, two arms: gaps of .0006 nats, 65 % of
-    particles above .7, all of them right by NUTS), it says nothing; so it counts only where the
-    draws are worth less than .9 of their number.
+    posterior has longer tails than a normal, it says nothing (:func:`pyrocryo.refined`, two arms:
+    at gaps of .0006 nats 65 % of the particles were above .7; of 40 that NUTS agreed with, 18),
+    so it counts only where the draws are worth less than .9 of their number.
 
     Example::
 
