@@ -126,7 +126,7 @@ def importance(
 
     k-hat is the shape of a tail, whatever the tail weighs. Where a guide is nearly exact and the
     posterior has longer tails than a normal, it says nothing (:func:`pyrocryo.refined`, two arms:
-    at gaps of .0006 nats 65 % of the particles were above .7; of 40 that NUTS agreed with, 18),
+    at gaps of .0006 nats 65 % of the particles were above .7; of 60 that NUTS agreed with, 30),
     so it counts only where the draws are worth less than .9 of their number.
 
     Example::
