@@ -22,6 +22,7 @@ __all__ = ["Importance", "importance"]
 
 BAD, MOST_BAD = 0.7, 0.1  # k-hat, and the share of particles that may have a larger one
 WORTH = 0.9  # of the draws: where weights differ less, their tail carries nothing, whatever k-hat
+DOUBT = 0.02  # nats: one mean off by a fifth of a standard deviation, b² / 2
 WIDE = 0.05  # nats a latent: standard deviations off by a fifth, or means by a third of one
 
 
@@ -74,6 +75,17 @@ class Importance:
         """Whether draws of the guide may be used as they are."""
         return self.khat_passed and self.gap_passed
 
+    @property
+    def doubtful(self) -> np.ndarray:
+        """`(seeds, n)` particles whose own posterior may be off by what NUTS would notice.
+
+        Either k-hat counts, or IWAE − ELBO is above .02 nats, which is what a mean off by .2
+        standard deviations costs (a width off by a fifth: .04). How often that is right:
+        ``docs/calibrate_and_trust.md``.
+        """
+        tail = (self.khat > BAD) & (self.ess < WORTH)
+        return tail | (self.iwae - self.elbo > DOUBT)
+
     def as_dict(self) -> dict[str, Any]:
         """What a file keeps: numbers of particles, without the draws."""
         names = ("khat", "ess", "elbo", "iwae", "khat_share", "gap", "gap_se")
@@ -113,9 +125,9 @@ def importance(
     is large. Neither sees a wrong model (:func:`pyrocryo.diagnose.predictive` does).
 
     k-hat is the shape of a tail, whatever the tail weighs. Where a guide is nearly exact and the
-    posterior has longer tails than a normal (refined, two arms: gaps of .0006 nats, 65 % of
-    particles above .7, all of them right by NUTS), it says nothing; so it counts only where the
-    draws are worth less than .9 of their number.
+    posterior has longer tails than a normal, it says nothing (:func:`pyrocryo.refined`, two arms:
+    at gaps of .0006 nats 65 % of the particles were above .7; of 60 that NUTS agreed with, 30),
+    so it counts only where the draws are worth less than .9 of their number.
 
     Example::
 
