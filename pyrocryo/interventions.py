@@ -32,6 +32,7 @@ from pyrocryo.errors import InputError
 from pyrocryo.pair import Pair
 from pyrocryo.particles import Particles
 from pyrocryo.poses import shift_given
+from pyrocryo.ramp import Ramped
 from pyrocryo.unit_vectors import between
 
 __all__ = ["Interventions", "arc", "until_converged"]
@@ -43,7 +44,7 @@ SMALLEST = 1e-6  # squared: keeps the gradient of a distance finite where it is 
 
 
 @dataclass(frozen=True)
-class Interventions:
+class Interventions(Ramped):
     r"""Algorithm 1 as a further term of the loss.
 
     ``pc.fit(pair, particles, interventions=pc.Interventions(weight=5.0))``. Poses that are known
@@ -76,9 +77,7 @@ class Interventions:
     relative: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("weight", "start", "ramp"):
-            if not getattr(self, name) >= 0:
-                raise InputError(f"{name}: expected 0 or more, got {getattr(self, name)}")
+        self._check_ramp()
         for name in ("poses", "distance", "gradients"):
             known = get_args(get_type_hints(Interventions)[name])
             if getattr(self, name) not in known:
@@ -100,13 +99,6 @@ class Interventions:
             "Algorithm 1 lowers Eq. 2, but did not keep the pose out of z where we measured it "
             "(models/posevae.py); look at diagnose.pose_invariance and at held-out R² or ELBO"
         )
-
-    def weight_at(self, step: int) -> float:
-        """Weight at step 0, 1, ... after the rigid ones."""
-        done = step + 1 - self.start
-        if done <= 0:
-            return 0.0
-        return self.weight * min(1.0, done / self.ramp) if self.ramp else self.weight
 
     def __call__(self, pair: Pair, batch: Any) -> Tensor:
         """Eq. 2 of a batch, without its weight."""

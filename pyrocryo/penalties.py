@@ -33,6 +33,7 @@ from pyrocryo.jacobians import (
 )
 from pyrocryo.pair import Pair
 from pyrocryo.precision import applied
+from pyrocryo.ramp import Ramped
 
 __all__ = ["Bonds", "Clashes", "Isometric", "Orthogonal", "Sparse", "again", "drawn_centres"]
 
@@ -41,7 +42,7 @@ FLOOR = 0.01  # square of the change (in sd of the noise) below which a latent c
 
 
 @dataclass(frozen=True)
-class _Penalty:
+class _Penalty(Ramped):
     weight: float = 1.0
     start: int = 0
     ramp: int = 0
@@ -50,19 +51,10 @@ class _Penalty:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kind", type(self).__name__)
-        for name in ("weight", "start", "ramp"):
-            if not getattr(self, name) >= 0:
-                raise InputError(f"{name}: expected 0 or more, got {getattr(self, name)}")
+        self._check_ramp()
         for name in set(self.__dataclass_fields__) - {"weight", "start", "ramp", "kind"}:
             if not getattr(self, name) > 0:
                 raise InputError(f"{name}: expected a positive number, got {getattr(self, name)}")
-
-    def weight_at(self, step: int) -> float:
-        """Weight at step 0, 1, ... after the rigid ones."""
-        done = step + 1 - self.start
-        if done <= 0:
-            return 0.0
-        return self.weight * min(1.0, done / self.ramp) if self.ramp else self.weight
 
 
 class _Stereochemical(_Penalty):

@@ -18,7 +18,7 @@ from pyrocryo.directions import PlanarNormal
 from pyrocryo.errors import InputError
 from pyrocryo.joint_normal import JointNormal
 from pyrocryo.pair import Pair
-from pyrocryo.poses import InPlane
+from pyrocryo.poses import InPlane, turned
 from pyrocryo.precision import applied
 from pyrocryo.rotated_normal import RotatedNormal
 from pyrocryo.svi import Fit
@@ -98,7 +98,7 @@ class _Refined(Pair):
         angle = q.loc[..., 0] if frames else q.loc[..., 0, 0]
         sd = _marginal(q)[..., 0, :].norm(dim=-1)
         sd = sd if frames else sd[..., 0]
-        law = PlanarNormal(_turned(centre, angle) / sd.clamp_max(LARGEST_SD).unsqueeze(-1))
+        law = PlanarNormal(turned(centre, angle) / sd.clamp_max(LARGEST_SD).unsqueeze(-1))
         return law.to_event(1) if frames else law
 
     def posterior_of(
@@ -149,7 +149,7 @@ class _Refined(Pair):
 
             def likelihood(theta: Tensor) -> Tensor:
                 theta = theta if frames else theta.squeeze(-2)
-                direction = _turned(centre, theta[..., 0])
+                direction = turned(centre, theta[..., 0])
                 found = self._likelihood(theta[..., 1:], batch, direction, None)
                 return found if frames else found.unsqueeze(-1)
 
@@ -350,13 +350,6 @@ def _blocks_of(square: Tensor, frames: int) -> Tensor:
     d = square.shape[-1] // frames
     parts = square.unflatten(-1, (frames, d)).unflatten(-3, (frames, d))  # (..., F, d, F, d)
     return torch.diagonal(parts, dim1=-4, dim2=-2).movedim(-1, -3)
-
-
-def _turned(direction: Tensor, angle: Tensor) -> Tensor:
-    """Unit vectors `(..., 2)` turned by angles `(...)` in rad."""
-    c, s = angle.cos(), angle.sin()
-    x, y = direction.unbind(-1)
-    return torch.stack([c * x - s * y, s * x + c * y], dim=-1)
 
 
 @lru_cache

@@ -22,7 +22,7 @@ FLOORS = [
         "cholesky",
         "jacobians",
     },
-    {"fields", "rotation_laws", "turned", "unit_vectors", "preprocess"},
+    {"fields", "rotation_laws", "turned", "unit_vectors", "preprocess", "ramp"},
     {"particles", "metrics", "rotated_normal", "joint_normal", "plots", "context"},
     {"imaging", "inspection"},
     {"volumes", "poses", "priors", "optics", "noise"},
