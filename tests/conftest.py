@@ -57,3 +57,25 @@ def trained_vae(pairs_in_time):
 
     pair = pc.Pair(pc.priors.IsotropicNormal(2), volume=pc.volumes.Grid(), box=pairs_in_time.box)
     return pc.fit(pair, pairs_in_time, steps=250, batch_size=32).pairs[0]
+
+
+@pytest.fixture
+def brisk(monkeypatch):
+    """Runs of which no number matters: small images, few of them made of a decoder, none drawn.
+
+    Simulated images have half the pixels along an edge, of twice the size, and the figures of a
+    run are composed but not drawn, which other tests do.
+    """
+    import sys
+
+    from pyrocryo.io import run_folder
+    from pyrocryo.simulate import datasets, temporal
+    from pyrocryo.simulate.images import imaged
+
+    def coarse(*told, box=32, pixel_size=3.0, **more):
+        return imaged(*told, box=box // 2, pixel_size=2 * pixel_size, **more)
+
+    for module in (datasets, temporal):
+        monkeypatch.setattr(module, "imaged", coarse)
+    monkeypatch.setattr(sys.modules["pyrocryo.identify.jacobian"], "NUMBERS", 2e7)
+    monkeypatch.setattr(run_folder, "_save", lambda path, figure: path.touch())

@@ -48,6 +48,7 @@ def test_a_file_without_a_card_is_named(tmp_path):
 WITH_ARMS = [p for p in MODELS if p.stem in ("vae", "slowvae", "boltzmann")]
 
 
+@pytest.mark.usefixtures("brisk")
 @pytest.mark.parametrize("path", WITH_ARMS, ids=lambda p: p.stem)
 @pytest.mark.parametrize("volume", ["grid", "implicit", "atoms"])
 @pytest.mark.parametrize("pose", ["known", "in-plane"])
@@ -68,6 +69,7 @@ def test_short_form(path, volume, pose, tmp_path):
         assert len(found) == (0 if path.stem == "boltzmann" else 2)  # too few images to tell
 
 
+@pytest.mark.usefixtures("brisk")
 @pytest.mark.parametrize(
     "options",
     [
@@ -107,18 +109,12 @@ def test_posevae_in_short_form(options, tmp_path):
     assert (settings is None) == bool(options)
 
 
-@pytest.mark.parametrize(
-    ("stem", "options"),
-    [
-        ("refine", ["--volume", "hinges"]),
-        ("refine", ["--molecule", "arms"]),
-        ("ab_initio", ["--count", "20"]),
-    ],
-)
-def test_poses_in_space_in_short_form(stem, options, tmp_path):
-    model = next(p for p in MODELS if p.stem == stem)
+@pytest.mark.usefixtures("brisk")
+def test_hinges_in_refined_poses_in_short_form(tmp_path):
+    """Its other forms are in test_so3.py, and poses from nothing in test_search.py."""
+    model = next(p for p in MODELS if p.stem == "refine")
     out = tmp_path / "run"
-    options = ["--n", "40", "--rigid-steps", "0", *options, *SHORT, "--held-out", "4"]
+    options = ["--n", "40", "--rigid-steps", "0", "--volume", "hinges", *SHORT, "--held-out", "4"]
     assert main(["fit", str(model), "--out", str(out), *options]) == 0
     assert (out / "poses_seed0.star").exists()
 
@@ -142,6 +138,7 @@ DECODERS = [
 ]
 
 
+@pytest.mark.usefixtures("brisk")
 @pytest.mark.parametrize(
     ("stem", "options"), DECODERS, ids=lambda o: o.replace("--", "").replace(" ", "-")
 )
@@ -160,6 +157,7 @@ def test_decoders_of_adenylate_kinase_in_short_form(stem, options, tmp_path, cap
     assert ("no linear ICA: " in capsys.readouterr().out) == said  # of so few
 
 
+@pytest.mark.usefixtures("brisk")
 @pytest.mark.parametrize("stem", ["modes", "linear_ica"])
 def test_linear_ica_of_what_was_found(stem, tmp_path, monkeypatch):
     model = next(p for p in MODELS if p.stem == stem)
@@ -213,6 +211,7 @@ def test_a_map_of_another_kind_from_a_star_file(volume, steps, rigid, tmp_path):
     assert metrics["map_correlation"]["mean"] > 0.85
 
 
+@pytest.mark.usefixtures("brisk")
 def test_control_with_equal_spreads(tmp_path):
     model = next(p for p in MODELS if p.stem == "boltzmann")
     out = tmp_path / "run"
@@ -220,6 +219,7 @@ def test_control_with_equal_spreads(tmp_path):
     assert not json.loads((out / "identify.json").read_text())["prior"]["sees_rotations"]
 
 
+@pytest.mark.usefixtures("brisk")
 @pytest.mark.parametrize("learned", [False, True])
 def test_wells_of_any_shape(learned, tmp_path):
     model = next(p for p in MODELS if p.stem == "boltzmann")
@@ -229,6 +229,7 @@ def test_wells_of_any_shape(learned, tmp_path):
     assert json.loads((out / "config.json").read_text())["exact_kl"]
 
 
+@pytest.mark.usefixtures("brisk")
 @pytest.mark.parametrize(
     ("options", "prior", "sees"),
     [
@@ -252,6 +253,7 @@ def test_laws_of_temperature(options, prior, sees, tmp_path):
     assert (verdict["name"], verdict["sees_rotations"]) == (prior, sees)
 
 
+@pytest.mark.usefixtures("brisk")
 def test_labels_in_error_are_told_to_the_prior_or_not(tmp_path):
     model = next(p for p in MODELS if p.stem == "boltzmann")
     for told in ([], ["--told-error", "0"]):
