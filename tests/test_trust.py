@@ -397,7 +397,7 @@ def test_noise_of_any_kind_is_checked(particles, likelihood):
 def test_numbers_are_refused_before_anything_is_computed(particles, monkeypatch):
     check = pc.diagnose.check
     monkeypatch.setattr(sys.modules[check.__module__], "importance", pytest.fail)
-    for name, value in (("draws", 10), ("n", 5), ("images", 10), ("most", 1)):
+    for name, value in (("draws", 25), ("n", 5), ("images", 10), ("most", 1)):
         with pytest.raises(pc.errors.InputError, match=f"^{name}: expected at least"):
             check(planted.pair(), particles, **{name: value})
 
@@ -478,8 +478,12 @@ def _ready(monkeypatch, small):
     monkeypatch.setattr("pyrocryo.diagnose.check", lambda *data, **numbers: checked)
 
 
-def test_no_run_is_no_run(tmp_path):
+def test_no_run_is_no_run(tmp_path, capsys):
     assert main(["diagnose", str(tmp_path / "none")]) == 2
+    (tmp_path / "file").touch()
+    out = ["--out", str(tmp_path / "file")]
+    assert main(["diagnose", str(tmp_path / "none"), *out]) == 2
+    assert "is a file, not a folder" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("_ready")
