@@ -14,7 +14,9 @@ from pyrocryo.errors import InputError
 from pyrocryo.pair import Pair
 from pyrocryo.particles import Particles
 from pyrocryo.svi import Fit
+from pyrocryo.svi.weights import Weights
 from pyrocryo.to_arviz import to_arviz
+from pyrocryo.unit_vectors import one_side
 
 __all__ = ["moments", "posed", "posterior", "weighted"]
 
@@ -53,9 +55,8 @@ def posterior(
             f"{predictive}"
         )
     fit.pairs[0].check(particles)
-    most = max(1, MOST_NUMBERS // (fit.pairs[0].volume.numbers_an_image * (particles.frames or 1)))
-    at_once = min(draws, most)
-    size = max(1, most // draws)
+    each = fit.pairs[0].volume.numbers_an_image * (particles.frames or 1)
+    size = max(1, MOST_NUMBERS // (each * draws))
     chains: dict[str, list[np.ndarray]] = {}
     for chain, pair in enumerate(fit.pairs):
         parts: dict[str, list[np.ndarray]] = {}
@@ -63,20 +64,14 @@ def posterior(
             torch.manual_seed(int(np.random.SeedSequence([seed, chain]).generate_state(1)[0]))
             for rows in particles.chunks(size):
                 batch = pair.moved(particles.batch(rows))
-                drawn = [
-                    weighted(pair, batch, min(at_once, draws - done), max(0, predictive - done))
-                    for done in range(0, draws, at_once)
-                ]
-                for name in drawn[0]:
-                    together = np.concatenate([part[name] for part in drawn])
-                    parts.setdefault(name, []).append(together)
+                for name, part in weighted(pair, batch, draws, predictive, MOST_NUMBERS).items():
+                    parts.setdefault(name, []).append(part)
         for name, values in parts.items():
             chains.setdefault(name, []).append(np.concatenate(values, axis=1))
     stacked = {name: np.stack(values) for name, values in chains.items()}
-    if stacked.get("pose", np.empty(0)).shape[-1] == 4:  # q and -q are one rotation
-        pose = stacked["pose"]
-        side = (pose * pose[:, :1]).sum(axis=-1, keepdims=True)
-        stacked["pose"] = np.where(side < 0, -pose, pose)
+    if "pose" in stacked:
+        pose = torch.as_tensor(stacked["pose"])
+        stacked["pose"] = one_side(pose, pose[:, :1]).numpy()
     return _converted(fit, particles, stacked)
 
 
@@ -148,22 +143,50 @@ def posed(fit: Fit, particles: Particles, *, chain: int = 0) -> Particles:
     return particles.having(rotation=rotation, shift=shift)
 
 
-def weighted(pair: Pair, batch: Any, draws: int, predictive: int) -> dict[str, np.ndarray]:
-    """Draws `(draws, B, ...)` of one pair for one batch, and their log-densities `(draws, B)`."""
+def weighted(
+    pair: Pair, batch: Any, draws: int, predictive: int, most: int, *, rigid: bool = False
+) -> dict[str, np.ndarray]:
+    """Draws `(draws, B, ...)` of one pair for one batch, and their log-densities `(draws, B)`.
+
+    Args:
+        pair: A trained pair.
+        batch: A batch that it fits.
+        draws: Draws of the guide for each particle.
+        predictive: Of these, how many come with their images, ``clean`` and ``replicate``.
+        most: Numbers held at once while decoding.
+        rigid: Every conformation is 0, and its densities are left out.
+    """
+    each = pair.volume.numbers_an_image * batch.images.shape[:-2].numel()
+    at_once = max(1, min(draws, most // each))
+    parts = [
+        _some(pair, batch, min(at_once, draws - done), max(0, predictive - done), rigid)
+        for done in range(0, draws, at_once)
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _some(
+    pair: Pair, batch: Any, draws: int, predictive: int, rigid: bool
+) -> dict[str, np.ndarray]:
+    """So many draws as are held at once."""
     outer = pyro.plate("draw", draws, dim=-2)
-    guide = poutine.trace(outer(pair.guide)).get_trace(batch)
-    model = poutine.trace(poutine.replay(outer(pair.model), guide)).get_trace(batch)
+    with Weights(rigid=rigid):
+        guide = poutine.trace(outer(pair.guide)).get_trace(batch)
+        model = poutine.trace(poutine.replay(outer(pair.model), guide)).get_trace(batch)
     guide.compute_log_prob()
     model.compute_log_prob()
-    latent = [name for name in ("pose", "shift", "z") if name in guide.nodes]
+    sites = [name for name in ("pose", "shift", "z") if name in guide.nodes]
+    latent = [name for name in sites if name != "z" or not rigid]
     clean = model.nodes["_RETURN"]["value"][:predictive]
-    result = {name: model.nodes[name]["value"] for name in latent}
+    result = {name: model.nodes[name]["value"] for name in sites}
     if "pose" in result:
         result["pose"] = pair.framed(result["pose"], result["z"])
+    likelihood = model.nodes["x"]["unscaled_log_prob"].expand(result["z"].shape[:2])
+    none = torch.zeros_like(likelihood)  # where nothing but `z` is inferred, and that is 0
     result |= {
-        "log_likelihood": model.nodes["x"]["unscaled_log_prob"],
-        "log_prior": sum(model.nodes[name]["unscaled_log_prob"] for name in latent),
-        "log_q": sum(guide.nodes[name]["unscaled_log_prob"] for name in latent),
+        "log_likelihood": likelihood,
+        "log_prior": sum((model.nodes[name]["unscaled_log_prob"] for name in latent), none),
+        "log_q": sum((guide.nodes[name]["unscaled_log_prob"] for name in latent), none),
         "clean": clean,
         "replicate": pair.replicated(clean) if predictive else clean,  # no law of no image
     }

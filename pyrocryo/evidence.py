@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -13,11 +12,10 @@ from pyrocryo.errors import InputError
 from pyrocryo.identify import report
 from pyrocryo.particles import Particles
 from pyrocryo.svi import Fit
-from pyrocryo.to_arviz import version
+from pyrocryo.to_arviz import to_elpd
 
 __all__ = ["elpd"]
 
-GOOD = 0.7  # k-hat
 SEEN = 256  # particles that the verdict looks at
 
 
@@ -72,32 +70,5 @@ def elpd(
     found = importance(fit.pairs[chain], particles, draws=draws, most=most, seed=seed)
     some = particles.take(np.arange(min(SEEN, len(particles))))
     post = posterior(fit, some, draws=10, predictive=0, seed=seed)
-    return _packed(found.iwae[0], found.khat[0], found.particles, draws, report(fit, post))
-
-
-def _packed(
-    value: np.ndarray, khat: np.ndarray, rows: np.ndarray, draws: int, verdict: dict[str, Any]
-) -> Any:
-    import arviz as az
-    import xarray as xr
-
-    n = len(value)
-    se = float(value.std(ddof=0) * math.sqrt(n))
-    warning = bool((khat > GOOD).any())
-    k = xr.DataArray(khat, dims=["particle"], coords={"particle": rows}, name="pareto_k")
-    point = k.copy(data=value).rename("loo_i")
-    told = {"n_samples": draws, "n_data_points": n, "scale": "log", "warning": warning}
-    told |= {"se": se, "good_k": GOOD, "pareto_k": k}
-    if version(az) >= 1:
-        from arviz_stats.utils import ELPDDataLOO
-
-        result = ELPDDataLOO(elpd=float(value.sum()), p=math.nan, elpd_i=point, **told)
-        result.identifiability = verdict["sentence"]
-        return result
-    from arviz.stats.stats_utils import ELPDData
-
-    order = ("se", "p_loo", "n_samples", "n_data_points", "warning", "loo_i", "pareto_k", "scale")
-    told |= {"p_loo": math.nan, "loo_i": point}
-    numbers = {"elpd_loo": float(value.sum()), **{name: told[name] for name in order}}
-    numbers |= {"good_k": GOOD, "identifiability": verdict["sentence"]}
-    return ELPDData(data=list(numbers.values()), index=list(numbers))
+    told = report(fit, post)["sentence"]
+    return to_elpd(found.iwae[0], found.khat[0], found.particles, draws=draws, sentence=told)

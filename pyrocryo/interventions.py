@@ -28,11 +28,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyrocryo import quaternions
 from pyrocryo.errors import InputError
 from pyrocryo.pair import Pair
 from pyrocryo.particles import Particles
 from pyrocryo.poses import shift_given
+from pyrocryo.unit_vectors import between
 
 __all__ = ["Interventions", "arc", "until_converged"]
 
@@ -122,7 +122,7 @@ class Interventions:
             return total
         if self.relative:
             (p, _, q), (r, _, s) = found
-            return total + arc(_between(p, r), _between(q, s)).mean()
+            return total + arc(between(p, r), between(q, s)).mean()
         given, _, again = found[0]
         return total + arc(given, again).mean()
 
@@ -244,14 +244,6 @@ def arc(p: Tensor, q: Tensor) -> Tensor:
     if p.shape[-1] == 2:
         return 2 * torch.atan2(apart, sum_)
     return 4 * torch.atan2(torch.minimum(apart, sum_), torch.maximum(apart, sum_))
-
-
-def _between(p: Tensor, q: Tensor) -> Tensor:
-    """The turn from pose p to pose q, as a unit vector too."""
-    if p.shape[-1] == 4:
-        return quaternions.product(q, quaternions.conjugate(p))
-    (a, b), (c, d) = p.unbind(-1), q.unbind(-1)
-    return torch.stack([a * c + b * d, a * d - b * c], dim=-1)
 
 
 def _contrast(z: Tensor, given: Tensor | None, found: Tensor, again: Tensor | None) -> Tensor:

@@ -11,13 +11,13 @@ from __future__ import annotations
 import itertools
 import math
 
-import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
-from torch.distributions import Independent, Normal, constraints
+from torch.distributions import Independent, Normal
 from torch.distributions.kl import register_kl
 
 from pyrocryo.precision import applied
+from pyrocryo.turned import Turned
 
 __all__ = ["RotatedNormal", "RotationLayer"]
 
@@ -60,7 +60,7 @@ class RotationLayer(nn.Module):
         return matrix
 
 
-class RotatedNormal(dist.TorchDistribution):
+class RotatedNormal(Turned):
     r"""The law of :math:`z = R u`, :math:`u \sim N(\mu, L L^\top)`.
 
     .. math:: \log q(z) = \log N(R^\top z; \mu, L L^\top)
@@ -71,63 +71,9 @@ class RotatedNormal(dist.TorchDistribution):
         rotation: `(K, K)` orthogonal `R`.
     """
 
-    arg_constraints = {
-        "loc": constraints.real_vector,
-        "scale_tril": constraints.lower_cholesky,
-    }
-    support = constraints.real_vector
-    has_rsample = True
-
-    def __init__(
-        self,
-        loc: Tensor,
-        scale_tril: Tensor,
-        rotation: Tensor,
-        *,
-        validate_args: bool | None = None,
-    ) -> None:
-        batch_shape = torch.broadcast_shapes(loc.shape[:-1], scale_tril.shape[:-2])
-        self.loc = loc.expand(*batch_shape, -1)
-        self.scale_tril = scale_tril.expand(*batch_shape, -1, -1)
-        self.rotation = rotation
-        super().__init__(batch_shape, loc.shape[-1:], validate_args=validate_args)
-
-    def expand(self, batch_shape: torch.Size, _instance: object = None) -> RotatedNormal:
-        new = self._get_checked_instance(RotatedNormal, _instance)
-        batch_shape = torch.Size(batch_shape)
-        new.loc = self.loc.expand(batch_shape + self.event_shape)
-        new.scale_tril = self.scale_tril.expand(batch_shape + self.scale_tril.shape[-2:])
-        new.rotation = self.rotation
-        super(RotatedNormal, new).__init__(batch_shape, self.event_shape, validate_args=False)
-        new._validate_args = self._validate_args
-        return new
-
-    def corrected(self, offset: Tensor, factor: Tensor) -> RotatedNormal:
-        """The law with `L a` added to its mean and `L M` for `L`; `a` `(..., K)`."""
-        loc = self.loc + applied(self.scale_tril, offset)
-        return RotatedNormal(loc, self.scale_tril @ factor, self.rotation)
-
-    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
-        noise = torch.randn(
-            self._extended_shape(sample_shape), dtype=self.loc.dtype, device=self.loc.device
-        )
-        return applied(self.rotation, self.loc + applied(self.scale_tril, noise))
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
-        offset = (applied(self.rotation.T, value) - self.loc).unsqueeze(-1)
-        scale = self.scale_tril.expand(*offset.shape[:-2], -1, -1)
-        white = torch.linalg.solve_triangular(scale, offset, upper=False).squeeze(-1)
-        return -0.5 * white.square().sum(-1) - self._log_volume()
-
     def entropy(self) -> Tensor:
         """Differential entropy in nats; `R` does not change it."""
-        return self._log_volume() + 0.5 * self.event_shape[0]
-
-    @property
-    def mean(self) -> Tensor:
-        return applied(self.rotation, self.loc)
+        return self.log_volume() + 0.5 * self.event_shape[0]
 
     @property
     def variance(self) -> Tensor:
@@ -139,10 +85,6 @@ class RotatedNormal(dist.TorchDistribution):
     def total_square(self) -> Tensor:
         """E|z|², from `u` alone: `R` cannot enter it."""
         return self.loc.square().sum(-1) + self.scale_tril.square().sum((-1, -2))
-
-    def _log_volume(self) -> Tensor:
-        half_log_det = self.scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        return half_log_det + 0.5 * self.event_shape[0] * math.log(2 * math.pi)
 
 
 @register_kl(RotatedNormal, Independent)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
+from pyrocryo import unit_vectors
 from pyrocryo.directions import PlanarNormal
 from pyrocryo.errors import InputError
 from pyrocryo.joint_normal import JointNormal
@@ -164,8 +165,7 @@ class _Refined(Pair):
         factor, loc = _marginal(q), q.loc
         if not frames:
             factor, loc = factor.squeeze(-3), loc.squeeze(-2)
-        across = centre[..., 0] * direction[..., 1] - centre[..., 1] * direction[..., 0]
-        angle = torch.atan2(across, (centre * direction).sum(-1)) - loc[..., 0]
+        angle = unit_vectors.angles(centre, direction).squeeze(-1) - loc[..., 0]
         angle = torch.remainder(angle + math.pi, 2 * math.pi) - math.pi
         gain = factor[..., 1:, 0] / factor[..., :1, 0]
         z = loc[..., 1:] + gain * angle.unsqueeze(-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["from_netcdf", "to_arviz", "to_netcdf", "version"]
+__all__ = ["from_netcdf", "to_arviz", "to_elpd", "to_netcdf", "version"]
+
+GOOD = 0.7  # k-hat
 
 
 def to_arviz(
@@ -56,6 +59,45 @@ def to_arviz(
         }
         result.extend(az.from_dict(log_likelihood=likelihood, dims=shorter, coords=coords))
     return result
+
+
+def to_elpd(
+    value: np.ndarray, khat: np.ndarray, index: np.ndarray, *, draws: int, sentence: str
+) -> Any:
+    """Log-likelihoods of held-out particles as what ``az.compare`` and ``az.plot_khat`` take.
+
+    Args:
+        value: `(n,)` of each particle, nats.
+        khat: `(n,)` of its importance weights.
+        index: `(n,)` its row in the stack.
+        draws: How many weights there were.
+        sentence: What is to be read beside it, in the attribute ``identifiability``.
+
+    Returns:
+        An ``ELPDData`` (ArviZ 0.23) or ``ELPDDataLOO`` (1.x).
+    """
+    import arviz as az
+    import xarray as xr
+
+    n = len(value)
+    k = xr.DataArray(khat, dims=["particle"], coords={"particle": index}, name="pareto_k")
+    point = k.copy(data=value).rename("loo_i")
+    se, warning = float(value.std(ddof=0) * math.sqrt(n)), bool((khat > GOOD).any())
+    told = {"n_samples": draws, "n_data_points": n, "scale": "log", "warning": warning}
+    told |= {"se": se, "good_k": GOOD, "pareto_k": k}
+    if version(az) >= 1:
+        from arviz_stats.utils import ELPDDataLOO
+
+        result = ELPDDataLOO(elpd=float(value.sum()), p=math.nan, elpd_i=point, **told)
+        result.identifiability = sentence
+        return result
+    from arviz.stats.stats_utils import ELPDData
+
+    told |= {"elpd_loo": float(value.sum()), "p_loo": math.nan, "loo_i": point}
+    order = ("elpd_loo", "se", "p_loo", "n_samples", "n_data_points", "warning", "loo_i")
+    order += ("pareto_k", "scale", "good_k")
+    numbers = {name: told[name] for name in order} | {"identifiability": sentence}
+    return ELPDData(data=list(numbers.values()), index=list(numbers))
 
 
 def to_netcdf(tree: Any, path: str | Path) -> None:

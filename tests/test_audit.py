@@ -18,7 +18,8 @@ from pyrocryo.cli.app import main
 from pyrocryo.diagnose.leak import psi
 from pyrocryo.errors import InputError
 from pyrocryo.io.cryodrgn import read_pickles, read_poses
-from pyrocryo.io.others import read_columns, read_ctf, read_indices, read_latents
+from pyrocryo.io.others import read_ctf, read_indices, read_latents
+from pyrocryo.io.tables import read_columns
 from pyrocryo.report.audit import audit
 from pyrocryo.report.audit_page import page
 

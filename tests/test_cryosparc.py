@@ -156,7 +156,7 @@ def full(value, *shape, dtype=np.float32):
         ({"blob/idx": full(N, dtype=np.uint32)}, r"asks for image 13 of s\.mrc, which holds 12"),
         ({"blob/idx": full(0, 2)}, "blob/idx holds 2 of float32 a row"),
         ({"blob/shape": full(10, 2, dtype=np.uint32)}, r"blob/shape is \[10, 10\], expected 9 x"),
-        ({"blob/psize_A": np.linspace(1, 2, N)}, "blob/psize_A differs, 1 to 2"),
+        ({"blob/psize_A": np.linspace(1, 2, N)}, r"groups of images differ .*1 \(1 Å/px, box 9\)"),
         ({"blob/psize_A": full(0)}, "blob/psize_A is 0.0, expected more than 0"),
         ({"blob/sign": full(2)}, "blob/sign is 2.0, expected 1 or -1"),
         ({"ctf/anisomag": full(0.01, 4)}, "anisotropic magnification is not supported"),

@@ -1,19 +1,24 @@
-"""Every command of docs/from_relion_to_a_verdict.md runs, and ends as the page says."""
+"""Every command and all code of the pages in docs/ runs, and ends as the page says."""
 
 import re
 import shlex
-from pathlib import Path
 
 import numpy as np
+import pages
 import project
 import pytest
+import torch
 
 import pyrocryo as pc
 from pyrocryo.cli import main
 from pyrocryo.io import star
 
-ROOT = Path(__file__).parents[1]
-PAGE = (ROOT / "docs" / "from_relion_to_a_verdict.md").read_text()
+ROOT = pages.ROOT
+DOCS = {
+    path.stem: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))
+}
+PAGE = DOCS["from_relion_to_a_verdict"]
+ELSEWHERE = {"calibrate_and_trust": "test_trust.py"}
 CHANGES = {  # as the page's last section says
     "--steps 600": "--steps 4",
     "--downsample 64": "--downsample 16",
@@ -22,13 +27,18 @@ CHANGES = {  # as the page's last section says
     "$PYROCRYO": str(ROOT),
 }
 
+FEWER = {
+    "diagnose": ["--n", "60", "--images", "60", "--most", "40", "--draws", "50"],
+    "landscape": ["--most", "60"],
+}
+
 
 def _words(line):
     for long, short in CHANGES.items():
         line = re.sub(rf"{re.escape(long)}(?!\d)", lambda _, to=short: to, line)
     name, *words = shlex.split(line)
     assert name == "pyrocryo"
-    return words
+    return words + FEWER.get(words[0], [])
 
 
 def _failing():
@@ -111,3 +121,74 @@ def test_what_the_page_says_of_its_test_is_so():
         assert long in last or long == "$PYROCRYO"
     for name in re.findall(r"`(models/\w+\.py)`", PAGE):
         assert (ROOT / name).exists()
+
+
+QUICKER = {"n=8_000": "n=60", "steps=1_200": "steps=3", "n=2_000": "n=240", "steps=300": "steps=8"}
+SMALL = ["--n", "240", "--steps", "3", "--draws", "20", "--held-out", "40"]
+
+
+def _python(code, names):
+    for long, short in QUICKER.items():
+        code = code.replace(long, short)
+    exec(compile(code, "page", "exec"), names)
+
+
+def _shell(code):
+    """Commands, in little time; those of a GPU end in one line where there is none."""
+    for line in code.splitlines():
+        words = _words(line)
+        words += SMALL if words[0] == "fit" else []
+        assert main(words) == (2 if "cuda" in words and not torch.cuda.is_available() else 0), line
+
+
+def test_how_tos_run(folder, monkeypatch, capsys):
+    if not (folder / "runs/relion/report.html").exists():
+        test_the_page_runs(folder, monkeypatch, capsys)
+    monkeypatch.chdir(folder)
+    names = {}
+    for language, code in pages.blocks(DOCS["how_to"], "python", "sh"):
+        if language == "python":
+            _python(code, names)
+        else:
+            _shell(code)
+    said = capsys.readouterr().out
+    assert "elpd_diff" in said
+    assert "kJ/mol" in (folder / "runs/relion/landscape.json").read_text()
+    assert (folder / "movie/z2/z2.cxc").exists()
+
+
+def test_the_page_on_audits_runs(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    for _, code in pages.blocks(DOCS["audit"], "sh"):
+        _shell(code)
+    assert (folder / "audit/both/audit.html").exists()
+
+
+@pytest.mark.parametrize("page", ["identified", "structures"])
+def test_python_of_pages_runs(page, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for _, code in pages.blocks(DOCS[page], "python"):
+        _python(code, names)
+    assert {"identified": "identified", "structures": "of"}[page] in capsys.readouterr().out
+
+
+def test_no_page_has_code_that_is_not_run():
+    run = {"from_relion_to_a_verdict", "how_to", "audit", "identified", "structures", *ELSEWHERE}
+    assert {page for page, text in DOCS.items() if pages.blocks(text, "python", "sh")} == run
+
+
+@pytest.mark.parametrize("page", DOCS)
+def test_links_lead_somewhere(page):
+    assert not pages.dangling(ROOT / "docs" / f"{page}.md")
+
+
+def test_the_index_has_all_pages():
+    linked = set(re.findall(r"\]\((\w+)\.md\)", DOCS["README"]))
+    assert linked == set(DOCS) - {"README"}
+    assert "](docs/README.md)" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_every_model_is_in_the_table():
+    for path in (ROOT / "models").glob("*.py"):
+        assert f"(../models/{path.name})" in DOCS["results"]

@@ -4,7 +4,6 @@ import copy
 import math
 
 import arviz as az
-import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -13,9 +12,7 @@ from torch.distributions import MultivariateNormal
 from toys import Linear, Stubborn
 
 import pyrocryo as pc
-from pyrocryo.evidence import _packed
 
-matplotlib.use("Agg")
 # ArviZ 0.23 on pandas 3.1 and matplotlib 3.11
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The inplace keyword"),
@@ -91,24 +88,6 @@ def test_likelihood_does_not_see_turned_axes(world):
         score[name] = pc.metrics.mcc(truth, mean).value
     assert score["sparse"] > score["turned"] + 0.1
     assert found["sparse"].identifiability != found["turned"].identifiability
-
-
-def test_arviz_takes_it():
-    rng = np.random.default_rng(0)
-    made = {
-        name: _packed(
-            rng.normal(-90 - shift, 3, 120), rng.uniform(0, 0.9, 120), np.arange(120), 200,
-            {"sentence": "rotations are left"},
-        )
-        for name, shift in (("a", 0.0), ("b", 2.0))
-    }  # fmt: skip
-    table = az.compare(made)
-    assert list(table.index) == ["a", "b"]
-    az.plot_khat(made["a"])
-    az.plot_compare(table)
-    assert "log-likelihood" in str(made["a"]) or "elpd" in str(made["a"])
-    assert made["a"].identifiability == "rotations are left"
-    assert made["a"].warning
 
 
 def test_what_cannot_be_compared(world):

@@ -108,6 +108,10 @@ def test_an_array_in_memory_is_not_copied(stack, rng, monkeypatch):
         particles = _particles(SOURCES[source](stack), rng)
         assert particles.in_memory == particles.train.in_memory == (source == "array")
         assert Feed(particles.train, CPU, _orders(9, 3), range(1)).resident is resident
+        n = len(particles.train)
+        for asked, pays in ((n, True), (n - 1, source == "array")):
+            feed = Feed(particles.train, CPU, _orders(9, 3), range(1), asked=asked)
+            assert feed.resident is (resident and pays)
 
 
 def test_reads_a_few_steps_ahead_and_no_further(stack, rng):

@@ -12,8 +12,8 @@ from toys import Reading, Written
 import pyrocryo as pc
 from pyrocryo.cli import main
 from pyrocryo.diagnose.deconvolution import deconvolved, resampled
-from pyrocryo.diagnose.populations import KILOJOULE
-from pyrocryo.diagnose.weighted import log_evidence, weighted
+from pyrocryo.diagnose.free_energy import KILOJOULE
+from pyrocryo.diagnose.weighted import log_evidence, log_weights, sampled
 from pyrocryo.io.landscape import caveat, write_landscape
 from pyrocryo.simulate.images import imaged
 from pyrocryo.svi import Fit
@@ -131,17 +131,17 @@ def _fit(pairs, particles):
 def test_the_evidence_of_a_guide_that_is_the_posterior_is_exact():
     noise = 0.4
     particles, pair = _written(noise, n=40)
-    z, weight = weighted(pair, particles, 3)
-    assert z.shape == (3, 40, 2)
+    found = sampled(pair, particles, 3)
+    assert found["z"].shape == (3, 40, 2)
     x = particles.batch(np.arange(40)).images.numpy().reshape(40, 64).astype(float)
     x[:, 2:4] -= particles.rotation[:, :2, 0]
     sd = np.full(64, noise)
     sd[:2] = math.sqrt(1 + noise**2)
     exact = norm.logpdf(x, scale=sd).sum(axis=1)
-    np.testing.assert_allclose(log_evidence(weight), exact, atol=2e-3)
-    _, rigid = weighted(pair, particles, 1, rigid=True)
+    np.testing.assert_allclose(log_evidence(log_weights(found)), exact, atol=2e-3)
+    rigid = log_evidence(log_weights(sampled(pair, particles, 1, rigid=True)))
     sd[:2] = noise
-    np.testing.assert_allclose(log_evidence(rigid), norm.logpdf(x, scale=sd).sum(1), atol=2e-3)
+    np.testing.assert_allclose(rigid, norm.logpdf(x, scale=sd).sum(1), atol=2e-3)
 
 
 @pytest.fixture(scope="module")
@@ -327,6 +327,11 @@ def test_the_command(tmp_path, capsys):
     capsys.readouterr()
     assert main(["landscape", str(run), "--no-rival", "--axes"]) == 2
     assert "leave out --no-rival" in capsys.readouterr().err
+    for wrong in ("--bins", "--temperature"):  # before the rival is trained
+        assert main(["landscape", str(run), wrong, "-3"]) == 2
+        said = capsys.readouterr()
+        assert f"{wrong[2:]}: expected" in said.err
+        assert not said.out
     assert main(["landscape", str(run), "--most", "100", "--bins", "8"]) == 0
     told = capsys.readouterr().out
     assert "held-out particles" in told

@@ -96,6 +96,49 @@ def test_frames_and_training(tmp_path):
     )
 
 
+def _as_cryosparc(path, particles, group, boxes):
+    """The particles of `_written` as cryoSPARC would list them, dark."""
+    n = len(group)
+    pixel = np.array(SIZES, dtype=np.float32)[group]
+    columns = {
+        "uid": np.arange(n, dtype=np.uint64),
+        "blob/path": np.array([f"{g}.mrcs".encode() for g in group]),
+        "blob/idx": np.arange(n, dtype=np.uint32) // 2,
+        "blob/shape": np.array(boxes, dtype=np.uint32)[group][:, None].repeat(2, axis=1),
+        "blob/psize_A": pixel,
+        "blob/sign": np.full(n, -1, np.float32),
+        "alignments3D/pose": -pc.rotations.vector_from_matrix(particles.rotation),
+        "alignments3D/shift": -particles.shift / pixel[:, None],
+    }
+    table = np.empty(n, [(k, v.dtype, v.shape[1:]) for k, v in columns.items()])
+    for name, value in columns.items():
+        table[name] = value
+    with path.open("wb") as file:
+        np.save(file, table)
+
+
+def test_cryosparc_of_two_pixel_sizes_is_the_star_of_the_same(tmp_path, caplog):
+    boxes = (48, 40)
+    path, *_, group = _written(tmp_path, boxes)
+    star_ = pc.io.load(path)
+    _as_cryosparc(tmp_path / "p.cs", star_, group, boxes)
+    caplog.clear()
+    found = pc.io.load(tmp_path / "p.cs")
+    assert "1 (2 Å/px, box 48), 2 (2.5 Å/px, box 40); brought to 2.5" in caplog.text
+    assert (found.pixel_size, found.box) == (star_.pixel_size, star_.box)
+    np.testing.assert_allclose(found.shift, star_.shift, atol=1e-5)
+    np.testing.assert_allclose(found.rotation, star_.rotation, atol=1e-6)
+    some = np.array([3, 0, 4])
+    np.testing.assert_array_equal(found.raw(some), -star_.raw(some))
+    poses = tmp_path / "poses.pkl"
+    poses.write_bytes(b"")
+    with pytest.raises(pc.InputError, match="shares of one box"):
+        pc.io.load(tmp_path / "p.cs", poses=poses)
+    _as_cryosparc(tmp_path / "wrong.cs", star_, group, (48, 41))
+    with pytest.raises(pc.InputError, match=r"row 2 .*\[41, 41\], expected 40 x 40"):
+        pc.io.load(tmp_path / "wrong.cs")
+
+
 def test_one_box_of_two_at_one_pixel_size(tmp_path):
     path, rotation, shift, z, _ = _written(tmp_path, (40, 47), sizes=(2.5, 2.5))
     particles = pc.io.load(path)

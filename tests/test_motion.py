@@ -231,7 +231,7 @@ def test_from_the_shell(tmp_path, volume, capsys):
     pc.io.write_structure(tmp_path / "three.pdb", _three())
     for words, message in [
         (["--axis", "3"], "axis: expected 1 to 2, got 3"),
-        (["--seed", "5"], "seed: expected one of [0, 1], got 5"),
+        (["--seed", "5"], "seed: expected one of 0, 1, got 5"),
         (["--frames", "1"], "frames: expected two or more"),
         (
             ["--structure", str(tmp_path / "three.pdb")],

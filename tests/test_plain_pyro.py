@@ -124,11 +124,15 @@ def test_render_model(pair, pairs_in_time):
     assert "particle" in source
 
 
+# a quarter of the pixels at four times the signal tells as much
+COARSE = {"box": 16, "pixel_size": 6.0, "snr": 4.0, "max_shift": 0.0}
+
+
 @pytest.fixture(scope="module")
 def settled():
     """A pair whose volume is the truth, so that posteriors are sharp and known."""
     molecule = pc.molecules.TwoArms()
-    particles = pc.simulate.poses(molecule, n=300, seed=2, max_shift=0.0)
+    particles = pc.simulate.poses(molecule, n=300, seed=2, **COARSE)
     pair = pc.Pair(
         pc.priors.IsotropicNormal(2),
         pc.volumes.Atoms.known(molecule, pixel_size=particles.pixel_size),
@@ -152,7 +156,7 @@ def test_nuts_for_one_particle(settled):
         parameter.requires_grad_(False)
     model = poutine.reparam(pair.model, {"pose": ProjectedNormalReparam()})
     mcmc = MCMC(
-        NUTS(model, jit_compile=False), num_samples=60, warmup_steps=100, initial_params=first,
+        NUTS(model, jit_compile=False), num_samples=50, warmup_steps=60, initial_params=first,
         disable_progbar=True,
     )  # fmt: skip
     mcmc.run(batch)

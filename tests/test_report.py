@@ -129,9 +129,9 @@ def test_columns_are_those_of_the_posterior(flat):
 
 
 def test_khat_comes_from_diagnose(flat):
-    from pyrocryo.report.points import points, read_posterior
+    from pyrocryo.report.points import points, read_arrays
 
-    found = read_posterior(flat.with_name("posterior.nc"))
+    found = read_arrays(flat.with_name("posterior.nc"))
     rows = found["posterior/particle"][[2, 0]].tolist()
     checked = {"particles": rows, "importance": {"khat": [[0.2, None], [0.9, 0.1]]}}
     told = points(found, [0, 3], 0, checked)["columns"]
@@ -200,6 +200,11 @@ def test_trust_reads_what_was_found():
     assert told["Training"].state == "care"
     assert "seed 7 lies 10 nats" in told["Training"].says
     assert told["Axes"].state == "care"
+    for mcc, turned, state in ((0.91, 20.0, "care"), (0.85, 1.0, "good")):  # noise costs MCC only
+        run["metrics"]["mcc_pearson"]["mean"] = mcc
+        angle = {"angle_deg": {**row, "mean": turned, "floor": 22.5}}
+        seen = trust.lines({**run, "metrics": run["metrics"] | angle}, None)
+        assert next(line for line in seen if line.what == "Axes").state == state
     assert told["Pose"].state == "care"
     assert told["Seeds"].state == "open"
     assert told["Posterior"].state == "open"

@@ -707,21 +707,18 @@ def test_gauss_newton_steps_are_one_graph(around, pose, caplog):
 
 
 SCRIPT = """
-import sys, torch
+import shutil, sys, torch
 import pyrocryo as pc
 from pyrocryo.svi import checkpoints
+devices, path, resume = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 checkpoints.EVERY = 4
-devices, steps, path, resume = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
+write, names = checkpoints._write, iter("abcdefgh")
+def kept(content, path):  # each checkpoint, as a kill before the next would leave it
+    write(content, path)
+    shutil.copy(path, f"{path}.{next(names)}")
+checkpoints._write = kept
 particles = pc.simulate.time_resolved(pc.molecules.TwoArms(), n=80, seed=0, box=16)
 pair = pc.Pair(pc.priors.LaplaceTransition(2, 2.0), pc.volumes.Grid(hidden=(16,)), 16)
-if steps < 12:  # as if killed then
-    from pyrocryo.svi.step import Step
-    original, calls = Step.__call__, iter(range(100))
-    def walled(self, *args):
-        if next(calls) == steps:
-            sys.exit()
-        return original(self, *args)
-    Step.__call__ = walled
 fit = pc.fit(
     pair, particles, steps=12, batch_size=8, seeds=2, devices=devices, capture=True, together=2,
     checkpoint=path, resume=resume == "resume",
@@ -743,11 +740,20 @@ def _run(script, *args):
     assert done.returncode == 0, done.stderr
 
 
-def test_two_processes_share_each_batch_and_leave_one_checkpoint(tmp_path):
+def _run_here(monkeypatch, *args):
+    """On one device, which takes no process of its own."""
+    monkeypatch.setattr(checkpoints, "EVERY", checkpoints.EVERY)
+    monkeypatch.setattr(checkpoints, "_write", checkpoints._write)
+    monkeypatch.setattr(sys, "argv", ["script.py", *map(str, args)])
+    exec(compile(SCRIPT, "script.py", "exec"), {})
+    monkeypatch.undo()
+
+
+def test_two_processes_share_each_batch_and_leave_one_checkpoint(tmp_path, monkeypatch):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    for devices in (1, 2):
-        _run(script, devices, 12, tmp_path / f"{devices}.pt", "new")
+    _run_here(monkeypatch, 1, tmp_path / "1.pt", "new")
+    _run(script, 2, tmp_path / "2.pt", "new")
 
     def losses(name):
         done = torch.load(tmp_path / name, weights_only=True)["done"]
@@ -761,13 +767,14 @@ def test_two_processes_share_each_batch_and_leave_one_checkpoint(tmp_path):
     )
     for name, value in first.items():  # both processes hold the same weights
         assert torch.equal(value, second[name]), name
-    # stopped on two devices, gone on with on two and on one
-    _run(script, 2, 9, tmp_path / "stopped.pt", "new")
-    saved = (tmp_path / "stopped.pt").read_bytes()
-    _run(script, 2, 12, tmp_path / "stopped.pt", "resume")
+    # stopped on two devices after eight steps, gone on with on two and on one
+    saved = (tmp_path / "2.pt.b").read_bytes()
+    assert torch.load(tmp_path / "2.pt.b", weights_only=True)["current"]["steps"] == 8
+    (tmp_path / "stopped.pt").write_bytes(saved)
+    _run(script, 2, tmp_path / "stopped.pt", "resume")
     np.testing.assert_array_equal(losses("stopped.pt"), two)
     (tmp_path / "stopped.pt").write_bytes(saved)
-    _run(script, 1, 12, tmp_path / "stopped.pt", "resume")
+    _run_here(monkeypatch, 1, tmp_path / "stopped.pt", "resume")
     found = losses("stopped.pt")
     np.testing.assert_array_equal(found[:, :8], two[:, :8])
     np.testing.assert_allclose(found[:, 8:], two[:, 8:], rtol=0.03)

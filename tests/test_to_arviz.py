@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from pyrocryo.to_arviz import from_netcdf, to_arviz, to_netcdf
+from pyrocryo.to_arviz import from_netcdf, to_arviz, to_elpd, to_netcdf
 
 
 @pytest.fixture
@@ -67,6 +67,57 @@ def test_empty_groups_are_left_out(groups):
     groups["constant_data"] = {}
     tree = to_arviz(groups, dims={"z": ["particle", "latent"], "x": ["particle"]})
     assert "constant_data" not in str(list(getattr(tree, "children", tree)))
+
+
+@pytest.mark.filterwarnings("ignore:The inplace keyword")  # ArviZ 0.23 on pandas 3.1
+@pytest.mark.filterwarnings("ignore:Passing a dict or None as alias_mapping")  # and matplotlib
+def test_held_out_likelihoods_are_compared(rng, monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    import arviz as az
+
+    same = rng.normal(-90, 3, 120)  # of the particle, whatever the model
+    made = {
+        name: to_elpd(
+            same - below + rng.normal(0, 0.5, 120), rng.uniform(0, 0.9, 120), np.arange(3, 123),
+            draws=200, sentence=f"rotations of {name} are left",
+        )
+        for name, below in (("a", 0.0), ("b", 2.0), ("c", 4.0))
+    }  # fmt: skip
+    table = az.compare(made)
+    assert list(table.index) == ["a", "b", "c"]
+    difference = np.abs(table["elpd_diff"].to_numpy(dtype=float))
+    np.testing.assert_allclose(difference, [0, 240, 480], atol=20)
+    error = table["dse"].to_numpy(dtype=float)[1:]  # of pairs: se of each is 33
+    np.testing.assert_allclose(error, 0.5 * np.sqrt(2 * 120), rtol=0.3)
+    az.plot_khat(made["a"])
+    az.plot_compare(table)
+    one = made["b"]
+    assert one.identifiability == "rotations of b are left"
+    assert one.warning
+    points = one.elpd_i if hasattr(one, "elpd_i") else one.loo_i
+    assert points.sum() == pytest.approx(-120 * 92, abs=120)
+    np.testing.assert_array_equal(points["particle"], np.arange(3, 123))
+    assert "200 posterior samples and 120 observations" in str(one)
+
+
+def test_chains_agree_number_by_number(rng):
+    """As NUTS is judged: of each variable, of each particle."""
+    import arviz as az
+
+    z, turn = (rng.standard_normal((4, 100, 3, k)) for k in (2, 3))
+    turn[1, :, 2, 0] += 2.0  # one chain of one particle is elsewhere
+    dims = {"z": ["particle", "latent"], "turn": ["particle", "turn_axis"]}
+    tree = to_arviz({"posterior": {"z": z, "turn": turn}}, dims=dims)
+    names = ["z", "turn"]
+    r_hat, ess = az.rhat(tree, var_names=names), az.ess(tree, var_names=names)
+    apart = np.asarray(r_hat["turn"])
+    assert apart.shape == (3, 3)
+    assert apart[2, 0] > 1.3
+    apart[2, 0] = 1
+    assert apart.max() < 1.05
+    assert np.asarray(r_hat["z"]).shape == (3, 2)
+    assert np.asarray(ess["z"]).min() > 250
+    assert np.asarray(ess["turn"])[2, 0] < 50
 
 
 def test_neither_torch_nor_pyro_is_imported():

@@ -137,8 +137,8 @@ def test_the_worst_particles_keep_their_khat_on_file(particles):
     images = 1e4 * particles.batch(np.arange(200)).images.numpy()  # of no model
     found = importance(planted.pair(), _with(particles, images), draws=50, most=20)
     assert np.isinf(found.khat).any()
-    assert np.isfinite(found.told()["khat"]).all()
-    assert found.told()["khat"].max() == 9
+    assert np.isfinite(found.as_dict()["khat"]).all()
+    assert found.as_dict()["khat"].max() == 9
 
 
 def test_weights_go_to_arviz(particles):

@@ -13,7 +13,8 @@ from pyrocryo.errors import InputError
 
 if TYPE_CHECKING:
     from pyrocryo.diagnose import Reencoded
-    from pyrocryo.io.others import Columns, Latents
+    from pyrocryo.io.others import Latents
+    from pyrocryo.io.tables import Columns
 
 __all__ = ["Audit"]
 
@@ -114,7 +115,7 @@ class Audit:
             return
         from pyrocryo.report.audit_page import write_page
 
-        io.write_json(self.out / "audit.json", found.plain())
+        io.write_json(self.out / "audit.json", found.as_dict())
         print(write_page(found, self.out / "audit.html"))
 
     def _turned(self, runs: list[Latents]) -> dict[str, Reencoded]:
@@ -137,7 +138,8 @@ class Audit:
 
     def _given(self) -> Columns | None:
         """What the files named say of the particles."""
-        from pyrocryo.io.others import Columns, read_columns, read_ctf, read_indices
+        from pyrocryo.io.others import read_ctf, read_indices
+        from pyrocryo.io.tables import Columns, read_columns
 
         given = None if self.poses is None else read_columns(self.poses)
         if self.ctf is not None:
@@ -157,7 +159,7 @@ class Audit:
 
 def _of(run: Latents, given: Columns | None, against: tuple[str, ...]) -> Columns:
     """Poses and columns of the particles of a run: its own, but for what is given."""
-    from pyrocryo.io.others import Columns
+    from pyrocryo.io.tables import Columns
 
     told = Columns(len(run.z)) if run.beside is None else run.beside
     if given is None:

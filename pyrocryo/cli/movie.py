@@ -52,13 +52,12 @@ class Movie:
         """Writes the files."""
         from pyrocryo import io
         from pyrocryo.diagnose.conformations import has_atoms
+        from pyrocryo.io.annotated import chain_of
 
         _, z = posterior(self.run_folder)
         fit, _ = io.load_fit(self.run_folder)
         seed = fit.seeds[0] if self.seed is None else self.seed
-        if seed not in fit.seeds:
-            raise InputError(f"seed: expected one of {list(fit.seeds)}, got {seed}")
-        chain = list(fit.seeds).index(seed)
+        chain = chain_of(fit.seeds, seed)
         pair = fit.pairs[chain]
         if not 1 <= self.axis <= pair.dim:
             raise InputError(f"axis: expected 1 to {pair.dim}, got {self.axis}")

@@ -11,6 +11,7 @@ from pyrocryo.diagnose.check import Checked, check
 from pyrocryo.diagnose.conformations import posterior_means
 from pyrocryo.diagnose.dependence import Dependence
 from pyrocryo.diagnose.dimensions import Dimensions, dimensions
+from pyrocryo.diagnose.free_energy import Populations
 from pyrocryo.diagnose.generator import Generator
 from pyrocryo.diagnose.heterogeneity import Heterogeneity, heterogeneity
 from pyrocryo.diagnose.importance import Importance, importance
@@ -18,7 +19,7 @@ from pyrocryo.diagnose.indices import Indices, indices
 from pyrocryo.diagnose.invariance import Invariance, pose_invariance
 from pyrocryo.diagnose.invertibility import Invertibility, invertibility
 from pyrocryo.diagnose.leak import PoseLeak, against, leak
-from pyrocryo.diagnose.populations import Populations, populations
+from pyrocryo.diagnose.populations import populations
 from pyrocryo.diagnose.predictive import Predictive, predictive
 from pyrocryo.diagnose.psis import psis
 from pyrocryo.diagnose.reencoded import Reencoded, reencoded

@@ -11,11 +11,11 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.poutine.util import site_is_subsample
-from scipy.special import logsumexp
 from torch import Tensor
 from torch.distributions import Independent
 
 from pyrocryo.diagnose.common import MOST_NUMBERS, batches, drawn, first, models, recast
+from pyrocryo.diagnose.weighted import log_evidence, log_weights
 from pyrocryo.draws import weighted
 from pyrocryo.errors import InputError
 from pyrocryo.pair import Pair
@@ -228,18 +228,10 @@ def _gap(
 
 def _evidence(pair: _Tuned, batch: Any, seed: int) -> np.ndarray:
     """Logarithm of p(x) of each particle by importance sampling, `(B,)`."""
-    images = batch.images
-    each = pair.volume.numbers_an_image * images.shape[:-2].numel()
-    at_once = max(1, min(EVIDENCE, MOST_NUMBERS // each))
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed + 2_000_003)
-        parts = [
-            weighted(pair, batch, min(at_once, EVIDENCE - done), 0)
-            for done in range(0, EVIDENCE, at_once)
-        ]
-    names = ("log_likelihood", "log_prior", "log_q")
-    a, b, c = (np.concatenate([part[n] for part in parts]).astype(float) for n in names)
-    return logsumexp(a + b - c, axis=0) - math.log(EVIDENCE)
+        found = weighted(pair, batch, EVIDENCE, 0, MOST_NUMBERS)
+    return log_evidence(log_weights(found))
 
 
 def _sticking(pair: _Tuned, batch: Any) -> Tensor:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from scipy import stats
 
+from pyrocryo import unit_vectors
 from pyrocryo.diagnose.joint import Dreamt, dreamt
 from pyrocryo.diagnose.tarp import distance
+from pyrocryo.diagnose.uniform import alarming
 from pyrocryo.errors import InputError
 from pyrocryo.pair import Pair
 from pyrocryo.particles import Particles
@@ -17,7 +20,7 @@ from pyrocryo.svi import Fit
 __all__ = ["Calibration", "calibration", "coverage"]
 
 LEVELS = (0.5, 0.9)
-LEVEL, SLACK = 0.001, 0.03  # p-value of all together, and how far off coverage may be all the same
+SLACK = 0.03  # how far off coverage may be all the same
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ def coverage(
         rank, count = (draws < truth).sum(axis=0), len(draws) + 1
         return _held(rank, count, [(0.5 * (1 - a), 0.5 * (1 + a)) for a in levels])
     half = len(draws) // 2  # a centre of the same draws would be nearer to them than to the truth
-    centre = _mean(draws[:half])
+    centre = unit_vectors.mean(torch.as_tensor(draws[:half])).numpy()
     rank = (distance(draws[half:], centre) < distance(truth, centre)).sum(axis=0)
     return _held(rank, len(draws) - half + 1, [(0.0, a) for a in levels])
 
@@ -116,7 +119,7 @@ def calibrated(dreams: dict[int, Dreamt]) -> Calibration:
     se = np.sqrt(levels * (1 - levels) / n)
     off = held - levels
     p = 2 * stats.norm.sf(np.abs(off) / se)
-    bad = (p * p.size < LEVEL) & (np.abs(off) > SLACK)
+    bad = alarming(p) & (np.abs(off) > SLACK)
     worst = np.unravel_index((np.abs(off) / se).argmax(), off.shape)
     low, high = (100 * f(held[..., -1]) for f in (np.min, np.max))
     verdict = (
@@ -149,12 +152,3 @@ def _columns(dream: Dreamt) -> list[tuple[list[str], np.ndarray, np.ndarray]]:
             ]
             columns.append((labels, truth, draws))
     return columns
-
-
-def _mean(pose: np.ndarray) -> np.ndarray:
-    """Mean direction `(...)` of `(S, ...)`; of rotations, whatever the signs."""
-    if pose.shape[-1] == 4:
-        outer = np.einsum("s...i,s...j->...ij", pose, pose)
-        return np.linalg.eigh(outer)[1][..., -1]
-    total = pose.sum(axis=0)
-    return total / np.maximum(np.linalg.norm(total, axis=-1, keepdims=True), 1e-12)

@@ -68,10 +68,10 @@ class Checked:
         """The same as ``sentence``."""
         return self.sentence
 
-    def told(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """What ``diagnose.json`` holds: all but the draws."""
         told = {name: getattr(self, name) for name in ("sentence", "passed", "alarms", "seeds")}
-        told |= {"particles": self.particles, "importance": self.importance.told()}
+        told |= {"particles": self.particles, "importance": self.importance.as_dict()}
         names = ("sbc", "tarp", "calibration", "dimensions", "sensitivity")
         told |= {name: getattr(self, name) for name in names}
         told["predictive"] = seen = {**vars(self.predictive)}

@@ -12,7 +12,7 @@ import torch
 
 from pyrocryo.diagnose.common import first, models, recast
 from pyrocryo.diagnose.dimensions import Dimensions, dimensions
-from pyrocryo.diagnose.weighted import log_evidence, weighted
+from pyrocryo.diagnose.weighted import log_evidence, log_weights, sampled
 from pyrocryo.errors import InputError
 from pyrocryo.guides import GaussNewton
 from pyrocryo.pair import Pair
@@ -143,16 +143,14 @@ def heterogeneity(
     pairs = list(models(fit, held, FEWEST).values())
     if axes and isinstance(pairs[0].encoder, GaussNewton):
         raise InputError("axes: a guide that asks the volume sees all latents; count without")
-    found = [weighted(pair, held, draws, seed=seed) for pair in pairs]
-    full = np.array([log_evidence(weight) for _, weight in found])
+    found = [sampled(pair, held, draws, seed=seed) for pair in pairs]
+    full = _evidence(found)
     directions = tuple(
-        _directions(pair, held, z) for pair, (z, _) in zip(pairs, found, strict=True)
+        _directions(pair, held, one["z"]) for pair, one in zip(pairs, found, strict=True)
     )
     once = draws if pairs[0].pose.latent else 1
     rivals = _trained(fit, particles, 0, device)
-    rigid = np.array(
-        [log_evidence(weighted(p, held, once, seed=seed, rigid=True)[1]) for p in rivals]
-    )
+    rigid = _evidence([sampled(p, held, once, seed=seed, rigid=True) for p in rivals])
     training = float(np.std(rigid.mean(axis=1), ddof=1)) * np.sqrt(2)
     gain = full - rigid[: len(full)]
     error = np.hypot(_error(gain), training)
@@ -160,14 +158,8 @@ def heterogeneity(
     if axes:
         rungs = [rigid[: len(full)]]
         for kept in range(1, pairs[0].dim):
-            rungs.append(
-                np.array(
-                    [
-                        log_evidence(weighted(p, held, draws, seed=seed)[1])
-                        for p in _trained(fit, particles, kept, device)
-                    ]
-                )
-            )
+            fewer = _trained(fit, particles, kept, device)
+            rungs.append(_evidence([sampled(p, held, draws, seed=seed) for p in fewer]))
         rise = np.diff(np.stack([*rungs, full]), axis=0)  # (K, seeds, n)
         steps = rise.mean(axis=-1).T
         steps_error = np.hypot(_error(rise), training).T
@@ -222,6 +214,11 @@ def _directions(pair: Pair, particles: Particles, z: np.ndarray) -> Dimensions:
     values, vectors = np.linalg.eigh(np.atleast_2d(np.cov(mean.T)))
     along = white @ vectors[:, np.argsort(-values)]
     return dimensions(along.mean(axis=0), np.maximum(along.std(axis=0), 1e-12))
+
+
+def _evidence(found: list[dict[str, np.ndarray]]) -> np.ndarray:
+    """Of each seed and particle, `(seeds, n)`."""
+    return np.array([log_evidence(log_weights(one)) for one in found])
 
 
 def _error(gain: np.ndarray) -> np.ndarray:

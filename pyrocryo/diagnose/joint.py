@@ -11,7 +11,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyrocryo import quaternions
+from pyrocryo import unit_vectors
 from pyrocryo.diagnose.common import MOST_NUMBERS, models
 from pyrocryo.errors import InputError
 from pyrocryo.pair import Pair
@@ -115,7 +115,8 @@ def _dreamt(pair: Pair, particles: Particles, n: int, draws: int, seed: int) -> 
             _, other = dream(pair, batch)
             several = answers(pair, drawn, draws + CENTRES)
             kept = {name: value[CENTRES:] for name, value in several.items()}
-            centre = {"pose": _middle(several["pose"][:CENTRES])} if "pose" in several else {}
+            near = several["pose"][:CENTRES].double() if "pose" in several else None
+            centre = {} if near is None else {"pose": unit_vectors.mean(near)}
             parts.append(tuple(map(_numbers, (truth, other, kept, centre))))
     truth, other, kept, centre = (
         {
@@ -131,20 +132,6 @@ def _numbers(tensors: dict[str, Tensor]) -> dict[str, np.ndarray]:
     return {name: value.double().cpu().numpy() for name, value in tensors.items()}
 
 
-def _middle(direction: Tensor) -> Tensor:
-    """Mean `(B, ..., D)` of a few poses `(C, B, ..., D)`, quaternions of either sign."""
-    if direction.shape[-1] == 4:
-        side = (direction * direction[:1]).sum(-1, keepdim=True)
-        direction = torch.where(side < 0, -direction, direction)
-    total = direction.sum(0)
-    size = total.norm(dim=-1, keepdim=True)
-    return torch.where(size > 1e-6, total / size.clamp_min(1e-6), direction[0])
-
-
 def angles(pose: np.ndarray, centre: np.ndarray) -> np.ndarray:
     """Angles `(..., 1 or 3)` in rad of poses `(..., 2 or 4)` as seen from ``centre``."""
-    p, c = torch.as_tensor(pose), torch.as_tensor(centre)
-    if pose.shape[-1] == 4:
-        return quaternions.logarithm(quaternions.product(p, quaternions.conjugate(c))).numpy()
-    cross = c[..., 0] * p[..., 1] - c[..., 1] * p[..., 0]
-    return torch.atan2(cross, (c * p).sum(-1)).unsqueeze(-1).numpy()
+    return unit_vectors.angles(torch.as_tensor(centre), torch.as_tensor(pose)).numpy()

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from pyrocryo.diagnose.joint import Dreamt, dreamt
-from pyrocryo.diagnose.uniform import uniform
+from pyrocryo.diagnose.uniform import alarming, uniform
 from pyrocryo.pair import Pair
 from pyrocryo.particles import Particles
 from pyrocryo.svi import Fit
 
 __all__ = ["Ranks", "sbc"]
 
-LEVEL = 0.001  # of all that is tested together
 WIDTH, BIAS = 0.05, 0.03  # of variance ratios and mean ranks, that go without saying
 
 
@@ -79,18 +78,16 @@ def ranked(dreams: dict[int, Dreamt]) -> Ranks:
         ranks.append((drawn < truth).sum(axis=0))
         parts.append(uniform(ranks[-1], len(drawn)))
     p, mean, ratio = (np.stack(part) for part in zip(*parts, strict=True))
-    passed = bool(p.min() * p.size >= LEVEL)
-    verdict = _verdict(names, p, mean, ratio, len(truth), passed)
+    verdict, passed = _verdict(names, p, mean, ratio, len(truth)), not alarming(p).any()
     return Ranks(
         tuple(dreams), tuple(names), len(drawn), np.stack(ranks), p, mean, ratio, passed, verdict
     )
 
 
-def _verdict(
-    names: list[str], p: np.ndarray, mean: np.ndarray, ratio: np.ndarray, n: int, passed: bool
-) -> str:
+def _verdict(names: list[str], p: np.ndarray, mean: np.ndarray, ratio: np.ndarray, n: int) -> str:
     seed, worst = np.unravel_index(p.argmin(), p.shape)
-    if passed:
+    bad = int(alarming(p).sum())
+    if not bad:
         return (
             f"ranks of the truth among the guide's draws are uniform for {n} particles from the "
             f"model (smallest p {p.min():.2g} of {p.size}): the guide is calibrated, as far as "
@@ -104,7 +101,6 @@ def _verdict(
         narrow = "narrow" if width > 1 else "wide"
         faults.append(f"is too {narrow} (rank variance {width:.2f} of uniform)")
     fault = " and ".join(faults) or "has the wrong shape"
-    bad = int((p * p.size < LEVEL).sum())
     return (
         f"ranks of the truth among the guide's draws are not uniform for {bad} of {p.size} "
         f"numbers (p = {p.min():.1g}): the guide of {names[worst]} {fault}."

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from pyrocryo.diagnose.joint import Dreamt, dreamt
-from pyrocryo.diagnose.uniform import uniform
+from pyrocryo.diagnose.uniform import alarming, uniform
 from pyrocryo.pair import Pair
 from pyrocryo.particles import Particles
 from pyrocryo.svi import Fit
 
 __all__ = ["Balls", "distance", "tarp"]
 
-LEVEL = 0.001
 ALPHA = np.linspace(0.0, 1.0, 21)
 
 
@@ -76,7 +75,7 @@ def covered(dreams: dict[int, Dreamt]) -> Balls:
         f = (ranks + 0.5) / (draws + 1)
         curves.append([np.searchsorted(np.sort(column), ALPHA) / len(f) for column in f.T])
     p, curves = np.stack(p), np.array(curves)
-    passed = bool(p.min() * p.size >= LEVEL)
+    passed = not alarming(p).any()
     seed, worst = np.unravel_index(p.argmin(), p.shape)
     off = curves[seed, worst] - ALPHA
     inside = off[3 * len(ALPHA) // 4 :].mean() - off[: len(ALPHA) // 4].mean()

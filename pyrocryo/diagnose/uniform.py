@@ -9,8 +9,9 @@ from scipy import stats
 
 from pyrocryo.errors import InputError
 
-__all__ = ["histogram", "uniform"]
+__all__ = ["alarming", "histogram", "uniform"]
 
+LEVEL = 0.001  # of all p-values of a diagnostic together
 BINS, FULL = 20, 10  # bins at most, and counts to expect in each at least
 
 
@@ -56,6 +57,11 @@ def uniform(ranks: np.ndarray, draws: int) -> tuple[np.ndarray, np.ndarray, np.n
         p = np.concatenate([p, chi[None]])
     ratio = u.var(axis=0, ddof=1) / expected
     return np.minimum(1.0, len(p) * p.min(axis=0)), mean, ratio
+
+
+def alarming(p: np.ndarray) -> np.ndarray:
+    """Which p-values are below .001 when as many are looked at (Bonferroni)."""
+    return ~(p * p.size >= LEVEL)
 
 
 def histogram(ranks: np.ndarray, draws: int) -> tuple[np.ndarray, np.ndarray]:

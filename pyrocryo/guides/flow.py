@@ -6,15 +6,13 @@ import math
 from functools import lru_cache
 from typing import Any
 
-import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
-from torch.distributions import constraints
 
 from pyrocryo.errors import InputError
 from pyrocryo.guides.amortised import Amortised
 from pyrocryo.perceptron import perceptron
-from pyrocryo.precision import applied
+from pyrocryo.turned import Turned
 
 __all__ = ["Bent", "Flow"]
 
@@ -106,7 +104,7 @@ class _Coupling(nn.Module):
         return torch.where(self.kept, 0.0, stretch), torch.where(self.kept, 0.0, self.size * move)
 
 
-class Bent(dist.TorchDistribution):
+class Bent(Turned):
     r"""The law of :math:`z = R (\mu + L f(\epsilon))`.
 
     Args:
@@ -116,13 +114,6 @@ class Bent(dist.TorchDistribution):
         rotation: `(K, K)` orthogonal `R`.
         couplings: The layers of `f`.
     """
-
-    arg_constraints = {
-        "loc": constraints.real_vector,
-        "scale_tril": constraints.lower_cholesky,
-    }
-    support = constraints.real_vector
-    has_rsample = True
 
     def __init__(
         self,
@@ -134,26 +125,14 @@ class Bent(dist.TorchDistribution):
         *,
         validate_args: bool | None = None,
     ) -> None:
-        self.loc, self.scale_tril, self.context = loc, scale_tril, context
-        self.rotation, self.couplings = rotation, couplings
-        super().__init__(loc.shape[:-1], loc.shape[-1:], validate_args=validate_args)
+        super().__init__(loc, scale_tril, rotation, validate_args=validate_args)
+        self.context, self.couplings = context, couplings
 
     def expand(self, batch_shape: torch.Size, _instance: object = None) -> Bent:
-        new = self._get_checked_instance(Bent, _instance)
-        batch_shape = torch.Size(batch_shape)
-        new.loc = self.loc.expand(batch_shape + self.event_shape)
-        new.scale_tril = self.scale_tril.expand(batch_shape + self.scale_tril.shape[-2:])
-        new.context = self.context.expand(batch_shape + self.context.shape[-1:])
-        new.rotation, new.couplings = self.rotation, self.couplings
-        super(Bent, new).__init__(batch_shape, self.event_shape, validate_args=False)
-        new._validate_args = self._validate_args
+        new = super().expand(batch_shape, _instance)
+        new.context = self.context.expand(*batch_shape, -1)
+        new.couplings = self.couplings
         return new
-
-    def corrected(self, offset: Tensor, factor: Tensor) -> Bent:
-        """The law with `L a` added to μ and `L M` for `L`, bent as before; `a` `(..., K)`."""
-        loc = self.loc + applied(self.scale_tril, offset)
-        scale = self.scale_tril @ factor
-        return Bent(loc, scale, self.context, self.rotation, self.couplings)
 
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
         shape = self._extended_shape(sample_shape)
@@ -162,15 +141,12 @@ class Bent(dist.TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
-        offset = (applied(self.rotation.T, value) - self.loc).unsqueeze(-1)
-        scale = self.scale_tril.expand(*offset.shape[:-2], -1, -1)
-        x = torch.linalg.solve_triangular(scale, offset, upper=False).squeeze(-1)
-        volume = self.scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        x, volume = self.whitened(value), self.log_volume()
         for layer in reversed(self.couplings):
             stretch, move = layer.numbers(x, self.context)
             x = (x - move) * (-stretch).exp()
             volume = volume + stretch.sum(-1)
-        return -0.5 * (x.square() + math.log(2 * math.pi)).sum(-1) - volume
+        return -0.5 * x.square().sum(-1) - volume
 
     @property
     def mean(self) -> Tensor:
@@ -185,7 +161,7 @@ class Bent(dist.TorchDistribution):
         for layer in self.couplings:
             stretch, move = layer.numbers(x, self.context)
             x = x * stretch.exp() + move
-        return applied(self.rotation, self.loc + applied(self.scale_tril, x))
+        return self.placed(x)
 
     def _points(self) -> Tensor:
         noise = _fixed(self.event_shape[0]).to(self.loc)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +15,36 @@ from pyrocryo.io.structure import Structure, read_structure, write_structure
 from pyrocryo.io.trajectory import read_trajectory
 from pyrocryo.particles import Particles
 
+_LATER = {
+    "annotate": "annotated",
+    "export": "run_folder",
+    "load_fit": "reopened",
+    "new_folder": "run_folder",
+    "read_halves": "halved",
+    "select": "annotated",
+    "write_clusters": "clusters",
+    "write_components": "components",
+    "write_cryodrgn": "to_cryodrgn",
+    "write_diagnosis": "diagnosis",
+    "write_flatiron": "flatiron",
+    "write_halves": "halved",
+    "write_json": "run_folder",
+    "write_landscape": "landscape",
+    "write_metrics": "run_folder",
+    "write_motion": "motion",
+}
+
 __all__ = [
     "Structure",
-    "annotate",
-    "export",
     "load",
-    "load_fit",
-    "new_folder",
-    "read_halves",
     "read_map",
     "read_structure",
     "read_trajectory",
     "save",
-    "select",
-    "write_clusters",
-    "write_components",
-    "write_halves",
     "write_cryodrgn_latents",
-    "write_diagnosis",
-    "write_flatiron",
-    "write_landscape",
     "write_map",
-    "write_motion",
     "write_structure",
+    *_LATER,
 ]
 
 
@@ -64,44 +72,6 @@ def load(path: str | Path, *, passthrough: str | Path | None = None, **options: 
 
 def __getattr__(name: str) -> Any:
     """The run folder needs torch and matplotlib; readers and writers do not."""
-    if name in ("read_halves", "write_halves"):
-        from pyrocryo.io import halved
-
-        return getattr(halved, name)
-    if name in ("export", "new_folder", "write_json", "write_metrics"):
-        from pyrocryo.io import run_folder
-
-        return getattr(run_folder, name)
-    if name == "load_fit":
-        from pyrocryo.io.reopened import load_fit
-
-        return load_fit
-    if name in ("annotate", "select"):
-        from pyrocryo.io import annotated
-
-        return getattr(annotated, name)
-    if name == "write_clusters":
-        from pyrocryo.io.clusters import write_clusters
-
-        return write_clusters
-    if name == "write_flatiron":
-        from pyrocryo.io.flatiron import write_flatiron
-
-        return write_flatiron
-    if name == "write_landscape":
-        from pyrocryo.io.landscape import write_landscape
-
-        return write_landscape
-    if name == "write_components":
-        from pyrocryo.io.components import write_components
-
-        return write_components
-    if name == "write_diagnosis":
-        from pyrocryo.io.diagnosis import write_diagnosis
-
-        return write_diagnosis
-    if name == "write_motion":
-        from pyrocryo.io.motion import write_motion
-
-        return write_motion
+    if name in _LATER:
+        return getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -53,8 +53,8 @@ def annotate(
 
         particles = pc.io.load("particles.star")
         pc.io.annotate("particles.star", "with_z.star", fit, particles, seed=0)  # all particles
-        pc.io.annotate("particles.star", "good.star", post, further={"k_hat": k_hat},
-                       where="z1 > 1.5 and k_hat < 0.7")
+        pc.io.annotate("particles.star", "good.star", post, further={"khat": khat},
+                       where="z1 > 1.5 and khat < 0.7")
 
     Args:
         path: The file the particles were loaded from.
@@ -65,8 +65,8 @@ def annotate(
         particles: For a fit: the particles, or a part of them, of ``path``.
         seed: Which of several seeds: their axes need not be the same.
         further: More numbers by name, `(N,)` for the N particles that have a posterior, in their
-            order, such as ``k_hat`` or ``cluster``: columns ``pyrocryoKHat`` and
-            ``pyrocryoCluster``, fields ``pyrocryo/k_hat`` and ``pyrocryo/cluster``.
+            order, such as ``khat`` or ``cluster``: columns ``pyrocryoKhat`` and
+            ``pyrocryoCluster``, fields ``pyrocryo/khat`` and ``pyrocryo/cluster``.
         missing: Rows without a posterior hold NaN, or are left out.
         where: Keep only rows for which this is true: comparisons of ``z1``, ``z2``, ...,
             ``sd1``, ... or a name in ``further`` with a number, joined by ``and``, such as
@@ -110,7 +110,7 @@ def select(path: str | Path, out: str | Path, rows: np.ndarray) -> None:
     Example::
 
         keep = np.zeros(len(particles), dtype=bool)
-        keep[post["posterior"]["particle"]] = (z_mean[:, 0] > 1) & (k_hat < 0.7)
+        keep[post["posterior"]["particle"]] = (z_mean[:, 0] > 1) & (khat < 0.7)
         pc.io.select("particles.star", "open.star", keep)
         pc.io.select("particles.cs", "cluster3.cs", np.flatnonzero(cluster == 3))
 

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from pyrocryo.errors import InputError
-from pyrocryo.io.mrc import Stacks
+from pyrocryo.io.listed import alike
+from pyrocryo.io.mrc import read_header
 from pyrocryo.io.relion import chosen_pixel_size, poses_of_cryodrgn
 from pyrocryo.io.stacks import found_stack, project_folders
 from pyrocryo.particles import Particles
@@ -92,7 +93,8 @@ def load(
     cryoSPARC's ``alignments3D/pose`` is the rotation vector of :math:`A^\top`, and
     ``alignments3D/shift`` what must be added to centre an image, in pixels of
     ``alignments3D/psize_A``: ``shift`` is minus that. Images are multiplied by ``blob/sign``, so
-    that molecules are bright. In-plane poses of 2-D classification are not read.
+    that molecules are bright. Images of several pixel sizes or boxes are brought to the coarsest
+    as they are read (:mod:`pyrocryo.io.mixed`). In-plane poses of 2-D classification are not read.
 
     Args:
         path: The particles a job puts out.
@@ -116,17 +118,14 @@ def load(
     path = Path(path)
     table = Fields(path, None if passthrough is None else Path(passthrough))
     _check_magnification(table)
-    angstrom = _agreed(table, PIXEL_SIZE)
-    images: Any = Stacks(_image_rows(table, folder), source=path.name)
-    box = images.shape[-1]
-    if BOX in table:
-        shape = table.numbers(BOX, 2)
-        table.check(BOX, (shape == box).all(axis=1), f"{box} x {box}, as the stack's images are")
-    angstrom = chosen_pixel_size(path, angstrom, pixel_size, images)
+    images, found, sizes = _images(table, folder)
+    angstrom = chosen_pixel_size(path, found, pixel_size, images)
     if poses is None:
-        fields = _poses(table, angstrom)
+        fields = _poses(table, angstrom if sizes is None else sizes)
+    elif sizes is not None:
+        raise InputError(f"{poses}: shifts are shares of one box, and {path} has several")
     else:
-        fields = poses_of_cryodrgn(poses, table.size, box, angstrom)
+        fields = poses_of_cryodrgn(poses, table.size, images.shape[-1], angstrom)
     ctf = _ctf(table)
     if ctf is not None:
         fields["ctf"] = ctf
@@ -158,7 +157,7 @@ def load(
 class _Signed:
     """Images of stacks, each times 1 or -1."""
 
-    def __init__(self, stacks: Stacks, sign: np.ndarray) -> None:
+    def __init__(self, stacks: Any, sign: np.ndarray) -> None:
         self.stacks, self.sign = stacks, sign.astype(np.float32)
         self.shape, self.dtype = stacks.shape, stacks.dtype
 
@@ -271,30 +270,37 @@ def _check_magnification(table: Fields) -> None:
         table.check(ANISOTROPY, matrix < 1e-6, "0: anisotropic magnification is not supported")
 
 
-def _agreed(table: Fields, name: str) -> float | None:
-    """The one value, more than 0, of a column; None if there is no such column."""
-    if name not in table:
-        return None
-    values = table.numbers(name)
-    table.check(name, values > 0, "more than 0")
-    if not np.allclose(values, values[0], rtol=1e-4, atol=0):
-        raise InputError(
-            f"{table.path}: {name} differs, {values.min():g} to {values.max():g}; "
-            "bring the images to one pixel size"
-        )
-    return float(f"{values[0]:.6g}")  # of a float32
+def _images(
+    table: Fields, folder: str | Path | None
+) -> tuple[Any, float | None, np.ndarray | None]:
+    """As :func:`pyrocryo.io.listed.images_of`."""
+    sizes = None
+    if PIXEL_SIZE in table:
+        values = table.numbers(PIXEL_SIZE)
+        table.check(PIXEL_SIZE, values > 0, "more than 0")
+        short, which = np.unique(values, return_inverse=True)
+        sizes = np.array([float(f"{v:.6g}") for v in short])[which.ravel()]  # of float32s
+    files, which, section = _image_rows(table, folder)
+    if BOX in table:
+        box = np.array([read_header(file).shape[1] for file in files])
+        shape = table.numbers(BOX, 2)
+        wrong = (shape != box[which, None]).any(axis=1)
+        expected = box[which[np.argmax(wrong)]]
+        table.check(BOX, ~wrong, f"{expected} x {expected}, as the stack's images are")
+    return alike(table.path, files, which, section, sizes)
 
 
-def _image_rows(table: Fields, folder: str | Path | None) -> list[tuple[Path, int]]:
-    """File and section of each image."""
+def _image_rows(
+    table: Fields, folder: str | Path | None
+) -> tuple[list[Path], np.ndarray, np.ndarray]:
+    """The files, which of them each image is in, and its section."""
     raw = table.raw(STACK)
     if raw.dtype.kind not in "SU" or raw.ndim != 1:
         raise InputError(f"{table.path}: {STACK} holds {raw.dtype}, expected text")
-    sections = table.numbers(SECTION).astype(np.int64)
+    section = table.numbers(SECTION).astype(np.int64)
     names, which = np.unique(raw, return_inverse=True)
     folders = project_folders(table.path, folder)
-    files = [_found(table, os.fsdecode(name), folders) for name in names.tolist()]
-    return list(zip([files[k] for k in which.tolist()], sections.tolist(), strict=True))
+    return [_found(table, os.fsdecode(name), folders) for name in names.tolist()], which, section
 
 
 def _found(table: Fields, name: str, folders: list[Path]) -> Path:
@@ -308,8 +314,8 @@ def rotations(table: Fields, name: str) -> np.ndarray:
     return matrix_from_vector(-table.numbers(name, 3))
 
 
-def _poses(table: Fields, angstrom: float) -> dict[str, np.ndarray]:
-    """Rotations and shifts (Å) of 3-D alignments."""
+def _poses(table: Fields, angstrom: float | np.ndarray) -> dict[str, np.ndarray]:
+    """Rotations and shifts (Å) of 3-D alignments; pixels are of one size, or each `(N,)`."""
     fields = {}
     if POSE in table:
         fields["rotation"] = rotations(table, POSE)
@@ -322,7 +328,7 @@ def _poses(table: Fields, angstrom: float) -> dict[str, np.ndarray]:
                 table.path, ", ".join(sorted(others)),
             )  # fmt: skip
     if SHIFT in table:
-        unit = np.full(table.size, angstrom)
+        unit = np.broadcast_to(angstrom, (table.size,))
         if SHIFT_PIXEL_SIZE in table:
             unit = table.numbers(SHIFT_PIXEL_SIZE)
             table.check(SHIFT_PIXEL_SIZE, unit > 0, "more than 0")

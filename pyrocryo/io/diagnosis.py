@@ -29,5 +29,5 @@ def write_diagnosis(out: str | Path, checked: Checked) -> list[Path]:
         paths.append(out / "figures" / f"{name}.png")
         with replacing(paths[-1]) as temporary:
             figure.savefig(temporary, dpi=110)
-    write_json(out / "diagnose.json", checked.told())
+    write_json(out / "diagnose.json", checked.as_dict())
     return [out / "diagnose.json", *paths]

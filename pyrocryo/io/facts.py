@@ -12,7 +12,7 @@ from pyrocryo.errors import InputError
 from pyrocryo.io import cryosparc, star
 from pyrocryo.io.mixed import Mixed
 from pyrocryo.io.mrc import Header, Stacks
-from pyrocryo.io.others import numbered
+from pyrocryo.io.tables import numbered
 from pyrocryo.particles import Particles
 
 __all__ = ["facts"]

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from pyrocryo.diagnose import Heterogeneity, Populations
-from pyrocryo.diagnose.populations import KILOJOULE
+from pyrocryo.diagnose.free_energy import KILOJOULE
 from pyrocryo.files import replacing
 from pyrocryo.io.run_folder import write_json
 

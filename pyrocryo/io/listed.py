@@ -1,8 +1,9 @@
-"""The images that the table of a star file lists."""
+"""The images that a table lists, brought to one pixel size and box where they differ."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from pyrocryo.io.mixed import Mixed, common_scaling
 from pyrocryo.io.mrc import Stacks, read_header
 from pyrocryo.io.stacks import found_stack, project_folders
 
-__all__ = ["images_of"]
+__all__ = ["alike", "images_of"]
 
 log = logging.getLogger("pyrocryo")
 
@@ -56,18 +57,47 @@ def images_of(rows: Any, folder: str | Path | None) -> tuple[Any, float | None, 
         raise InputError(
             f"{path}: rlnImageSize is {told[i]:g}, but the images are {found[i]} pixels wide"
         )
+    label = next((x for x in ("rlnOpticsGroupName", "rlnOpticsGroup") if x in rows.columns), None)
+    named = None if label is None else rows.columns[label]
+    return alike(path, files, which, section, sizes, named)
+
+
+def alike(
+    path: Path,
+    files: Sequence[Path],
+    which: np.ndarray,
+    section: np.ndarray,
+    sizes: np.ndarray | None,
+    named: Sequence[str] | None = None,
+) -> tuple[Any, float | None, np.ndarray | None]:
+    """Images of one pixel size and box, whether they are stored so or not.
+
+    Args:
+        path: What lists them.
+        files: The stacks.
+        which: `(N,)` which of them each image is in.
+        section: `(N,)` and where in it, from 0.
+        sizes: `(N,)` Å per pixel of each; None where nothing is known of them.
+        named: `(N,)` what the group of each is called.
+
+    Returns:
+        The images, their pixel size (None where it is not known), and ``sizes`` where they differ.
+
+    Raises:
+        InputError: If images cannot be brought to one size.
+    """
     size = None if sizes is None else float(sizes[0])
+    found = np.array([read_header(file).shape[1] for file in files])[which]
     same = sizes is None or np.allclose(sizes, sizes[0], rtol=1e-4, atol=0)
     if same and (sizes is None or (found == found[0]).all()):
         return Stacks.of(files, which, section, source=path.name), size, None
     kinds, group = np.unique(np.stack([sizes, found]), axis=1, return_inverse=True)
     group = group.ravel()
-    label = next((x for x in ("rlnOpticsGroupName", "rlnOpticsGroup") if x in rows.columns), None)
     first = [int(np.argmax(group == g)) for g in range(kinds.shape[1])]
-    names = [str(g + 1) if label is None else rows.columns[label][i] for g, i in enumerate(first)]
+    names = [str(g + 1) if named is None else named[i] for g, i in enumerate(first)]
     boxes = kinds[1].astype(int).tolist()
     angstrom, scalings = common_scaling(kinds[0].tolist(), boxes, names, path)
-    place, stacks = np.empty(rows.size, dtype=np.int64), []
+    place, stacks = np.empty(len(which), dtype=np.int64), []
     for g in range(len(names)):
         mine = np.flatnonzero(group == g)
         place[mine] = np.arange(len(mine))
@@ -75,9 +105,11 @@ def images_of(rows: Any, folder: str | Path | None) -> tuple[Any, float | None, 
         some = [files[k] for k in mine_in]
         stacks.append(Stacks.of(some, local.ravel(), section[mine], source=path.name))
     log.warning(
-        "%s: optics groups differ: %s; brought to %g Å/px, box %d, by Fourier crop",
+        "%s: groups of images differ: %s; brought to %g Å/px, box %d, by Fourier crop",
         path,
-        ", ".join(f"{n} ({p:g} Å/px, box {d})" for n, p, d in zip(names, *kinds, strict=True)),
+        ", ".join(
+            f"{n} ({p:g} Å/px, box {d})" for n, p, d in zip(names, kinds[0], boxes, strict=True)
+        ),
         angstrom,
         scalings[0].box,
     )

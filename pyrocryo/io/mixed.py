@@ -66,8 +66,8 @@ def common_scaling(
             f"{name} ({p:g} Å/px, box {d})" for name, p, d in zip(names, sizes, boxes, strict=True)
         )
         raise InputError(
-            f"{path}: optics groups differ in pixel size or box, and no Fourier crop brings them "
-            f"to {coarsest:g} Å/px: {told}; bring them to one"
+            f"{path}: groups of images differ in pixel size or box, and no Fourier crop brings "
+            f"them to {coarsest:g} Å/px: {told}; bring them to one"
         )
     return coarsest, [one for one in found if one is not None]
 

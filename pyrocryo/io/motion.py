@@ -10,6 +10,7 @@ import torch
 from pyrocryo.diagnose.conformations import atoms, has_atoms, posterior_means
 from pyrocryo.errors import InputError
 from pyrocryo.files import replacing
+from pyrocryo.io.annotated import chain_of
 from pyrocryo.io.mrc import write_map, write_stack
 from pyrocryo.io.structure import Structure, write_structure
 from pyrocryo.pair import Pair
@@ -102,12 +103,7 @@ def checked_pair(
         InputError: If it is not clear which, or the pixel size is not known.
     """
     if isinstance(fit, Fit):
-        if seed is None and len(fit.seeds) > 1:
-            raise InputError(f"seed: expected one of {list(fit.seeds)}, whose latents these are")
-        seed = fit.seeds[0] if seed is None else seed
-        if seed not in fit.seeds:
-            raise InputError(f"seed: expected one of {list(fit.seeds)}, got {seed}")
-        return fit.pairs[list(fit.seeds).index(seed)], float(fit.example.pixel_size)
+        return fit.pairs[chain_of(fit.seeds, seed)], float(fit.example.pixel_size)
     if not isinstance(fit, Pair):
         raise InputError(f"fit: expected a Fit or a Pair, got {type(fit).__name__}")
     if not (pixel_size is not None and pixel_size > 0):

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 
 from pyrocryo import identify, metrics, plots
 from pyrocryo.diagnose.conformations import atoms, has_atoms
@@ -248,9 +250,13 @@ def _write_figures(
 
 
 def _save(path: Path, figure: Any) -> None:
-    """As a picture and as a drawing; the layout is found once, which takes most of the time."""
+    """As a picture and as a drawing; the layout, found once, takes most of the time.
+
+    The canvases are asked directly: ``savefig`` draws every figure twice.
+    """
+    figure.dpi = 110
     with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=110)
+        FigureCanvasAgg(figure).print_png(temporary)
     figure.set_layout_engine("none")
     with replacing(path.with_suffix(".svg")) as temporary:
-        figure.savefig(temporary, dpi=110, metadata={"Date": None})
+        FigureCanvasSVG(figure).print_svg(temporary, metadata={"Date": None})

@@ -116,7 +116,7 @@ class Audit:
             told.append(f"runs: {self.agreement.reading}.")
         return told + [f"not done: {text}." for text in self.skipped]
 
-    def plain(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """All numbers, for JSON; particles' own are left out."""
         from pyrocryo.identify import plain
 
@@ -203,7 +203,7 @@ def audit(
             found.agreement = _agreement(runs, seed)
         except InputError as error:
             found.skipped.append(f"agreement of runs: {error}")
-    if all(run.turned is None for run in runs):
+    if turned is None:  # else each run says why not
         found.skipped.append(f"rotation of images by 90°: {NOT_TURNED}")
     return found
 

@@ -28,7 +28,7 @@ def motions(folder: Path, found: dict[str, np.ndarray], seeds: list[int], best: 
 
     Args:
         folder: Run folder.
-        found: What :func:`pyrocryo.report.points.read_posterior` gives.
+        found: What :func:`pyrocryo.report.points.read_arrays` gives.
         seeds: All seeds, in the order of the chains.
         best: The chain to begin with.
 

@@ -19,7 +19,7 @@ from pyrocryo.files import read_json, replacing, understood
 from pyrocryo.report import further, trust, verdicts
 from pyrocryo.report.blocks import EXPLORER, MOTION, SOLID
 from pyrocryo.report.motions import motions
-from pyrocryo.report.points import points, read_posterior
+from pyrocryo.report.points import points, read_arrays
 from pyrocryo.report.scores import scores
 from pyrocryo.report.training import agreement, history
 
@@ -147,7 +147,7 @@ def _data(
     data: dict[str, Any] = {"seeds": seeds, "best": best, "points": None, "motions": []}
     path = folder / "posterior.nc"
     if path.exists():
-        found = read_posterior(path)
+        found = read_arrays(path)
         data["points"] = points(found, seeds, best, checked)
         data["motions"] = motions(folder, found, seeds, best)
     return data
@@ -171,10 +171,10 @@ def _head(title: str, run: Mapping[str, Any], checked: Mapping[str, Any] | None)
     described = [
         f"{config['prior']} prior",
         f"{config['volume']} volume",
-        f"{config['latents']} latents",
-        f"{len(config['seeds'])} seeds",
-        f"{config['settings']['steps']} steps of {config['settings']['batch_size']}",
-        f"{config['seconds']:.0f} s",
+        _several(config["latents"], "latent"),
+        _several(len(config["seeds"]), "seed"),
+        f"{config['settings']['steps']} steps of {config['settings']['batch_size']} particles",
+        f"trained in {config['seconds']:.0f} s",
     ]
     if data := config.get("data"):
         described.append(
@@ -199,6 +199,10 @@ def _head(title: str, run: Mapping[str, Any], checked: Mapping[str, Any] | None)
         f"<p class='verdict {state}'>{told}</p>",
         f"<ul class=trust>{cards}</ul></header>",
     ]
+
+
+def _several(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def _contents(sections: Sequence[str]) -> str:

@@ -37,12 +37,12 @@ function scatter() {
     const c = P.columns[String(key).split("@")[0]], list = values(key, seedNow());
     const known = list.filter(v => v !== null).sort((a, b) => a - b);
     if (c.kind === "class") {
-      const kinds = [...new Set(known)], colours = kinds.map((v, k) => css(blend(VIRIDIS, kinds.length > 1 ? .08 + .84 * k / (kinds.length - 1) : .3)));
+      const kinds = [...new Set(known)], colours = kinds.map((v, k) => css(blend(viridis(), kinds.length > 1 ? .08 + .84 * k / (kinds.length - 1) : .3)));
       legend.replaceChildren(text(label(key)), ...kinds.map((v, k) => chip(colours[k], short(v))));
       return i => list[i] === null ? shade("--line") : colours[kinds.indexOf(list[i])];
     }
     const angle = c.kind === "angle", q = p => known[Math.round(p * (known.length - 1))] ?? 0;
-    const [low, high] = angle ? [-180, 180] : [q(.02), q(.98)], stops = angle ? WHEEL : VIRIDIS;
+    const [low, high] = angle ? [-180, 180] : [q(.02), q(.98)], stops = angle ? WHEEL : viridis();
     const bar = document.createElement("span");
     bar.className = "scale"; bar.style.background = ramp(stops);
     legend.replaceChildren(text(label(key)), text(short(low)), bar, text(short(high)));
@@ -206,6 +206,6 @@ function scatter() {
   $("closer").addEventListener("click", () => zoom(.7)); $("farther").addEventListener("click", () => zoom(1.43));
   $("all").addEventListener("click", () => { view = null; later(); });
   addEventListener("resize", later); addEventListener("beforeprint", draw);
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", later);
+  night.addEventListener("change", later);
   draw();
 }

@@ -14,7 +14,7 @@ from pyrocryo.metrics.pose import mean_angle
 from pyrocryo.report.pictures import binned_side, sprite
 from pyrocryo.rotations import euler_from_matrix
 
-__all__ = ["points", "read_posterior"]
+__all__ = ["points", "read_arrays"]
 
 MOST = 1500  # images shown
 NUMBERS = 120_000  # in columns of one number a seed; more latents or seeds, fewer images
@@ -24,7 +24,7 @@ CLASSES = 6  # different values, up to which a column is one of groups
 GROUPS = ("posterior", "log_likelihood", "sample_stats", "constant_data")
 
 
-def read_posterior(path: Path) -> dict[str, np.ndarray]:
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Arrays of ``posterior.nc`` that a page needs, by ``group/name``; the first images only.
 
     Read without ArviZ, which takes seconds to load and would hold every replicated image.
@@ -71,7 +71,7 @@ def points(
     """Columns and pictures for the page.
 
     Args:
-        found: What :func:`read_posterior` gives.
+        found: What :func:`read_arrays` gives.
         seeds: Names of the chains.
         best: The chain whose decoded images are shown beside the observed ones.
         checked: ``diagnose.json``, for its k-hat.

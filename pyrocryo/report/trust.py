@@ -9,6 +9,7 @@ __all__ = ["Line", "lines", "state"]
 
 APART = 3.0  # nats a particle between the ELBOs of seeds: README's failed seeds lie 10 below
 OWN_WAY = "every latent changes the images in its own way"  # of identify.jacobian
+HALF = 0.5  # of the angle that is left at random
 LEAK = 0.1  # share of the variance of z that poses explain
 
 
@@ -72,14 +73,21 @@ def _truth(metrics: Mapping[str, Any]) -> list[Line]:
         says = f"a linear map of z tells {linear['mean']:.2f} of the true motions (R²)"
         told.append(Line("Motions", "good" if sure else "care", says))
     if mcc and mcc["mean"] is not None:
-        floor = mcc.get("rotation_floor")
-        says, kind = f"latents match true motions at {mcc['mean']:.2f} (MCC)", "good"
-        if floor is not None:
-            above = mcc["mean"] > floor
-            kind = "good" if above else "care"
-            says += f"; perfect latents turned at random score {floor:.2f}"
-        told.append(Line("Axes", kind, says))
+        told.append(_axes(mcc, metrics.get("angle_deg") or {}))
     return told
+
+
+def _axes(mcc: Mapping[str, Any], angle: Mapping[str, Any]) -> Line:
+    """By the angle that is left where it is known: noise lowers the MCC, and not that."""
+    says, kind = f"latents match true motions at {mcc['mean']:.2f} (MCC)", "good"
+    floor, turned, random = mcc.get("rotation_floor"), angle.get("mean"), angle.get("floor")
+    if floor is not None:
+        kind = "good" if mcc["mean"] > floor else "care"
+        says += f"; perfect latents turned at random score {floor:.2f}"
+    if turned is not None and random:
+        kind = "good" if turned < HALF * random else "care"
+        says += f". They are turned by {turned:.2g}°, at random by {random:.2g}°"
+    return Line("Axes", kind, says)
 
 
 def _decoder(seen: Mapping[str, Any] | None) -> list[Line]:

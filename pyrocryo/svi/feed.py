@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -41,8 +42,10 @@ class Feed:
             trained at once, whose images are `(S, B, [T,] D, D)` and whose fields `(S, B, ...)`.
             Called in the thread that reads ahead, where there is one.
         steps: The steps that will be asked for, in this order.
+        asked: Particles that will be asked for in all, each as often as it is; by default, more
+            than there are.
         resident: Whether to put all particles on the device; by default, if they take no more
-            than half of its free memory.
+            than half of its free memory, and no fewer than there are will be asked for.
 
     Attributes:
         resident: What was chosen.
@@ -55,9 +58,14 @@ class Feed:
         rows: Rows,
         steps: range,
         *,
+        asked: float = math.inf,
         resident: bool | None = None,
     ) -> None:
-        self.resident = _fits(particles, device) if resident is None else resident
+        if resident is None:
+            resident = _there(particles, device) or (
+                asked >= len(particles) and _fits(particles, device)
+            )
+        self.resident = resident
         self._device = device
         self._rows = rows
         self._steps = iter(steps)
@@ -151,8 +159,6 @@ def _there(particles: Particles, device: torch.device) -> bool:
 
 
 def _fits(particles: Particles, device: torch.device) -> bool:
-    if _there(particles, device):
-        return True
     one = particles.batch(np.arange(1))
     needed = len(particles) * sum(field.nbytes for field in one)
     return needed <= SHARE * free_memory(device)

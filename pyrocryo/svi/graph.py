@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch._guards import TracingContext, tracing
+from torch._subclasses import FakeTensorMode
 from torch.distributions import Distribution
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -36,7 +38,9 @@ class Graph:
     """
 
     def __init__(self, call: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]) -> None:
-        self._module = make_fx(call)(*inputs)
+        # shapes are noted as fake tensors: of one mode, else make_fx makes one for each operation
+        with tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True))):
+            self._module = make_fx(call)(*inputs)
         for node in self._module.graph.nodes:
             if _depends_on_values(node):
                 raise ValueError(

@@ -197,7 +197,10 @@ class _Training:
         pair, _ = self._fresh(left[0])
         example = pair.moved(self.plan.train.batch(self._rows(0, left[0])))
         with grouping.told(pair, self.settings, example, lambda: self.at_once):
-            self.feed = Feed(self.plan.train, self.there.device, lambda step: step, range(0))
+            asked = steps * self.settings.batch_size * len(left)
+            self.feed = Feed(
+                self.plan.train, self.there.device, lambda step: step, range(0), asked=asked
+            )
             program = Program(pair, example, self.settings, capture)
             if not all(self.there.of_all(program.captured)):
                 program.release()
