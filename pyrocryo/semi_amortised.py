@@ -30,6 +30,7 @@ MOST = 9.0  # times that a precision grows or shrinks in a step
 SLACK = 0.01  # nats that an ELBO may seem to fall by, as rounding and cubature go
 PRIOR_DRAWS = 32  # of a prior without KL in closed form
 LARGEST_SD = 0.6  # rad, of angles in the plane
+MOST_NUMBERS = 50_000_000  # held at once while decoding (200 MB)
 
 
 def refined(fit: Fit, *, steps: int = 6) -> Fit:
@@ -183,12 +184,17 @@ class _Refined(Pair):
     def _improved(self, batch: Any, q: _Normal, likelihood: Callable[[Tensor], Tensor]) -> _Normal:
         prior, angles = self.prior_of(batch), q.loc.shape[-1] - self.dim
         tied = batch.images.dim() == 4 and not angles and _tied(prior)
+        points = max(1, MOST_NUMBERS // (self.volume.numbers_an_image * q.loc[..., 0].numel()))
+
+        def some_at_once(theta: Tensor) -> Tensor:
+            return torch.cat([likelihood(part) for part in theta.split(points)])
+
         best = q
-        value, g, a = _told(best, likelihood, prior, angles, tied)
+        value, g, a = _told(best, some_at_once, prior, angles, tied)
         rate = torch.ones_like(value)
         for _ in range(self.refining):
             tried = _stepped(best, g, a, rate)
-            fresh = _told(tried, likelihood, prior, angles, tied)
+            fresh = _told(tried, some_at_once, prior, angles, tied)
             good = fresh[0] > value - SLACK
             good &= fresh[0].isfinite()
             rate = torch.where(good, (2 * rate).clamp_max(1.0), 0.25 * rate)

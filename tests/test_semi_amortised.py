@@ -72,6 +72,27 @@ def test_one_image_is_answered_exactly():
     assert found.batch_shape == (24,)
 
 
+def test_points_are_decoded_some_at_a_time(monkeypatch):
+    pair, _, batch = _linear()
+    better = pc.refined(_fit(pair), steps=2).pairs[0]
+    decode, sizes = better.seen, []
+
+    def seen(z, *where):
+        sizes.append(len(z))
+        return decode(z, *where)
+
+    monkeypatch.setattr(better, "seen", seen)
+    expected = better.posterior_of(batch)
+    assert set(sizes) == {9}
+    sizes.clear()
+    room = 2 * 24 * better.volume.numbers_an_image
+    monkeypatch.setattr("pyrocryo.semi_amortised.MOST_NUMBERS", room)
+    found = better.posterior_of(batch)
+    assert set(sizes) == {2, 1}
+    torch.testing.assert_close(found.mean, expected.mean)
+    torch.testing.assert_close(found.scale_tril, expected.scale_tril)
+
+
 def test_frames_know_of_one_another():
     """A Gaussian process over frames has a posterior with covariances between them."""
     rate = 0.2

@@ -133,6 +133,14 @@ def test_the_gap_is_the_divergence_of_the_guide(particles, fault, nats, median):
     assert "IWAE" in found.verdict
 
 
+def test_the_worst_particles_keep_their_khat_on_file(particles):
+    images = 1e4 * particles.batch(np.arange(200)).images.numpy()  # of no model
+    found = importance(planted.pair(), _with(particles, images), draws=50, most=20)
+    assert np.isinf(found.khat).any()
+    assert np.isfinite(found.as_dict()["khat"]).all()
+    assert found.as_dict()["khat"].max() == 9
+
+
 def test_weights_go_to_arviz(particles):
     found = importance(planted.pair(), particles, draws=30, most=10)
     tree = found.arviz()
@@ -397,7 +405,7 @@ def test_noise_of_any_kind_is_checked(particles, likelihood):
 def test_numbers_are_refused_before_anything_is_computed(particles, monkeypatch):
     check = pc.diagnose.check
     monkeypatch.setattr(sys.modules[check.__module__], "importance", pytest.fail)
-    for name, value in (("draws", 10), ("n", 5), ("images", 10), ("most", 1)):
+    for name, value in (("draws", 25), ("n", 5), ("images", 10), ("most", 1)):
         with pytest.raises(pc.errors.InputError, match=f"^{name}: expected at least"):
             check(planted.pair(), particles, **{name: value})
 
@@ -478,8 +486,12 @@ def _ready(monkeypatch, small):
     monkeypatch.setattr("pyrocryo.diagnose.check", lambda *data, **numbers: checked)
 
 
-def test_no_run_is_no_run(tmp_path):
+def test_no_run_is_no_run(tmp_path, capsys):
     assert main(["diagnose", str(tmp_path / "none")]) == 2
+    (tmp_path / "file").touch()
+    out = ["--out", str(tmp_path / "file")]
+    assert main(["diagnose", str(tmp_path / "none"), *out]) == 2
+    assert "is a file, not a folder" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("_ready")

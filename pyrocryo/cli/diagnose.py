@@ -38,7 +38,10 @@ class Diagnose:
     def run(self) -> None:
         """Prints the verdict and what stands behind it."""
         from pyrocryo import diagnose, io
+        from pyrocryo.errors import InputError
 
+        if self.out is not None and self.out.exists() and not self.out.is_dir():
+            raise InputError(f"out: {self.out} is a file, not a folder")
         fit, particles = io.load_fit(self.run_folder)
         numbers = {name: getattr(self, name) for name in ("draws", "n", "images", "most", "seed")}
         checked = diagnose.check(fit, particles, **numbers)

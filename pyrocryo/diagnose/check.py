@@ -13,7 +13,6 @@ from pyrocryo.diagnose.dimensions import Dimensions, dimensions
 from pyrocryo.diagnose.importance import Importance, importance
 from pyrocryo.diagnose.joint import FEWEST_DREAMS, dreamt
 from pyrocryo.diagnose.predictive import FEWEST, Predictive, predictive
-from pyrocryo.diagnose.psis import FEWEST as FEWEST_DRAWS
 from pyrocryo.diagnose.sbc import Ranks, ranked
 from pyrocryo.diagnose.sensitivity import Sensitivity, scaled
 from pyrocryo.diagnose.tarp import Balls, covered
@@ -24,6 +23,7 @@ from pyrocryo.svi import Fit
 
 __all__ = ["Checked", "check"]
 
+FEWEST_DRAWS = 50  # of 25, k-hat is above .7 for a tenth of the particles of an exact guide
 GUIDE = ("khat", "gap", "sbc", "tarp", "calibration")
 
 
@@ -114,7 +114,7 @@ def check(
         seed: Seed of all draws.
 
     Raises:
-        InputError: If there are fewer than 40 particles, 25 draws, ``n`` of 20, 40 images or
+        InputError: If there are fewer than 40 particles, 50 draws, ``n`` of 20, 40 images or
             ``most`` of 2, or the pair does not fit the particles.
     """
     if len(particles) < FEWEST:

@@ -21,6 +21,7 @@ from pyrocryo.to_arviz import to_arviz
 __all__ = ["Importance", "importance"]
 
 BAD, MOST_BAD = 0.7, 0.1  # k-hat, and the share of particles that may have a larger one
+FARTHEST = 9.0  # k-hat on file, and in words
 WORTH = 0.9  # of the draws: where weights differ less, their tail carries nothing, whatever k-hat
 DOUBT = 0.02  # nats: one mean off by a fifth of a standard deviation, b² / 2
 WIDE = 0.05  # nats a latent: standard deviations off by a fifth, or means by a third of one
@@ -87,9 +88,13 @@ class Importance:
         return tail | (self.iwae - self.elbo > DOUBT)
 
     def as_dict(self) -> dict[str, Any]:
-        """What a file keeps: numbers of particles, without the draws."""
-        names = ("khat", "ess", "elbo", "iwae", "khat_share", "gap", "gap_se")
+        """What a file keeps: numbers of particles, without the draws.
+
+        k-hat as far as 9 either way: a file has no infinity, which is what the worst have.
+        """
+        names = ("ess", "elbo", "iwae", "khat_share", "gap", "gap_se")
         told = {"verdict": self.verdict, "passed": self.passed, "draws": self.z.shape[1]}
+        told["khat"] = np.clip(self.khat, -FARTHEST, FARTHEST)
         return told | {name: getattr(self, name) for name in names}
 
     def arviz(self) -> Any:
@@ -188,8 +193,8 @@ def _verdict(
 ) -> str:
     said = (
         f"k-hat is above {BAD}, and weights differ, for {100 * share.max():.0f} % of "
-        f"{khat.shape[1]} particles (median k-hat {max(np.median(khat), -9):.2f}), {draws} draws "
-        f"are worth {draws * np.median(ess):.0f}, "
+        f"{khat.shape[1]} particles (median k-hat {max(np.median(khat), -FARTHEST):.2f}), {draws} "
+        f"draws are worth {draws * np.median(ess):.0f}, "
         f"and the guide loses {gap:.3f} ± {error:.3f} nats a particle ({gap / latents:.3f} a "
         "latent; IWAE − ELBO)"
     )
