@@ -88,7 +88,10 @@ def nuts(
     round (:class:`pyrocryo.whitened.Whitened`), so that little is left to adapt; chains start
     from draws of the guide. Up to 16 particles go in one trajectory: their posteriors are
     independent of one another. Chains that start from a guide know only the peaks that it knows,
-    R-hat likewise.
+    R-hat likewise. Where rotations in space were unknown within 6.5° about each axis (a body with
+    two arms, 24 pixels, SNR 1), means were within .08 standard deviations of those of 40000
+    weighted draws of the guide, and standard deviations .92 to 1.06 times theirs (6 particles,
+    800 draws).
 
     Example::
 
