@@ -3,6 +3,7 @@
 # make tutorials         executes the tutorials in full and writes the notebooks for reading
 # make docs              writes the API reference from docstrings to build/docs/api
 # make models/README.md  writes the page of model cards
+# make picture           draws the README's picture from the runs of make demo
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -11,7 +12,7 @@ DEMO := runs/demo
 RUN := $(VENV)/bin/pyrocryo
 RUNS := $(DEMO)/vae $(DEMO)/slowvae $(DEMO)/boltzmann
 
-.PHONY: demo test lint tutorials docs clean
+.PHONY: demo picture test lint tutorials docs clean
 .DELETE_ON_ERROR:
 
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -45,6 +46,9 @@ $(RUNS):
 
 models/README.md: models/*.py pyrocryo/report/cards.py $(VENV)/installed
 	$(VENV)/bin/python -m pyrocryo.report.cards models
+
+picture: $(RUNS)
+	$(VENV)/bin/python docs/picture.py $(DEMO) models/axes.png
 
 docs: $(VENV)/installed
 	$(VENV)/bin/pip install --quiet -c constraints.txt -e '.[docs]'

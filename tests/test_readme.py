@@ -1,6 +1,7 @@
 """What the README tells people to type works."""
 
 import re
+import runpy
 
 import pages
 
@@ -38,6 +39,9 @@ def test_shell_commands_run(tmp_path, monkeypatch):
             assert main(words) == 2  # the reader's own files, which are not here
             continue
         assert main([*words, *further.get(words[0], [])]) == 0
+    picture = runpy.run_path(str(pages.ROOT / "docs" / "picture.py"))
+    picture["draw"]("runs", "axes.png")
+    assert (tmp_path / "axes.png").read_bytes()[:4] == b"\x89PNG"
 
 
 def test_the_makefile_has_both_commands():

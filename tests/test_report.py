@@ -12,7 +12,10 @@ from browser import Browser, found
 
 import pyrocryo as pc
 from pyrocryo.io import run_folder
+from pyrocryo.io.motion import alanines
+from pyrocryo.io.structure import write_structure
 from pyrocryo.report import drawn, further, trust
+from pyrocryo.report.motions import _atoms
 from pyrocryo.report.pictures import binned, sheet
 from pyrocryo.to_arviz import from_netcdf, to_netcdf
 
@@ -173,6 +176,17 @@ def test_a_seed_that_is_no_number_is_left_out(flat):
     columns, axes = points(found, [0, 3], 0), motions(flat.parent, found, [0, 3], 0)
     json.dumps([columns, axes], allow_nan=False)
     assert [one["seed"] for one in axes] == [0]
+
+
+def test_gaussians_in_no_order_are_no_chain(tmp_path, rng):
+    for name, places in (
+        ("chain", np.arange(30)[:, None] * [3.8, 0.0, 0.0]),
+        ("gaussians", rng.normal(size=(30, 3)) * 40),
+    ):
+        steps = np.stack([places, places + 1.0])
+        write_structure(tmp_path / f"{name}.pdb", alanines(places), steps)
+    assert _atoms(tmp_path / "chain")["count"] == 30
+    assert _atoms(tmp_path / "gaussians") is None  # the map is shown
 
 
 def test_sheets_keep_the_place_of_each_picture(rng):

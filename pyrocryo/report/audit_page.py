@@ -51,6 +51,7 @@ def page(found: Audit) -> str:
     parts += ["<h2>What was not done</h2>", _list(done + found.skipped)]
     return (
         "<!doctype html><html lang=en><meta charset=utf-8>"
+        '<meta name=viewport content="width=device-width, initial-scale=1">'
         f"<title>{TITLE}</title><style>{STYLE}</style>\n" + "\n".join(parts) + "\n</html>\n"
     )
 
@@ -66,7 +67,7 @@ def _verdicts(found: Audit) -> list[str]:
         told += [f"{of}{run.turned.reading}."] if run.turned is not None else []
         told += [f"{of}{other.reading}." for other in run.others if run.sure(other)]
     if found.agreement is not None:
-        told.append(f"{found.agreement.reading}.")
+        told.append(f"{found.agreement.reading[:1].upper()}{found.agreement.reading[1:]}.")
     return told
 
 
@@ -162,7 +163,7 @@ def _dependences(tests: Sequence[Dependence], what: str = "of z on") -> str:
         f"<td class=small>{_told(test.how)} ({test.features})<td>{test.particles}</tr>"
         for test in tests
     )
-    return f"<table>{head}</tr>{rows}</table>"
+    return f"<div class=wide><table>{head}</tr>{rows}</table></div>"
 
 
 def _picture(figure: Figure, name: str) -> str:

@@ -20,6 +20,7 @@ FLOOR = 0.06  # of the highest density: what lies below is background
 ROOM = 900_000  # bytes, compressed, that maps may take
 PICTURES = 12_000_000  # pixels of all pictures along axes
 JUMP = 5.0  # Å: atoms of a trace that are farther apart are not joined
+LOOSE = 0.5  # share of pairs in a row so far apart, beyond which there is no chain
 ENDS = (0.02, 0.98)  # quantiles of z where maps begin and end, as export has them
 
 
@@ -167,6 +168,8 @@ def _atoms(stem: Path) -> dict[str, Any] | None:
         return None
     xyz -= xyz.mean(axis=(0, 1))
     apart = np.linalg.norm(np.diff(xyz[0], axis=0), axis=-1)
+    if (apart > JUMP).mean() > LOOSE:  # Gaussians in no order: the map shows them
+        return None
     packed = np.clip(np.round(100 * xyz), -32767, 32767).astype("<i2")
     return {
         "count": xyz.shape[1],
