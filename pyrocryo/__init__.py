@@ -42,6 +42,7 @@ _NAMES = {
     "Particles": "particles",
     "elpd": "evidence",
     "fit": "svi",
+    "modes": "peaks",
     "nuts": "sampling",
     "posed": "draws",
     "posterior": "draws",

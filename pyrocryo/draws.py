@@ -16,6 +16,7 @@ from pyrocryo.particles import Particles
 from pyrocryo.svi import Fit
 from pyrocryo.svi.weights import Weights
 from pyrocryo.to_arviz import to_arviz
+from pyrocryo.unit_vectors import one_side
 
 __all__ = ["moments", "posed", "posterior", "weighted"]
 
@@ -68,10 +69,9 @@ def posterior(
         for name, values in parts.items():
             chains.setdefault(name, []).append(np.concatenate(values, axis=1))
     stacked = {name: np.stack(values) for name, values in chains.items()}
-    if stacked.get("pose", np.empty(0)).shape[-1] == 4:  # q and -q are one rotation
-        pose = stacked["pose"]
-        side = (pose * pose[:, :1]).sum(axis=-1, keepdims=True)
-        stacked["pose"] = np.where(side < 0, -pose, pose)
+    if "pose" in stacked:
+        pose = torch.as_tensor(stacked["pose"])
+        stacked["pose"] = one_side(pose, pose[:, :1]).numpy()
     return _converted(fit, particles, stacked)
 
 

@@ -10,16 +10,17 @@ from typing import Any
 import numpy as np
 import pyro
 import torch
-from pyro import poutine
 from pyro.infer import MCMC, NUTS
 from torch import Tensor
 
-from pyrocryo import quaternions
+from pyrocryo import unit_vectors
 from pyrocryo.errors import InputError
 from pyrocryo.pair import Pair
 from pyrocryo.particles import Particles
+from pyrocryo.peaks import rows_of
 from pyrocryo.svi import Fit
 from pyrocryo.to_arviz import to_arviz
+from pyrocryo.whitened import Whitened
 
 __all__ = ["Sampled", "nuts"]
 
@@ -27,7 +28,6 @@ AT_ONCE = 16  # particles; more would shorten the steps of all for the worst of 
 GUIDE_DRAWS = 1000
 OFF, NARROW, WIDE = 0.2, 0.8, 1.25  # what passes for the same posterior
 MIXED = 1.05  # R-hat
-LENGTH_SD = 0.1  # of the vectors whose directions are poses
 DEEPEST = 8  # doublings of a trajectory
 SCALED_FROM = 150  # of warming up: less leaves no time to find the step again for new scales
 
@@ -85,12 +85,10 @@ def nuts(
     """Samples the posterior of chosen particles under the model, everything learned frozen.
 
     The No-U-Turn Sampler (Hoffman & Gelman 2014; Pyro's), in coordinates in which the guide is
-    round, so that little is left to adapt; chains start from draws of the guide. Up to 16 of them
-    go in one trajectory: their posteriors are independent of one another. Unknown poses are
-    unit vectors, which no trajectory can run on: they are taken as the directions of vectors
-    whose length is N(1, .1²), which leaves the law of the direction as it is and, unlike that of
-    normal vectors (``ProjectedNormalReparam``), has no narrow end at the origin. Chains that start
-    from a guide know only the peaks that it knows, R-hat likewise.
+    round (:class:`pyrocryo.whitened.Whitened`), so that little is left to adapt; chains start
+    from draws of the guide. Up to 16 particles go in one trajectory: their posteriors are
+    independent of one another. Chains that start from a guide know only the peaks that it knows,
+    R-hat likewise.
 
     Example::
 
@@ -121,10 +119,7 @@ def nuts(
     for name, value, least in (("chains", chains, 2), ("draws", draws, 20), ("warmup", warmup, 1)):
         if value < least:
             raise InputError(f"{name}: expected at least {least}, got {value}")
-    rows = np.arange(min(20, len(particles))) if index is None else np.asarray(list(index))
-    wrong = rows.ndim != 1 or not len(rows) or rows.dtype.kind not in "iu"
-    if wrong or rows.min() < 0 or rows.max() >= len(particles):
-        raise InputError(f"index: expected rows from 0 to {len(particles) - 1}, got {index}")
+    rows = rows_of(range(min(20, len(particles))) if index is None else index, len(particles))
     pair.check(particles)
     some = particles.take(rows)
     parts = []
@@ -144,56 +139,18 @@ def _sampled(
     pair: Pair, batch: Any, chains: int, draws: int, warmup: int
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], int]:
     """Draws by NUTS `(chains, draws, B, ...)`, those of the guide, and divergent transitions."""
-    with torch.no_grad(), pyro.plate("draw", GUIDE_DRAWS, dim=-2):
-        trace = poutine.trace(pair.guide).get_trace(batch)
-    told = {n: trace.nodes[n]["value"] for n in ("pose", "shift", "z") if n in trace.nodes}
-    centre = None
-    if "pose" in told:  # in one hemisphere, of normal vectors with these directions
-        side = (told["pose"] * told["pose"][:1]).sum(-1, keepdim=True)
-        told["pose"] = torch.where(side < 0, -told["pose"], told["pose"])
-        centre = torch.nn.functional.normalize(told["pose"].mean(0), dim=-1)
-    sites = {n: v.flatten(2) for n, v in told.items()}
-    shapes = {n: v.shape[2:] for n, v in told.items()}
-    if "pose" in told:
-        length = 1 + LENGTH_SD * torch.randn_like(told["pose"][..., :1])
-        sites["pose"] = (length * told["pose"]).flatten(2)
-    joined = torch.cat(list(sites.values()), dim=-1)  # (S, B, n)
-    sizes = [v.shape[-1] for v in sites.values()]
-    mean = joined.mean(0)
-    apart = (joined - mean).movedim(0, -1)
-    covariance = apart @ apart.transpose(-1, -2) / GUIDE_DRAWS
-    scale = torch.linalg.cholesky(
-        covariance + 1e-6 * torch.diag_embed(covariance.diagonal(dim1=-2, dim2=-1))
-    )
-
-    def values(white: Tensor) -> dict[str, Tensor]:
-        found = mean + (scale @ white.unsqueeze(-1)).squeeze(-1)
-        each = zip(sites, found.split(sizes, dim=-1), strict=True)
-        return {name: part.unflatten(-1, shapes[name]) for name, part in each}
-
-    def potential(at: dict[str, Tensor]) -> Tensor:
-        known, energy = values(at["white"]), torch.zeros(())
-        if "pose" in known:
-            length = known["pose"].norm(dim=-1, keepdim=True)
-            energy = 0.5 * ((length - 1) / LENGTH_SD).square()
-            energy = (energy + (known["pose"].shape[-1] - 1) * length.log()).sum()
-            known["pose"] = known["pose"] / length
-        held = poutine.condition(pair.model, data=known)
-        return energy - poutine.trace(held).get_trace(batch).log_prob_sum()
-
+    round_ = Whitened(pair, batch, GUIDE_DRAWS)
     kept, diverging = [], 0
     for n in range(chains):
-        start = joined[n * (GUIDE_DRAWS // chains)]
-        offset = (start - mean).unsqueeze(-1)
-        white = torch.linalg.solve_triangular(scale, offset, upper=False).squeeze(-1)
-        found, bad = _chain(potential, white, draws, warmup)
+        start = round_.white[n * (GUIDE_DRAWS // chains)]
+        found, bad = _chain(lambda at: round_.energy(at["white"]).sum(), start, draws, warmup)
         diverging += bad
-        kept.append(values(found))
+        kept.append(round_.values(found))
     exact = {name: torch.stack([one[name] for one in kept]) for name in kept[0]}
     if "pose" in exact:
         exact["pose"] = torch.nn.functional.normalize(exact["pose"], dim=-1)
-    told = {name: value.unsqueeze(0) for name, value in told.items()}
-    return _numbers(pair, exact, centre), _numbers(pair, told, centre), diverging
+    told = {name: value.unsqueeze(0) for name, value in round_.told.items()}
+    return _numbers(pair, exact, round_.centre), _numbers(pair, told, round_.centre), diverging
 
 
 def _chain(
@@ -223,15 +180,8 @@ def _numbers(pair: Pair, found: dict[str, Tensor], centre: Tensor | None) -> dic
     """As an ArviZ object holds them; turns (rad) are away from the centre."""
     with torch.no_grad():
         if centre is not None:
-            pose = found["pose"]
-            if pose.shape[-1] == 2:
-                across = centre[..., 0] * pose[..., 1] - centre[..., 1] * pose[..., 0]
-                turn = torch.atan2(across, (centre * pose).sum(-1)).unsqueeze(-1)
-            else:
-                pose = torch.where((pose * centre).sum(-1, keepdim=True) < 0, -pose, pose)
-                turn = quaternions.logarithm(
-                    quaternions.product(pose, quaternions.conjugate(centre.expand_as(pose)))
-                )
+            pose = unit_vectors.one_side(found["pose"], centre)
+            turn = unit_vectors.angles(centre, pose)
             found = found | {"turn": turn, "pose": pair.framed(pose, found["z"])}
     return {name: value.double().cpu().numpy() for name, value in found.items()}
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pyrocryo import quaternions
 
-__all__ = ["angles", "between", "mean"]
+__all__ = ["angles", "between", "mean", "one_side"]
 
 
 def between(p: Tensor, q: Tensor) -> Tensor:
@@ -40,3 +40,10 @@ def mean(poses: Tensor) -> Tensor:
     total = poses.sum(0)
     size = total.norm(dim=-1, keepdim=True)
     return torch.where(size > 1e-6, total / size.clamp_min(1e-6), poses[0])
+
+
+def one_side(poses: Tensor, of: Tensor) -> Tensor:
+    """The same poses, quaternions with the sign that brings them nearer to `of` `(..., 4)`."""
+    if poses.shape[-1] != 4:
+        return poses
+    return torch.where((poses * of).sum(-1, keepdim=True) < 0, -poses, poses)

@@ -172,6 +172,21 @@ def test_rates_that_are_learned_may_differ():
     assert verdict.learned.linear.kind == "permutation"
 
 
+class Returning(pc.priors.LaplaceTransition):
+    """Laplace steps from where half of the frame before is left."""
+
+    @property
+    def decay(self):
+        return torch.full((2,), 0.5)
+
+
+def test_laplace_steps_of_what_falls_back_are_not_called_independent():
+    check = check_prior(Returning(2, rate=2.0))
+    assert "have straight pieces and corners" in check.verdict.known.free.sentence
+    assert not check.verdict.known.free.axes
+    assert check.verdict.known.linear.axes  # steps are not Gaussian, whatever is left
+
+
 def test_independent_frames_are_no_transitions():
     for law in (dist.Laplace(0.0, 1.0), dist.StudentT(4.0)):
         check = check_prior(law.expand([2, 2]).to_event(2))

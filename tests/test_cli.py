@@ -1,6 +1,7 @@
 """The command line on good and bad input: bad input gets one line, exit code 2, and no files."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -225,6 +226,29 @@ def test_wrong_options_get_one_line(model, options, message, stack, tmp_path, ca
     assert error.count("\n") == 1, error
     assert message in error
     assert not (tmp_path / "deep").exists()
+
+
+def test_what_the_parser_says_is_one_line(capsys):
+    assert main(["simulat", "poses"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("pyrocryo: Unrecognized options: simulat")
+    assert not re.search("---|─", said)
+
+
+def test_help_is_a_line_a_command(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    said = capsys.readouterr().out
+    assert "Train a model file" in said
+    assert "adds its own options" not in said
+    with pytest.raises(SystemExit):
+        main(["fit", "--help"])
+    assert "adds its own options" in capsys.readouterr().out
+
+
+def test_particles_are_no_model(stack, capsys):
+    assert main(["fit", str(stack)]) == 2
+    assert "particles go to --data" in capsys.readouterr().err
 
 
 def test_an_unwritable_folder_is_told_before_training(stack, tmp_path, capsys):

@@ -327,6 +327,11 @@ def test_the_command(tmp_path, capsys):
     capsys.readouterr()
     assert main(["landscape", str(run), "--no-rival", "--axes"]) == 2
     assert "leave out --no-rival" in capsys.readouterr().err
+    for wrong in ("--bins", "--temperature"):  # before the rival is trained
+        assert main(["landscape", str(run), wrong, "-3"]) == 2
+        said = capsys.readouterr()
+        assert f"{wrong[2:]}: expected" in said.err
+        assert not said.out
     assert main(["landscape", str(run), "--most", "100", "--bins", "8"]) == 0
     told = capsys.readouterr().out
     assert "held-out particles" in told

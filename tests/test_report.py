@@ -164,6 +164,17 @@ def test_chains_and_maps_are_those_on_file(deep):
     assert not cubes[:, 0].any()  # a margin all around, so that surfaces are closed
 
 
+def test_a_seed_that_is_no_number_is_left_out(flat):
+    from pyrocryo.report.motions import motions
+    from pyrocryo.report.points import points, read_posterior
+
+    found = read_posterior(flat.with_name("posterior.nc"))
+    found["posterior/z"][1, 2, 5] = np.nan
+    columns, axes = points(found, [0, 3], 0), motions(flat.parent, found, [0, 3], 0)
+    json.dumps([columns, axes], allow_nan=False)
+    assert [one["seed"] for one in axes] == [0]
+
+
 def test_sheets_keep_the_place_of_each_picture(rng):
     stack = rng.normal(size=(5, 6, 6))
     small = binned(stack, 3)

@@ -97,7 +97,12 @@ def test_what_a_run_can_do_without(run, pairs_in_time, tmp_path):
     """Export as the README's five lines call it, and without replicated images."""
     fit = run[1]
     post = pc.posterior(fit, pairs_in_time.test, draws=3, predictive=0)
+    old = [tmp_path / "new" / name for name in ("diagnose.json", "figures/diagnose_khat.png")]
+    (tmp_path / "new" / "figures").mkdir(parents=True)
+    for path in old:  # of a fit that was here before
+        path.write_text("{}")
     pc.io.export(fit, post, tmp_path / "new")
+    assert not any(path.exists() for path in old)
     _, voxel = pc.io.read_map(tmp_path / "new" / "volumes" / "seed0_median.mrc")
     assert voxel == pytest.approx(3.0)
     assert "image_correlation" not in json.loads((tmp_path / "new" / "metrics.json").read_text())

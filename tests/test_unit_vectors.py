@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from pyrocryo.unit_vectors import angles, between, mean
+from pyrocryo.unit_vectors import angles, between, mean, one_side
 
 
 def _plane(angle):
@@ -51,3 +51,12 @@ def test_mean_angles_go_round():
     torch.testing.assert_close(mean(_plane(near)), _plane(torch.tensor(torch.pi).double()))
     opposite = _plane(torch.tensor([0.5, 0.5 + torch.pi]).double())
     assert mean(opposite).norm().item() == pytest.approx(1)
+
+
+def test_quaternions_have_another_side_and_angles_have_none(rng):
+    q = _space(30, rng)
+    near = one_side(q, q[:1])
+    assert ((near * q[0]).sum(-1) >= 0).all()
+    np.testing.assert_allclose(_scipy(near).as_matrix(), _scipy(q).as_matrix(), atol=1e-12)
+    around = _plane(torch.linspace(0, 6, 7).double())
+    assert one_side(around, around[:1]) is around

@@ -27,22 +27,25 @@ __all__ = ["main"]
 
 log = logging.getLogger("pyrocryo")
 COMMANDS = {
-    "fit": Fit,
     "simulate": Simulate,
     "inspect": Inspect,
-    "report": Report,
-    "compare": Compare,
+    "fit": Fit,
     "identify": Identify,
     "diagnose": Diagnose,
-    "ica": Ica,
     "landscape": Landscape,
-    "audit": Audit,
     "movie": Movie,
-    "rehearse": Rehearse,
     "export": Export,
+    "report": Report,
+    "compare": Compare,
+    "rehearse": Rehearse,
+    "ica": Ica,
+    "audit": Audit,
     "bench": Bench,
 }
-ABOUT = f"The command line: ``pyrocryo {' | '.join(COMMANDS)}``."
+ABOUT = """Cryo-EM heterogeneity with latents that can be identified.
+
+Mostly in this order: inspect or simulate, fit, identify, diagnose, landscape, then movie and
+export. Latents of other programs: audit. `pyrocryo COMMAND --help` says more."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -51,6 +51,10 @@ class Landscape:
             raise InputError("axes: are counted from the homogeneous fit on; leave out --no-rival")
         if self.most < 20:
             raise InputError(f"most: expected at least 20 particles, got {self.most}")
+        if self.bins < 6:
+            raise InputError(f"bins: expected at least 6, got {self.bins}")
+        if self.temperature is not None and not self.temperature > 0:
+            raise InputError(f"temperature: expected K above 0, got {self.temperature}")
         device = there(self.device)
         verdict = read_run(self.run_folder)["identify"]["sentence"]
         fit, particles = io.load_fit(self.run_folder)

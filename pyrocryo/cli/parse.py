@@ -22,8 +22,11 @@ def parsed(commands: Mapping[str, type], argv: Sequence[str], description: str) 
         InputError: In one line, for words that name none.
     """
     union = Any
+    listed = not argv or argv[0].startswith("-")  # all of them: the first line of each will do
     for n, (name, command) in enumerate(commands.items()):
-        member = Annotated[command, tyro.conf.subcommand(name, prefix_name=False)]
+        about = (command.__doc__ or "").partition("\n")[0] if listed else None
+        called = tyro.conf.subcommand(name, prefix_name=False, description=about)
+        member = Annotated[command, called]
         union = member if n == 0 else union | member
     return options(union, argv, description)
 
@@ -37,6 +40,7 @@ def options(kind: Any, argv: Sequence[str], description: str) -> Any:
     except SystemExit as stop:
         if not stop.code:
             raise
-        # tyro draws a box around several lines; bad input gets one
-        text = " ".join(re.sub("[─│╭╮╰╯]+", " ", said.getvalue()).split())
+        # tyro draws a box, or lines, around several lines under a title; bad input gets one
+        title, _, text = said.getvalue().strip().partition("\n")
+        text = " ".join(re.sub("[─│╭╮╰╯]+|-{4,}", " ", text or title).split())
         raise InputError(text) from None

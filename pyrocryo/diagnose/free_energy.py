@@ -2,7 +2,7 @@ r"""The law of a latent as a free energy :math:`-k_B T \ln p`: wells, barriers, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -38,11 +38,11 @@ class Populations:
             of its density map, or of its atoms' positions; mean over seeds.
         along_motion: `(B,)` as ``free_energy``, of the density per unit of that path. It stays
             what it is when the latent is warped, as the law per unit of `z` does not.
-        wells: Wells, barriers and populations of ``free_energy``, in the same units; a barrier is
-            one where it rises two standard deviations above the higher of its wells.
+        wells: Wells, barriers and populations of ``along_motion``, in the units of the latent; a
+            barrier is one where it rises two standard deviations above the higher of its wells.
         well_error: `(W,)` standard deviation of the wells' populations.
         height_error: `(W - 1,)` of the barriers' heights.
-        motion_heights: `(W - 1,)` ``along_motion`` at the barriers.
+        latent_heights: `(W - 1,)` ``free_energy`` at the barriers.
         agreement: `(seeds,)` correlation of each seed's latent with the first seed's.
         effective: Of the draws, how many count: the median over particles of
             :math:`(\sum w)^2 / \sum w^2`, in the worst seed. Few mean a guide that is far from the
@@ -65,7 +65,7 @@ class Populations:
     wells: Profile
     well_error: np.ndarray
     height_error: np.ndarray
-    motion_heights: np.ndarray
+    latent_heights: np.ndarray
     agreement: np.ndarray
     effective: float
     temperature: float | None
@@ -101,7 +101,7 @@ class Populations:
             "barriers": self.wells.barriers,
             "heights": self.wells.heights,
             "heights_error": self.height_error,
-            "heights_along_motion": self.motion_heights,
+            "heights_along_latent": self.latent_heights,
         }
         return told
 
@@ -111,7 +111,7 @@ def read_off(
     edges: np.ndarray,
     laws: np.ndarray,
     samples: np.ndarray,
-    width: np.ndarray,
+    widths: np.ndarray,
     means: np.ndarray,
     agreement: np.ndarray,
     effective: float,
@@ -123,45 +123,48 @@ def read_off(
         axis: The latent.
         edges: `(B + 1,)` of the bins.
         laws: `(seeds, B)` populations of each seed.
-        samples: `(R, B)` the same of resamples.
-        width: `(B,)` as of :class:`Populations`, like those that follow.
-        means: `(B,)`.
+        samples: `(seeds R, B)` the same of resamples, seed after seed.
+        widths: `(seeds, B)` how far the molecule moves in each bin, a share of the whole path.
+        means: `(B,)` as of :class:`Populations`, like those that follow.
         agreement: `(seeds,)`.
         effective: Draws that count.
         temperature: In K, or None.
     """
-    law = laws.mean(axis=0)
+    law, width = laws.mean(axis=0), widths.mean(axis=0)
     tail = 0.5 * (1 - LEVEL)
     low, high = np.quantile(samples, [tail, 1 - tail], axis=0)
-    log_law, logs = _closed(np.log(np.maximum(law, 1e-300))), np.log(np.maximum(samples, 1e-300))
-    free, along = log_law.max() - log_law, log_law - np.log(width)
-    along = along[1:-1].max() - along
+    log_law, logs = np.log(np.maximum(law, 1e-300)), np.log(np.maximum(samples, 1e-300))
+    each = np.log(widths).repeat(len(samples) // len(widths), axis=0)
+    log_along, log_law = _closed(log_law - np.log(width)), _closed(log_law)
+    free, along = log_law.max() - log_law, log_along.max() - log_along
     free[[0, -1]] = along[[0, -1]] = np.nan
     centres = 0.5 * (edges[1:] + edges[:-1])
-    wells, height_error = _wells(centres, log_law, _closed(logs), axis, temperature)
+    wells, height_error = _wells(centres, log_along, _closed(logs - each), axis, temperature)
     cut = np.searchsorted(centres, wells.barriers)
-    parts = [part.sum(axis=1) for part in np.split(samples, cut, axis=1)]
-    well_error = np.array([part.std() for part in parts])
+    parts = [part.sum(axis=1) for part in np.split(np.vstack([law, samples]), cut, axis=1)]
+    wells = replace(wells, populations=np.array([part[0] for part in parts]))
+    well_error = np.array([part[1:].std() for part in parts])
     shares = ", ".join(
         f"{share:.0%} ± {se:.0%} about {at:.2f}"
         for at, share, se in zip(wells.wells, wells.populations, well_error, strict=True)
     )
-    sentence = f"z{axis + 1}: {shares}"
-    motion_heights = along[[int(np.argmin(np.abs(centres - at))) for at in wells.barriers]]
-    for at, height, se, moved in zip(
-        wells.barriers, wells.heights, height_error, motion_heights, strict=True
+    name = f"z{axis + 1}"
+    sentence = f"{name}: {shares}"
+    latent_heights = free[[int(np.argmin(np.abs(centres - at))) for at in wells.barriers]]
+    for at, height, se, other in zip(
+        wells.barriers, wells.heights, height_error, latent_heights, strict=True
     ):
         sentence += f"; barrier {height:.2f} ± {se:.2f} k_B T"
         if temperature is not None:
             sentence += f" ({KILOJOULE * temperature * height:.1f} kJ/mol at {temperature:g} K)"
-        sentence += f" at {at:.2f}, {moved:.2f} per unit of motion"
+        sentence += f" at {at:.2f}, {other:.2f} per unit of {name}"
     if agreement.min() < 0.9:
         sentence += f"; seeds agree on this latent only to r = {agreement.min():.2f}"
     if effective < FEW_DRAWS:
         sentence += f"; of the guide's draws only {effective:.1f} count, so errors are larger"
     return Populations(
         axis, edges, law, low, high, laws, means, free, logs.std(axis=0), width, along,
-        wells, well_error, height_error, motion_heights,
+        wells, well_error, height_error, latent_heights,
         agreement, effective, temperature, sentence,
     )  # fmt: skip
 

@@ -50,12 +50,16 @@ def populations(
     Intervals come from resamples of the particles (with the smoothness resampled too) of all
     seeds, each brought to the first by order, sign, mean and standard deviation: what seeds do not
     agree on widens them. They hold given the decoder. A free energy along a latent is one of that
-    coordinate: where the prior does not fix its scale a network may warp it, and
-    :math:`F` changes by the logarithm of the stretch. Populations of wells do not, nor does
-    ``along_motion``. So it went in a short fit (700 steps, two seeds) of two arms, one in a double
-    well of 2 k_B T and one harmonic, each found in the latent with the other's prior: barriers of
-    1.7 ± .3 k_B T for the first arm and .8 ± .3 for the second, which has none; per unit of motion
-    1.8 and .3.
+    coordinate: a network warps it until the particles' law is the prior's, wells and all, and
+    :math:`F` changes by the logarithm of the stretch. Per unit of the molecule's motion it does
+    not, and there wells and barriers are looked for.
+
+    One of two arms in a double well (1.6 k_B T, 67 % on the left; 3000 images of 16 pixels, SNR 1,
+    one latent, isotropic prior, two seeds, 5 data sets): after 800 steps the barrier is 1.8 ± .1
+    k_B T per unit of the latent and 2.4 ± .1 per unit of motion, after 3000 it is 1.1 ± .1 and
+    2.1 ± .2 (own error .35), and the left well holds .67 ± .01 and .66 ± .02: populations are
+    right, and barriers per unit of motion rather too high. At SNR .1 posteriors are wider than the
+    barrier, and one well is found.
 
     Frames of one molecule count as rows of the same law, and are resampled together. Where
     particles carry temperatures, only those at one of them are looked at.
@@ -120,7 +124,7 @@ def populations(
                 edges,
                 np.array(laws),
                 np.concatenate(samples),
-                np.mean(widths, axis=0),
+                np.array(widths),
                 counts / counts.sum(),
                 np.array(agreement),
                 effective,

@@ -182,12 +182,18 @@ def _learned_frames(found: Evidence) -> Answer:
         return Answer("rotation", f"Not identified: {symmetry(found)} at no cost.")
     if not steps.independent:
         return Answer("unknown", "No theorem: components depend on one another.")
-    apart = [
-        k + 1 for k, tells in enumerate(steps.dependent) if not tells and not steps.laplace[k]
-    ]
+    still = [k for k, tells in enumerate(steps.dependent) if not tells and not steps.laplace[k]]
+    apart = [k + 1 for k in still if not steps.cornered[k]]
     if apart:
         which = ", ".join(map(str, apart))
         return Answer("unknown", f"No theorem: frames of component {which} are independent.")
+    if still:
+        which = ", ".join(str(k + 1) for k in still)
+        return Answer(
+            "unknown",
+            f"No theorem: the steps of component {which} have straight pieces and corners (PCL "
+            "asks for a smooth density), and are not Laplace steps from the frame before.",
+        )
     gaussian = [k + 1 for k, r in enumerate(steps.ratio) if r < 1e-6 and not steps.laplace[k]]
     if all(steps.laplace):
         return Answer(

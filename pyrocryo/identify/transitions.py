@@ -33,6 +33,8 @@ class Transitions:
     Attributes:
         ratio: Second over first singular value of :math:`|q_{xy}|`; 0 where that vanishes.
         dependent: Whether :math:`q_{xy}` is other than 0 to double precision.
+        cornered: Whether frames depend on each other without, as the density has corners between
+            straight pieces.
         independent: Whether no component depends on another.
         laplace: Whether steps are Laplace: :math:`|\partial_y \ln p|` of the last frame is
             the same whatever the step, and its sign that of the step.
@@ -40,6 +42,7 @@ class Transitions:
 
     ratio: tuple[float, ...]
     dependent: tuple[bool, ...]
+    cornered: tuple[bool, ...]
     independent: bool
     laplace: tuple[bool, ...]
 
@@ -54,7 +57,7 @@ def transitions(laws: Laws, z: Tensor) -> Transitions:
     middle, scale = z[:, 0].median(dim=0).values, z[:, 0].std(dim=0)  # of the first frame
     grid = torch.linspace(-WIDE, WIDE, NODES)
     centre = middle.expand(laws.event).clone()
-    ratio, dependent = [], []
+    ratio, dependent, cornered = [], [], []
     for k in range(laws.dim):
         points = centre.expand(NODES, NODES, *laws.event).clone()
         points[..., 0, k] = (middle[k] + scale[k] * grid).unsqueeze(1)
@@ -67,6 +70,8 @@ def transitions(laws: Laws, z: Tensor) -> Transitions:
         bend = slope.abs().max()
         values = torch.linalg.svdvals(q)
         dependent.append((q > NOTHING * bend).double().mean().item() > SOMEWHERE)
+        moved = slope.amax(0) - slope.amin(0) > SAME * bend  # with the first frame
+        cornered.append(not dependent[-1] and moved.double().mean().item() > SOMEWHERE)
         ratio.append((values[1] / values[0]).item() if values[0] > NOTHING * bend else 0.0)
     back = z.clone()
     back[:, -2] = 2 * z[:, -1] - z[:, -2]  # the last step, turned round
@@ -76,8 +81,9 @@ def transitions(laws: Laws, z: Tensor) -> Transitions:
     odd = (slope + turned).abs().amax(0) < SAME * steep.amax(0)
     laplace = [bool(c and o) and not d for c, o, d in zip(constant, odd, dependent, strict=True)]
     return Transitions(
-        tuple(ratio), tuple(dependent), _independent(laws, z, scale), tuple(laplace)
-    )
+        tuple(ratio), tuple(dependent), tuple(cornered), _independent(laws, z, scale),
+        tuple(laplace),
+    )  # fmt: skip
 
 
 def _independent(laws: Laws, z: Tensor, scale: Tensor) -> bool:

@@ -23,11 +23,13 @@ def load_model(path: Path) -> ModuleType:
     """Runs a model file and returns it as a module.
 
     Raises:
-        InputError: If there is no such file, its syntax is wrong, or it lacks a dataclass
+        InputError: If there is no such Python file, its syntax is wrong, or it lacks a dataclass
             ``Config`` or a function ``pair``; what running it raises is passed on.
     """
     if not path.is_file():
         raise InputError(f"model: there is no file {path}")
+    if path.suffix != ".py":
+        raise InputError(f"model: expected a Python file, got {path}; particles go to --data")
     spec = importlib.util.spec_from_file_location(f"pyrocryo_model_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their annotations up there

@@ -34,6 +34,7 @@ __all__ = ["export", "new_folder", "write_json", "write_metrics"]
 
 PACKAGES = ("torch", "pyro-ppl", "numpy", "scipy", "scikit-learn", "arviz")
 STEPS = 7  # maps along an axis
+AFTERWARDS = ("diagnose", "landscape")  # .json and figures of commands that look at a fit
 PICTURES = 8  # images shown beside their reconstructions
 
 
@@ -72,7 +73,8 @@ def export(
     dicts), ``posterior.nc`` (ArviZ), ``metrics.json``, ``identify.json``, ``volumes/*.mrc`` and
     ``figures/`` (each as ``.png`` and ``.svg``); where the volume has atoms in space,
     ``volumes/*.pdb`` with a model a step; where poses were unknown, and particles are given,
-    ``poses_seed*.star``.
+    ``poses_seed*.star``. What ``pyrocryo diagnose`` and ``landscape`` found out about a fit that
+    was there before is removed: it is not true of this one.
 
     Args:
         fit: A fit.
@@ -87,6 +89,9 @@ def export(
     out = Path(out)
     for folder in (out, out / "volumes", out / "figures"):
         folder.mkdir(parents=True, exist_ok=True)
+    for name in AFTERWARDS:
+        for path in (out / f"{name}.json", *(out / "figures").glob(f"{name}_*.png")):
+            path.unlink(missing_ok=True)
     table, verdict = metrics.report(post), identify.report(fit, post, particles)
     write_json(out / "config.json", _config(fit, particles) | dict(config or {}))
     if particles is not None and fit.pairs[0].pose.latent:

@@ -203,7 +203,7 @@ def audit(
             found.agreement = _agreement(runs, seed)
         except InputError as error:
             found.skipped.append(f"agreement of runs: {error}")
-    if all(run.turned is None for run in runs):
+    if turned is None:  # else each run says why not
         found.skipped.append(f"rotation of images by 90°: {NOT_TURNED}")
     return found
 

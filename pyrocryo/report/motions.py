@@ -42,14 +42,14 @@ def motions(folder: Path, found: dict[str, np.ndarray], seeds: list[int], best: 
     for chain in sorted(range(len(seeds)), key=lambda n: n != best):
         stems = [folder / "volumes" / f"seed{seeds[chain]}_z{k + 1}" for k in range(size)]
         maps = [_maps(stem) for stem in stems]
-        if any(steps is None for steps in maps):
+        codes = z[chain].reshape(-1, size)
+        if any(steps is None for steps in maps) or not np.isfinite(codes).all():
             continue
         flat = np.stack([m if m.ndim == 3 else m.sum(axis=1) for m in maps])  # (K, steps, D, D)
         small = binned(flat.reshape(-1, *flat.shape[2:]), SIDE)
         pixels -= small.size
         if told and pixels < 0:
             break
-        codes = z[chain].reshape(-1, size)
         low, high = np.quantile(codes, ENDS, axis=0)
         steps = flat.shape[1]
         entry: dict[str, Any] = {

@@ -185,6 +185,7 @@ function scatter() {
     hover(d ? d.i : -1, x, y);
   });
   canvas.addEventListener("pointerup", e => { const [x, y] = place(e); if (drag && !drag.far) { const d = nearest(x, y, 14); if (d) keep(d.i); } drag = null; });
+  canvas.addEventListener("pointercancel", () => { drag = null; });
   canvas.addEventListener("pointerleave", () => hover(-1));
   canvas.addEventListener("wheel", e => { if (!e.ctrlKey && !e.metaKey) return; e.preventDefault(); zoom(e.deltaY > 0 ? 1.15 : .87, ...place(e)); }, {passive: false});
   canvas.addEventListener("keydown", e => {
@@ -193,6 +194,7 @@ function scatter() {
     if (!way || !dots.length) return;
     e.preventDefault();
     const seed = seedNow(), own = dots.filter(d => d.s === seed), from = own.find(d => d.i === hovered) ?? own[0];
+    if (!from) return;
     let next = from, best = Infinity;
     for (const d of own) {
       const dx = d.x - from.x, dy = d.y - from.y, on = dx * way[0] + dy * way[1], off = Math.abs(dx * way[1]) + Math.abs(dy * way[0]);
