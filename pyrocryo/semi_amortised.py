@@ -31,6 +31,7 @@ SLACK = 0.01  # nats that an ELBO may seem to fall by, as rounding and cubature 
 PRIOR_DRAWS = 32  # of a prior without KL in closed form
 LARGEST_SD = 0.6  # rad, of angles in the plane
 MOST_NUMBERS = 50_000_000  # held at once while decoding (200 MB)
+STARTS = 36  # turns around the circle that are tried first
 
 
 def refined(fit: Fit, *, steps: int = 6) -> Fit:
@@ -49,12 +50,15 @@ def refined(fit: Fit, *, steps: int = 6) -> Fit:
 
     Frames that a transition prior ties together get the covariances between them as well
     (:class:`pyrocryo.joint_normal.JointNormal`). Of angles in the plane that are unknown, the
-    angle is improved together with `z`, and `z` is then a normal given the angle. Rotations in
-    space stay as the pose guide says; `z` is improved at each draw of them.
+    angle is improved together with `z`, and `z` is then a normal given the angle. It starts from
+    the pose guide's answer or, where another of 36 turns around the circle fits better, with `z`
+    read at that turn, from there: a pose guide that was trained into a wrong peak is not
+    believed. Rotations in space stay as the pose guide says; `z` is improved at each draw of them.
 
     Nothing is trained: what is returned goes wherever a fit does (:func:`pyrocryo.posterior`,
     :mod:`pyrocryo.diagnose`), and each step costs 2 d² + 1 images a particle, d = K, or K + 1 with
-    an angle.
+    an angle (and 36 images at first). What its credible sets hold, and what it costs, is in
+    ``docs/calibrate_and_trust.md``.
 
     Example::
 
@@ -136,7 +140,7 @@ class _Refined(Pair):
         frames = batch.images.dim() == 4
         with torch.no_grad():
             pose = super().pose_of(batch)
-            centre = pose.mean
+            centre = self._best_start(batch, pose.mean)
             law = super().posterior_of(batch, centre)
             one = pose.base_dist if frames else pose
             sd = 1 / one.concentration.norm(dim=-1, keepdim=True).clamp_min(1 / LARGEST_SD)
@@ -157,6 +161,18 @@ class _Refined(Pair):
             q = self._improved(batch, _Normal(loc, _block_diagonal(scale)), likelihood)
         self.answers = (batch, q, centre)
         return q, centre
+
+    def _best_start(self, batch: Any, centre: Tensor) -> Tensor:
+        """The turn to start from: the pose guide's, or one around the circle that fits better."""
+        angle = torch.arange(STARTS, dtype=centre.dtype, device=centre.device)
+        angle = angle * (2 * math.pi / STARTS)  # the first is the guide's own
+        found = []
+        for turn in angle:  # one at a time: a batch of images each
+            direction = _turned(centre, turn.expand(centre.shape[:-1]))
+            z = super().posterior_of(batch, direction).mean
+            found.append(self._likelihood(z, batch, direction, None))
+        best = torch.stack(found).nan_to_num(nan=-math.inf).argmax(0)
+        return _turned(centre, angle[best])
 
     def _given(self, batch: Any, direction: Tensor) -> Any:
         """The law of `z` at an angle."""

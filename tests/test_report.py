@@ -169,9 +169,9 @@ def test_chains_and_maps_are_those_on_file(deep):
 
 def test_a_seed_that_is_no_number_is_left_out(flat):
     from pyrocryo.report.motions import motions
-    from pyrocryo.report.points import points, read_posterior
+    from pyrocryo.report.points import points, read_arrays
 
-    found = read_posterior(flat.with_name("posterior.nc"))
+    found = read_arrays(flat.with_name("posterior.nc"))
     found["posterior/z"][1, 2, 5] = np.nan
     columns, axes = points(found, [0, 3], 0), motions(flat.parent, found, [0, 3], 0)
     json.dumps([columns, axes], allow_nan=False)
