@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from pyrocryo.bench import cryodrgn, feed, splat, step, timing
@@ -32,6 +33,7 @@ def test_python_runs(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "runs" / "hello" / "posterior.nc").exists()
 
 
+@pytest.mark.usefixtures("brisk")
 def test_shell_commands_run(tmp_path, monkeypatch, rng):
     monkeypatch.chdir(tmp_path)
     lines = [
