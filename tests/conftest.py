@@ -63,8 +63,8 @@ def trained_vae(pairs_in_time):
 def brisk(monkeypatch):
     """Runs of which no number matters: small images, few of them made of a decoder, none drawn.
 
-    Simulated images have half the pixels along an edge, of twice the size, and the figures of a
-    run are composed but not drawn, which other tests do.
+    Simulated images of more than 16 pixels along an edge have half as many, of twice the size, and
+    the figures of a run are composed but not drawn, which other tests do.
     """
     import sys
 
@@ -73,7 +73,8 @@ def brisk(monkeypatch):
     from pyrocryo.simulate.images import imaged
 
     def coarse(*told, box=32, pixel_size=3.0, **more):
-        return imaged(*told, box=box // 2, pixel_size=2 * pixel_size, **more)
+        by = 2 if box > 16 else 1
+        return imaged(*told, box=box // by, pixel_size=by * pixel_size, **more)
 
     for module in (datasets, temporal):
         monkeypatch.setattr(module, "imaged", coarse)

@@ -270,7 +270,7 @@ def test_what_a_projection_costs():
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        for row in rows("cpu"):
+        for row in rows("cpu", quick=True):
             low, high = row["spread"]
             print(
                 f"{row['name']:50s}{1e3 * row['other']:9.1f} ms / {1e3 * row['ours']:7.1f} ms ="

@@ -4,6 +4,7 @@ import re
 import runpy
 
 import pages
+import pytest
 
 from pyrocryo.cli import main
 
@@ -22,6 +23,7 @@ def test_python_runs(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "runs" / "hello" / "posterior.nc").exists()
 
 
+@pytest.mark.usefixtures("brisk")
 def test_shell_commands_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = [words for _, code in pages.blocks(README, "sh") for words in pages.commands(code)]

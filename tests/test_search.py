@@ -140,6 +140,7 @@ def test_each_guide_has_its_poses(particles):
         _pair(particles, guide=pc.guides.Refine())
 
 
+@pytest.mark.usefixtures("brisk")
 @pytest.mark.parametrize("molecule", ["kinase", "arms"])
 def test_the_model_file_in_short_form(molecule, tmp_path):
     out = tmp_path / "run"

@@ -101,6 +101,7 @@ def test_draws_of_a_particle_lie_in_one_hemisphere(refined, particles):
     np.testing.assert_allclose(np.linalg.norm(pose, axis=-1), 1, atol=1e-5)
 
 
+@pytest.mark.usefixtures("brisk")
 def test_refined_poses_on_disk(refined, particles, tmp_path):
     few = particles.take(np.arange(40))
     better = pc.posed(refined, few)
@@ -216,6 +217,7 @@ def test_arms_in_space():
         pc.molecules.Arms3D(0)
 
 
+@pytest.mark.usefixtures("brisk")
 @pytest.mark.parametrize("molecule", ["kinase", "arms"])
 def test_the_model_file_in_short_form(molecule, tmp_path):
     out = tmp_path / "run"

@@ -467,7 +467,7 @@ def test_planted_faults_are_caught_and_nothing_else(fault):
 @pytest.mark.benchmark
 def test_rates():
     for fault in planted.FAULTS:
-        any_of_them = planted.rates(fault, 20, first=100)[-1]
+        any_of_them = planted.rates(fault, 10, first=100)[-1]
         assert any_of_them <= 0.1 if fault.startswith("none") else any_of_them >= 0.95
 
 
