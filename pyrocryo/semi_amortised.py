@@ -168,11 +168,11 @@ class _Refined(Pair):
         angle = angle * (2 * math.pi / STARTS)  # the first is the guide's own
         found = []
         for turn in angle:  # one at a time: a batch of images each
-            direction = _turned(centre, turn.expand(centre.shape[:-1]))
+            direction = turned(centre, turn.expand(centre.shape[:-1]))
             z = super().posterior_of(batch, direction).mean
             found.append(self._likelihood(z, batch, direction, None))
         best = torch.stack(found).nan_to_num(nan=-math.inf).argmax(0)
-        return _turned(centre, angle[best])
+        return turned(centre, angle[best])
 
     def _given(self, batch: Any, direction: Tensor) -> Any:
         """The law of `z` at an angle."""
