@@ -141,6 +141,7 @@ def _shell(code):
         assert main(words) == (2 if "cuda" in words and not torch.cuda.is_available() else 0), line
 
 
+@pytest.mark.filterwarnings("ignore:The inplace keyword")  # ArviZ 0.23 on pandas 3.1
 def test_how_tos_run(folder, monkeypatch, capsys):
     if not (folder / "runs/relion/report.html").exists():
         test_the_page_runs(folder, monkeypatch, capsys)
