@@ -307,8 +307,8 @@ def test_training_that_breaks_down_exits_1(stack, tmp_path, capsys):
         (["fit", str(ROOT / "models" / "vae.py"), "--sedes", "3"], "--sedes"),
         (["fit", str(ROOT / "models" / "vae.py"), "--steps", "many"], "'many'"),
         (["fit"], "Model file"),
-        (["fitt"], "fit, simulate, inspect, report, compare"),
-        ([], "subcommand"),
+        (["fitt"], "simulate, inspect, fit, identify, diagnose"),
+        ([], "Expected one of {simulate, inspect, fit"),
     ],
 )
 def test_mistyped_commands_get_one_line(words, message, capsys):

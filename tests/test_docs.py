@@ -142,6 +142,7 @@ def _shell(code):
 
 
 @pytest.mark.filterwarnings("ignore:The inplace keyword")  # ArviZ 0.23 on pandas 3.1
+@pytest.mark.filterwarnings("ignore::RuntimeWarning:arviz")  # its weights of fits of three steps
 def test_how_tos_run(folder, monkeypatch, capsys):
     if not (folder / "runs/relion/report.html").exists():
         test_the_page_runs(folder, monkeypatch, capsys)
