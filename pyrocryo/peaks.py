@@ -18,7 +18,7 @@ from pyrocryo.particles import Particles
 from pyrocryo.svi import Fit
 from pyrocryo.whitened import Whitened
 
-__all__ = ["Modes", "modes"]
+__all__ = ["Modes", "modes", "pair_of", "rows_of"]
 
 DRAWS = 500  # of the guide, for the coordinates
 AT_ONCE = 128  # particles
@@ -90,14 +90,7 @@ def modes(
     Raises:
         InputError: If the pair does not fit the particles, or they are not there.
     """
-    if isinstance(fit, Pair):
-        pair = copy.deepcopy(fit).eval()
-    elif isinstance(fit, Fit):
-        if not 0 <= chain < len(fit.pairs):
-            raise InputError(f"chain: expected 0 to {len(fit.pairs) - 1}, got {chain}")
-        pair = fit.pairs[chain]
-    else:
-        raise InputError(f"fit: expected a Fit or a Pair, got {type(fit).__name__}")
+    pair = pair_of(fit, chain)
     if steps < 1:
         raise InputError(f"steps: expected at least 1, got {steps}")
     some = particles if index is None else particles.take(rows_of(index, len(particles)))
@@ -110,6 +103,17 @@ def modes(
     together = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     known = {name: together.get(name) for name in ("pose", "shift")}
     return Modes(index=some.index, **{**together, **known})
+
+
+def pair_of(fit: Fit | Pair, chain: int) -> Pair:
+    """The pair of one seed of a fit, or a copy of a pair; InputError for what is neither."""
+    if isinstance(fit, Pair):
+        return copy.deepcopy(fit).eval()
+    if not isinstance(fit, Fit):
+        raise InputError(f"fit: expected a Fit or a Pair, got {type(fit).__name__}")
+    if not 0 <= chain < len(fit.pairs):
+        raise InputError(f"chain: expected 0 to {len(fit.pairs) - 1}, got {chain}")
+    return fit.pairs[chain]
 
 
 def rows_of(index: Sequence[int], count: int) -> np.ndarray:

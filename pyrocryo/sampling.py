@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +16,7 @@ from pyrocryo import unit_vectors
 from pyrocryo.errors import InputError
 from pyrocryo.pair import Pair
 from pyrocryo.particles import Particles
-from pyrocryo.peaks import rows_of
+from pyrocryo.peaks import pair_of, rows_of
 from pyrocryo.svi import Fit
 from pyrocryo.to_arviz import to_arviz
 from pyrocryo.whitened import Whitened
@@ -113,12 +112,7 @@ def nuts(
     Raises:
         InputError: If the pair does not fit the particles, or they are not there.
     """
-    if isinstance(fit, Pair):
-        pair = copy.deepcopy(fit).eval()
-    elif isinstance(fit, Fit):
-        pair = fit.pairs[chain]
-    else:
-        raise InputError(f"fit: expected a Fit or a Pair, got {type(fit).__name__}")
+    pair = pair_of(fit, chain)
     for name, value, least in (("chains", chains, 2), ("draws", draws, 20), ("warmup", warmup, 1)):
         if value < least:
             raise InputError(f"{name}: expected at least {least}, got {value}")

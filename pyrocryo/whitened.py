@@ -72,7 +72,7 @@ class Whitened:
         return {name: part.unflatten(-1, shape) for (name, shape), part in each}
 
     def log_joint(self, values: dict[str, Tensor]) -> Tensor:
-        r""":math:`\ln p(x, z, \\phi)` of each particle, `(B,)`; poses of length 1."""
+        r""":math:`\ln p(x, z, \phi)` of each particle, `(B,)`; poses of length 1."""
         held = poutine.condition(self._pair.model, data=values)
         trace = poutine.trace(held).get_trace(self._batch)
         trace.compute_log_prob()

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 
 from pyrocryo.errors import InputError
-from pyrocryo.io.listed import alike
-from pyrocryo.io.mrc import read_header
+from pyrocryo.io.listed import alike, boxes
 from pyrocryo.io.relion import chosen_pixel_size, poses_of_cryodrgn
 from pyrocryo.io.stacks import found_stack, project_folders
 from pyrocryo.particles import Particles
@@ -281,13 +280,12 @@ def _images(
         short, which = np.unique(values, return_inverse=True)
         sizes = np.array([float(f"{v:.6g}") for v in short])[which.ravel()]  # of float32s
     files, which, section = _image_rows(table, folder)
+    found = boxes(files)[which]
     if BOX in table:
-        box = np.array([read_header(file).shape[1] for file in files])
-        shape = table.numbers(BOX, 2)
-        wrong = (shape != box[which, None]).any(axis=1)
-        expected = box[which[np.argmax(wrong)]]
+        wrong = (table.numbers(BOX, 2) != found[:, None]).any(axis=1)
+        expected = found[np.argmax(wrong)]
         table.check(BOX, ~wrong, f"{expected} x {expected}, as the stack's images are")
-    return alike(table.path, files, which, section, sizes)
+    return alike(table.path, files, which, section, sizes, found)
 
 
 def _image_rows(

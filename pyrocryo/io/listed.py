@@ -14,7 +14,7 @@ from pyrocryo.io.mixed import Mixed, common_scaling
 from pyrocryo.io.mrc import Stacks, read_header
 from pyrocryo.io.stacks import found_stack, project_folders
 
-__all__ = ["alike", "images_of"]
+__all__ = ["alike", "boxes", "images_of"]
 
 log = logging.getLogger("pyrocryo")
 
@@ -51,7 +51,7 @@ def images_of(rows: Any, folder: str | Path | None) -> tuple[Any, float | None, 
     path, sizes = rows.path, _pixel_sizes(rows)
     files, which, section = _image_rows(rows, folder)
     told = rows.numbers("rlnImageSize") if "rlnImageSize" in rows.columns else None
-    found = np.array([read_header(file).shape[1] for file in files])[which]
+    found = boxes(files)[which]
     if told is not None and (told != found).any():
         i = int(np.flatnonzero(told != found)[0])
         raise InputError(
@@ -59,7 +59,12 @@ def images_of(rows: Any, folder: str | Path | None) -> tuple[Any, float | None, 
         )
     label = next((x for x in ("rlnOpticsGroupName", "rlnOpticsGroup") if x in rows.columns), None)
     named = None if label is None else rows.columns[label]
-    return alike(path, files, which, section, sizes, named)
+    return alike(path, files, which, section, sizes, found, named)
+
+
+def boxes(files: Sequence[Path]) -> np.ndarray:
+    """Pixels along an edge of the images of each stack, by its header."""
+    return np.array([read_header(file).shape[1] for file in files])
 
 
 def alike(
@@ -68,6 +73,7 @@ def alike(
     which: np.ndarray,
     section: np.ndarray,
     sizes: np.ndarray | None,
+    found: np.ndarray,
     named: Sequence[str] | None = None,
 ) -> tuple[Any, float | None, np.ndarray | None]:
     """Images of one pixel size and box, whether they are stored so or not.
@@ -78,6 +84,7 @@ def alike(
         which: `(N,)` which of them each image is in.
         section: `(N,)` and where in it, from 0.
         sizes: `(N,)` Å per pixel of each; None where nothing is known of them.
+        found: `(N,)` pixels along its edge.
         named: `(N,)` what the group of each is called.
 
     Returns:
@@ -87,7 +94,6 @@ def alike(
         InputError: If images cannot be brought to one size.
     """
     size = None if sizes is None else float(sizes[0])
-    found = np.array([read_header(file).shape[1] for file in files])[which]
     same = sizes is None or np.allclose(sizes, sizes[0], rtol=1e-4, atol=0)
     if same and (sizes is None or (found == found[0]).all()):
         return Stacks.of(files, which, section, source=path.name), size, None
@@ -95,8 +101,8 @@ def alike(
     group = group.ravel()
     first = [int(np.argmax(group == g)) for g in range(kinds.shape[1])]
     names = [str(g + 1) if named is None else named[i] for g, i in enumerate(first)]
-    boxes = kinds[1].astype(int).tolist()
-    angstrom, scalings = common_scaling(kinds[0].tolist(), boxes, names, path)
+    edges = kinds[1].astype(int).tolist()
+    angstrom, scalings = common_scaling(kinds[0].tolist(), edges, names, path)
     place, stacks = np.empty(len(which), dtype=np.int64), []
     for g in range(len(names)):
         mine = np.flatnonzero(group == g)
@@ -108,7 +114,7 @@ def alike(
         "%s: groups of images differ: %s; brought to %g Å/px, box %d, by Fourier crop",
         path,
         ", ".join(
-            f"{n} ({p:g} Å/px, box {d})" for n, p, d in zip(names, kinds[0], boxes, strict=True)
+            f"{n} ({p:g} Å/px, box {d})" for n, p, d in zip(names, kinds[0], edges, strict=True)
         ),
         angstrom,
         scalings[0].box,
