@@ -99,14 +99,18 @@ def sampled(name, decoder, pose, seed, *, count=20, draws=120, warmup=50, **trai
     for kind, each in (("plain", fit), ("refined", pc.refined(fit))):
         weights = pc.diagnose.importance(each, some.test, draws=400, most=count)
         exact = pc.nuts(each, some.test, index=range(count), draws=draws, warmup=warmup, seed=seed)
-        bad, told = np.isin(exact.index, exact.flagged), weights.doubtful[0]
+        bad, unmixed = (np.isin(exact.index, rows) for rows in (exact.flagged, exact.unmixed))
+        right, told = ~bad & ~unmixed, weights.doubtful[0]
         rows[kind] = {
-            "agree": (~bad).sum(),
-            "unmixed": len(exact.unmixed),
+            "agree": right.sum(),
+            "unmixed": unmixed.sum(),
             "off": bad.sum(),
             "off and doubtful": (bad & told).sum(),
             "off, k-hat above .7": (bad & (weights.khat[0] > 0.7)).sum(),
-            "right and doubtful": (~bad & told).sum(),
+            "right and doubtful": (right & told).sum(),
+            "gap above .02": (right & (weights.iwae - weights.elbo > 0.02)[0]).sum(),
+            "k-hat counts": (right & ((weights.khat > 0.7) & (weights.ess < 0.9))[0]).sum(),
+            "diverging": exact.diverging,
         }
     return rows
 

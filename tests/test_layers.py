@@ -21,6 +21,7 @@ FLOORS = [
         "chain",
         "cholesky",
         "jacobians",
+        "agreement",
     },
     {"fields", "rotation_laws", "turned", "unit_vectors", "preprocess", "ramp"},
     {"particles", "metrics", "rotated_normal", "joint_normal", "plots", "context"},

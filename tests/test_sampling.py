@@ -53,7 +53,7 @@ def test_rotations_shifts_and_conformations_are_those_of_importance_sampling(tum
     pair = make(pc.poses.SO3(around=AROUND, shift_sd=2.0), pc.guides.Refine(3))
     index = [0, 5, 6, 7]
     found = pc.nuts(pair, particles, index=index, chains=2, draws=30, warmup=20)
-    assert found.names == ("z 1", "turn 1", "turn 2", "turn 3", "shift 1", "shift 2")
+    assert found.names == ("z1", "pose_x", "pose_y", "pose_z", "shift_x", "shift_y")
     assert found.diverging == 0
     assert np.median(found.r_hat) < 1.1
     post = found.draws["posterior"]
@@ -83,7 +83,7 @@ def test_rotations_that_nobody_knows(tumbling):
     make, particles = tumbling
     pair = make(pc.poses.SO3(), pc.guides.Search(48, angles=24, heads=1, iterations=3))
     found = pc.nuts(pair, particles, index=[0], chains=2, draws=20, warmup=5)
-    assert found.names == ("z 1", "turn 1", "turn 2", "turn 3")
+    assert found.names == ("z1", "pose_x", "pose_y", "pose_z")
     assert np.abs(found.draws["posterior"]["turn"].values).max() < 1.5
     assert np.median(np.abs(found.off)) < 0.5
     assert 0.5 < np.median(found.ratio) < 2.0
