@@ -47,7 +47,7 @@ def apart(
         weight: `(S', n)` of the latter, summing to 1 over the draws; all the same by default.
 
     Returns:
-        Two arrays `(n, C)`. A number that does not vary is neither off nor too wide.
+        Two arrays `(n, C)`, not finite where the posterior does not vary.
     """
     if weight is None:
         mean, variance = exact.mean(axis=0), exact.var(axis=0)
@@ -55,10 +55,8 @@ def apart(
         mean = np.einsum("sn,snc->nc", weight, exact)
         variance = np.einsum("sn,snc->nc", weight, (exact - mean) ** 2)
     sd = np.sqrt(variance)
-    still = (sd == 0) & (guide.std(axis=0) == 0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        off, ratio = (guide.mean(axis=0) - mean) / sd, guide.std(axis=0) / sd
-    return np.where(still, 0.0, off), np.where(still, 1.0, ratio)
+    with np.errstate(divide="ignore", invalid="ignore"):  # where one draw has all the weight
+        return (guide.mean(axis=0) - mean) / sd, guide.std(axis=0) / sd
 
 
 def differ(off: np.ndarray, ratio: np.ndarray) -> np.ndarray:

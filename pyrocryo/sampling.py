@@ -52,7 +52,7 @@ class Sampled:
             known of these.
         flagged: Other rows where a mean is off by more than .2 or a ratio is outside .8 to 1.25.
         diverging: Divergent transitions after warming up, of all chains together.
-        passed: None is flagged, and none unmixed.
+        passed: None is flagged, none unmixed, and nothing diverged.
         verdict: In words.
     """
 
@@ -218,7 +218,7 @@ def _compared(
     bad = differ(off, ratio) & known
     flagged, unmixed = (tuple(map(int, particles.index[rows])) for rows in (bad, ~known))
     verdict = _verdict(off, ratio, known, flagged, unmixed, diverging)
-    passed = not flagged and not unmixed
+    passed = not flagged and not unmixed and not diverging
     return Sampled(
         particles.index, *trees, tuple(names), r_hat, ess, off, ratio, flagged, unmixed,
         diverging, passed, verdict,
@@ -239,8 +239,8 @@ def _verdict(
         said = (
             f"NUTS and the guide agree on {len(off) - len(flagged)} of {len(off)} particles: "
             f"means {np.median(off):.2f} standard deviations apart (median; at most "
-            f"{off.max():.2f}), standard deviations {np.median(ratio):.2f} times NUTS's ({ratio.min():.2f} to "
-            f"{ratio.max():.2f})"
+            f"{off.max():.2f}), standard deviations {np.median(ratio):.2f} times NUTS's "
+            f"({ratio.min():.2f} to {ratio.max():.2f})"
         )
     said += f"; not on {_listed(flagged)}" if flagged else ""
     if unmixed:

@@ -87,3 +87,7 @@ def test_rotations_that_nobody_knows(tumbling):
     assert np.abs(found.draws["posterior"]["turn"].values).max() < 1.5
     assert np.median(np.abs(found.off)) < 0.5
     assert 0.5 < np.median(found.ratio) < 2.0
+    assert found.unmixed == (0,)  # 40 draws are not enough to tell
+    assert found.flagged == ()
+    assert not found.passed
+    assert found.verdict.startswith("Nothing is known; of 0 chains disagree")

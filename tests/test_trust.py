@@ -133,6 +133,31 @@ def test_the_gap_is_the_divergence_of_the_guide(particles, fault, nats, median):
     assert "IWAE" in found.verdict
 
 
+@pytest.mark.parametrize(
+    ("fault", "off", "ratio", "doubt"),
+    [
+        ({}, 0.0, 1.0, 0.0),
+        ({"wide": 0.9}, 0.0, 0.9, 0.0),
+        ({"wide": NARROW}, 0.0, NARROW, 0.8),
+        ({"wide": 1.15}, 0.0, 1.15, 0.0),
+        ({"wide": WIDE}, 0.0, WIDE, 1.0),
+        ({"off": 0.1}, 0.1, 1.0, 0.0),
+        ({"off": 0.5}, 0.5, 1.0, 1.0),
+    ],
+)
+def test_weights_say_by_how_much_a_guide_is_off_and_of_whom(particles, fault, off, ratio, doubt):
+    """Whitened by the posterior's Cholesky factor: the first number is off by a share of sd."""
+    found = importance(planted.pair(**fault), particles, draws=600, most=20)
+    assert found.names == ("z1", "z2")
+    assert found.off.shape == found.ratio.shape == (1, 20, 2)
+    assert found.off[..., 0].mean() == pytest.approx(off, abs=0.03)
+    assert found.ratio.mean() == pytest.approx(ratio, abs=0.03)
+    if doubt in (0.0, 1.0):
+        assert found.doubtful.mean() == doubt
+    else:  # tails that are missing cannot be weighed in: now and then .7 seems .8
+        assert found.doubtful.mean() > doubt
+
+
 def test_the_worst_particles_keep_their_khat_on_file(particles):
     images = 1e4 * particles.batch(np.arange(200)).images.numpy()  # of no model
     found = importance(planted.pair(), _with(particles, images), draws=50, most=20)

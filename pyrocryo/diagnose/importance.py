@@ -100,7 +100,7 @@ class Importance:
 
         k-hat as far as 9 either way: a file has no infinity, which is what the worst have.
         """
-        names = ("ess", "elbo", "iwae", "khat_share", "gap", "gap_se")
+        names = ("ess", "elbo", "iwae", "doubtful", "khat_share", "gap", "gap_se")
         told = {"verdict": self.verdict, "passed": self.passed, "draws": self.z.shape[1]}
         told["khat"] = np.clip(self.khat, -FARTHEST, FARTHEST)
         return told | {name: getattr(self, name) for name in names}
@@ -184,7 +184,8 @@ def importance(
     off, ratio = (np.stack([part[k] for part in told]) for k in (1, 2))
     good = bool((share <= MOST_BAD).all()), bool((gap <= WIDE * latents).all())
     worst = int(gap.argmax())
-    sentence = _verdict(khat, ess, share, gap[worst], error[worst], latents, draws, good)
+    moved = float(differ(off, ratio).mean(axis=1).max())
+    sentence = _verdict(khat, ess, share, moved, gap[worst], error[worst], latents, draws, good)
     kept = (stacked[name].astype(float) for name in ("z", "log_prior", "log_likelihood"))
     numbers = (khat, ess, elbo, iwae, share, gap, error)
     return Importance(
@@ -209,6 +210,7 @@ def _verdict(
     khat: np.ndarray,
     ess: np.ndarray,
     share: np.ndarray,
+    moved: float,
     gap: float,
     error: float,
     latents: int,
@@ -218,9 +220,9 @@ def _verdict(
     said = (
         f"k-hat is above {BAD}, and weights differ, for {100 * share.max():.0f} % of "
         f"{khat.shape[1]} particles (median k-hat {max(np.median(khat), -FARTHEST):.2f}), {draws} "
-        f"draws are worth {draws * np.median(ess):.0f}, "
-        f"and the guide loses {gap:.3f} ± {error:.3f} nats a particle ({gap / latents:.3f} a "
-        "latent; IWAE − ELBO)"
+        f"draws are worth {draws * np.median(ess):.0f}, weighing them moves means or widths of "
+        f"{100 * moved:.0f} % by a fifth, and the guide loses {gap:.3f} ± {error:.3f} nats a "
+        f"particle ({gap / latents:.3f} a latent; IWAE − ELBO)"
     )
     if all(good):
         return f"{said}: its draws can be used as they are."
