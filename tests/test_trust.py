@@ -31,6 +31,12 @@ def particles():
     return planted.particles(200)
 
 
+def test_a_few_particles_are_of_the_whole_stack(particles):
+    """The first ones are those of the first micrographs."""
+    found = importance(planted.pair(), particles, draws=25, most=8)
+    assert np.bincount(found.particles // 50).min() > 0
+
+
 # Pareto smoothing
 
 
@@ -101,7 +107,7 @@ def test_an_exact_guide_has_no_gap_and_the_exact_evidence(particles):
     assert found.passed
     assert abs(found.gap[0]) < 1e-5
     np.testing.assert_allclose(found.ess, 1.0, atol=1e-4)
-    batch = particles.batch(np.arange(20))
+    batch = particles.batch(found.particles)
     with torch.no_grad():
         base, *ends = (
             pair.seen(z.expand(20, 2), batch).flatten(1).double().numpy()
@@ -495,7 +501,7 @@ def test_no_run_is_no_run(tmp_path, capsys):
 
 
 @pytest.mark.usefixtures("_ready")
-def test_a_run_is_diagnosed(tmp_path, capsys):
+def test_a_run_is_diagnosed(tmp_path, small, capsys):
     assert main(["diagnose", str(tmp_path), "--n", "64", "--most", "40", "--draws", "50"]) == 0
     assert "not the model's posterior" in capsys.readouterr().out
     told = json.loads((tmp_path / "diagnose.json").read_text())
@@ -503,7 +509,7 @@ def test_a_run_is_diagnosed(tmp_path, capsys):
     assert "sbc" in told["alarms"]
     assert told["sentence"].startswith("The guide is not")
     assert told["seeds"] == [0, 1]
-    assert told["particles"] == list(range(40))
+    assert told["particles"] == small[1].spread(40).index.tolist()
     assert np.shape(told["importance"]["khat"]) == (2, 40)
     assert np.shape(told["sbc"]["ranks"]) == (2, 64, 4)
     assert np.shape(told["sensitivity"]["prior"]) == (2, 40, 4)

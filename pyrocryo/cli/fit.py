@@ -147,7 +147,7 @@ class Fit:
         scored = particles.test if particles.has_test else particles
         if not particles.has_test:
             log.warning("too few particles to hold any out: scored on those it was trained on")
-        scored = scored.take(range(min(shown["held_out"], len(scored))))
+        scored = scored.spread(shown["held_out"])
         post = draws.posterior(fit, scored, draws=shown["draws"])
         about = {
             "name": self.model.stem,

@@ -7,7 +7,7 @@ import copy
 import numpy as np
 import torch
 
-from pyrocryo.diagnose.common import first, models
+from pyrocryo.diagnose.common import models
 from pyrocryo.diagnose.conformations import atoms, has_atoms
 from pyrocryo.diagnose.deconvolution import deconvolved, resampled
 from pyrocryo.diagnose.free_energy import Populations, read_off
@@ -15,7 +15,7 @@ from pyrocryo.diagnose.weighted import log_weights, sampled
 from pyrocryo.errors import InputError
 from pyrocryo.metrics.mcc import matched
 from pyrocryo.pair import Pair
-from pyrocryo.particles import Particles
+from pyrocryo.particles import Particles, evenly
 from pyrocryo.svi import Fit
 
 __all__ = ["populations"]
@@ -92,7 +92,7 @@ def populations(
         if value < least:
             raise InputError(f"{name}: expected at least {least}, got {value}")
     particles, temperature = _at(particles, temperature)
-    particles = first(particles, most)
+    particles = particles.spread(most)
     pairs = list(models(fit, particles, FEWEST).values())
     groups, dim = particles.frames or 1, pairs[0].dim
     drawn = [sampled(pair, particles, draws, seed=seed) for pair in pairs]
@@ -192,11 +192,10 @@ def _bin(z: np.ndarray, edges: np.ndarray) -> np.ndarray:
 
 def _prior(pair: Pair, particles: Particles, k: int, edges: np.ndarray, frames: int) -> np.ndarray:
     """Mass of each bin in each frame, `(T, B)`, over the contexts of some particles."""
-    spread = np.linspace(0, len(particles) - 1, min(64, len(particles))).astype(int)
     pair = copy.deepcopy(pair).cpu()  # where every prior can be sampled
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
-        prior = pair.prior_of(pair.moved(particles.batch(spread)))
+        prior = pair.prior_of(pair.moved(particles.batch(evenly(len(particles), 64))))
         z = prior.sample((1 + PRIOR_DRAWS // max(1, prior.batch_shape.numel()),))
     z = z[..., k].float().cpu().numpy().reshape(-1, frames)
     bins = len(edges) - 1

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from scipy import stats
 
-from pyrocryo.diagnose.common import batches, first, models
+from pyrocryo.diagnose.common import batches, models
 from pyrocryo.diagnose.residuals import features, replicated
 from pyrocryo.diagnose.uniform import LEVEL
 from pyrocryo.errors import InputError
@@ -113,7 +113,7 @@ def predictive(
     if most < FEWEST:
         raise InputError(f"most: expected at least {FEWEST} particles, got {most}")
     pairs = models(fit, particles, FEWEST)
-    some = first(particles, most)
+    some = particles.spread(most)
     found = [_compared(pair, some, seed) for pair in pairs.values()]
     stacked = {name: np.stack([part[name] for part in found]) for name in found[0]}
     pair = next(iter(pairs.values()))
