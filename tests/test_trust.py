@@ -16,7 +16,15 @@ from toys import written
 
 import pyrocryo as pc
 from pyrocryo.cli import main
-from pyrocryo.diagnose import coverage, importance, power_scaled, predictive, psis, uniform
+from pyrocryo.diagnose import (
+    coverage,
+    importance,
+    power_scaled,
+    predictive,
+    psis,
+    residuals,
+    uniform,
+)
 from pyrocryo.diagnose.calibration import calibrated
 from pyrocryo.diagnose.joint import Dreamt, angles, dreamt
 from pyrocryo.diagnose.sbc import ranked
@@ -419,6 +427,27 @@ def test_numbers_are_refused_before_anything_is_computed(particles, monkeypatch)
 def test_too_few_particles_are_refused(particles):
     with pytest.raises(pc.errors.InputError, match="at least 40"):
         predictive(planted.pair(), particles.take(np.arange(10)))
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_more_images_than_memory_holds_are_refused_at_once(flat, monkeypatch):
+    if flat:
+        some, pair = planted.particles(60), planted.pair()
+    else:
+        kinase = pc.molecules.AdenylateKinase()
+        some = pc.simulate.poses(kinase, n=60, seed=0, box=16, pixel_size=6.0)
+        volume = pc.volumes.Atoms.known(kinase, pixel_size=6.0)
+        prior = pc.priors.IsotropicNormal(2)
+        pair = pc.Pair(prior, volume, 16, guide=pc.guides.GaussNewton(1), rotate=False)
+    found = residuals.features(pair, some.batch(np.arange(5)))
+    each = sum(values.shape[1] for values in found.values())
+    assert residuals.numbers(pair) == each
+    held = sys.modules["pyrocryo.diagnose.predictive"]
+    monkeypatch.setattr(held, "HELD", 8.0 * each * 50 + 1)
+    monkeypatch.setattr(held, "AT_ONCE", 7)  # columns, in parts
+    assert predictive(pair, some, most=50).n == 50
+    with pytest.raises(pc.InputError, match="most: residuals of 51 images .* at most 50 images"):
+        predictive(pair, some, most=51)
 
 
 # sensitivity
