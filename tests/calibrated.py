@@ -13,7 +13,6 @@ import torch
 
 import pyrocryo as pc
 from pyrocryo import quaternions
-from pyrocryo.diagnose.common import first
 from pyrocryo.diagnose.joint import answers
 
 SNR, PIXEL, BOX = 0.3, 3.0, 32
@@ -56,7 +55,7 @@ def fitted(name, decoder, pose, seed, *, n=4000, steps=1200, guide=None):
 
 def of_truth(fit, some, *, draws=199, most=1000, seed=0):
     """Coverage `(Q, 2)` of the true `z` and poses, in the frame of the molecule."""
-    some, parts = first(some, most), []
+    some, parts = some.spread(most), []
     torch.manual_seed(seed)
     for rows in some.chunks(100):
         parts.append(answers(fit.pairs[0], some.batch(rows), draws))

@@ -1,5 +1,7 @@
 """NUTS where poses are rotations in space, held against importance sampling."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pyro
 import pytest
@@ -8,6 +10,7 @@ from pyro import poutine
 
 import pyrocryo as pc
 from pyrocryo import quaternions
+from pyrocryo.whitened import Whitened
 
 BOX, AROUND, PIXEL = 16, 5.0, 6.0
 
@@ -46,6 +49,27 @@ def _weighed(pair, batch, draws):
     weight = sum(model.nodes[name]["log_prob"] for name in (*sites, "x"))
     weight = weight - sum(guide.nodes[name]["log_prob"] for name in sites)
     return {name: guide.nodes[name]["value"] for name in sites}, weight.double()
+
+
+def test_draws_of_rotations_lie_on_the_side_of_their_mean():
+    """Whatever the sign and place of the first; wide ones, of which it may be the farthest."""
+
+    def guide(_):
+        with pyro.plate("particles", 24, dim=-1):
+            pyro.sample("pose", pyro.distributions.ProjectedNormal(torch.tensor([2.0, 0, 0, 0])))
+
+    torch.manual_seed(0)
+    white = Whitened(SimpleNamespace(guide=guide), None, 200)
+    poses, centre = white.told["pose"], white.centre
+    assert ((poses * centre).sum(-1) >= 0).all()
+    torch.testing.assert_close(centre.norm(dim=-1), torch.ones(centre.shape[:-1]))
+    # of all unit vectors, the one with the largest mean square of its products with the draws
+    others = torch.nn.functional.normalize(centre + 0.05 * torch.randn(100, *centre.shape), dim=-1)
+
+    def near(q):
+        return (poses * q.unsqueeze(-3)).sum(-1).square().mean(-2)
+
+    assert (near(others) <= near(centre) + 1e-6).all()
 
 
 def test_rotations_shifts_and_conformations_are_those_of_importance_sampling(tumbling):

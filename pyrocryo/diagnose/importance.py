@@ -12,7 +12,7 @@ from scipy.special import logsumexp
 
 from pyrocryo import unit_vectors
 from pyrocryo.agreement import apart, columns, differ
-from pyrocryo.diagnose.common import first, models
+from pyrocryo.diagnose.common import models
 from pyrocryo.diagnose.psis import FEWEST, psis
 from pyrocryo.diagnose.weighted import log_evidence, log_weights, sampled
 from pyrocryo.errors import InputError
@@ -164,7 +164,7 @@ def importance(
     if most < 1:
         raise InputError(f"most: expected at least one particle, got {most}")
     pairs = models(fit, particles, 1)
-    some = first(particles, most)
+    some = particles.spread(most)
     found = [sampled(pair, some, draws, seed=seed) for pair in pairs.values()]
     stacked = {name: np.stack([part[name] for part in found]) for name in found[0]}
     log_weight = log_weights(stacked)

@@ -16,7 +16,7 @@ from pyrocryo.agreement import columns
 from pyrocryo.diagnose.common import MOST_NUMBERS, models
 from pyrocryo.errors import InputError
 from pyrocryo.pair import Pair
-from pyrocryo.particles import Particles
+from pyrocryo.particles import Particles, evenly
 from pyrocryo.svi import Fit
 
 __all__ = ["Dreamt", "angles", "answers", "dream", "dreamt"]
@@ -92,7 +92,7 @@ def dreamt(
 
 
 def _dreamt(pair: Pair, particles: Particles, n: int, draws: int, seed: int) -> Dreamt:
-    rows = np.arange(n) % len(particles)
+    rows = np.resize(evenly(len(particles), n), n)
     each = pair.volume.numbers_an_image * (particles.frames or 1)
     encoded = (draws + CENTRES) * (each if pair.pose.latent else pair.box**2)
     size = max(1, MOST_NUMBERS // max(each, encoded))
