@@ -259,6 +259,14 @@ def test_a_slip_of_the_pen_is_answered_by_its_command(words, message, capsys, mo
     assert said.count("\n") == 1
 
 
+def test_nothing_is_said_to_a_pipe_that_was_closed():
+    words = [sys.executable, "-u", "-m", "pyrocryo.cli", "compare", "--help"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
+        run.stdout.close()
+        assert run.stderr.read() == b""
+        assert run.wait() == 141
+
+
 def test_help_is_a_line_a_command(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])

@@ -15,7 +15,10 @@ from pyrocryo.errors import InputError
 __all__ = ["options", "parsed"]
 
 OPTION = r"(?<!\S)(--[a-z][\w-]*)(?= \{|, --no-| [A-Z])"
-VALUE = r"^Error parsing (--?[\w-]+): .*? matching (?:\{None\}\|)?(.+?) could be .*? from \[(.*?)\]\..*"
+VALUE = (
+    r"^Error parsing (--?[\w-]+): .*? matching (?:\{None\}\|)?(.+?) could be .*? from "
+    r"\[(.*?)\]\..*"
+)
 
 
 def parsed(commands: Mapping[str, type], argv: Sequence[str], description: str) -> Any:
