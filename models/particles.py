@@ -146,11 +146,15 @@ def scores(config: Config, fit: pc.Fit, scored: pc.Particles, out: Path) -> dict
             batch = trained.moved(scored.batch(rows))
             with torch.no_grad():
                 rotation, shift = (a.cpu() for a in trained.reported(batch))
-            maps = torch.as_tensor(written).expand(len(rows), *written.shape)
-            images = project(maps, rotation, shift, box=scored.box)
+            lead = rotation.shape[:-2]  # particles, and their frames
+            maps = torch.as_tensor(written).expand(lead.numel(), *written.shape)
+            images = project(maps, rotation.flatten(0, -3), shift.flatten(0, -2), box=scored.box)
+            images = images.view(*lead, *images.shape[1:])
             if trained.optics is not None:
                 images = trained.optics(images, batch).cpu()
-            seen, following = batch.images, scored.batch((rows + 1) % len(scored)).images
+            images = images.flatten(0, -3)
+            seen = batch.images.flatten(0, -3)
+            following = scored.batch((rows + 1) % len(scored)).images.flatten(0, -3)
             r = pc.metrics.image_correlation
             same += r(images.numpy(), seen.cpu().numpy()) * len(rows)
             others += r(images.numpy(), following.numpy()) * len(rows)

@@ -360,9 +360,11 @@ class Pair(Registered):
         for name in wanted(self.prior):
             if name not in particles.fields:
                 held = ", ".join(particles.fields) or "no fields"
+                known = name in ("temperature", "time")
+                column = name.capitalize() if known else f"Field_{name}"
                 raise InputError(
-                    f"{name}: the prior {self.prior_name} needs the {name} of each "
-                    f"particle, and these particles carry only {held}"
+                    f"{name}: the prior {self.prior_name} needs the {name} of each particle, and "
+                    f"these carry only {held}; a star file gives it in a column pyrocryo{column}"
                 )
         if hasattr(self.prior, "check"):
             self.prior.check(**{name: particles.fields[name] for name in wanted(self.prior)})

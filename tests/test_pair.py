@@ -241,7 +241,10 @@ def test_density_decodes_z_not_u(slowvae):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda p: _pair(pc.priors.Boltzmann((300.0, 300.0)), p), "temperature: the prior Boltz"),
+        (
+            lambda p: _pair(pc.priors.Boltzmann((300.0, 300.0)), p),
+            "temperature: .* in a column pyrocryoTemperature",
+        ),
         (lambda p: _pair(pc.priors.LaplaceTransition(2, 1.0, frames=3), p), "event shape .3, 2."),
         (lambda p: pc.Pair(pc.priors.IsotropicNormal(2), pc.volumes.Grid(), box=16), "box: the"),
         (lambda p: _pair(lambda: torch.zeros(2), p, dim=2), "returned Tensor, not a distribution"),

@@ -128,7 +128,7 @@ def _pictures(name: str, content: Mapping[str, Any], folder: Path) -> list[str]:
             continue
         room -= size
         code = base64.b64encode(path.read_bytes()).decode()
-        words = html.escape(_words(path.stem))
+        words = html.escape(_words(path.stem.removeprefix(f"{name}_")))
         told.append(
             f'<figure><img alt="{words}" src="data:image/png;base64,{code}">'
             f"<figcaption>{words}</figcaption></figure>"
