@@ -9,10 +9,11 @@ from typing import Any
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
+from torch.distributions import constraints
 
 from pyrocryo.errors import InputError
 
-__all__ = ["called", "for_each_frame", "latent_size", "on_device", "takes", "wanted"]
+__all__ = ["bound", "called", "for_each_frame", "latent_size", "on_device", "takes", "wanted"]
 
 
 def called(prior: Any) -> str:
@@ -53,6 +54,18 @@ def on_device(distribution: Any, device: torch.device) -> Any:
     return moved
 
 
+def bound(law: Any) -> Any:
+    """What a law holds its numbers to; None for all real ones, and where it does not say."""
+    try:
+        inner = law.support
+    except NotImplementedError:
+        return None
+    while hasattr(inner, "base_constraint"):
+        inner = inner.base_constraint
+    free = isinstance(inner, type(constraints.real)) or constraints.is_dependent(inner)
+    return None if free else inner
+
+
 def for_each_frame(value: Tensor, lead: torch.Size) -> Tensor:
     """What is known of a molecule `(B, ...)`, for each of its frames `(B, T, ...)`."""
     return value.unsqueeze(1).expand(*lead, *value.shape[1:])
@@ -60,6 +73,11 @@ def for_each_frame(value: Tensor, lead: torch.Size) -> Tensor:
 
 def latent_size(prior: Any, dim: int | None) -> int:
     """Size K of `z`, from the prior or as given."""
+    if isinstance(prior, type):
+        raise InputError(
+            f"prior: expected a distribution or a function, got the class {prior.__name__}; call "
+            "it with its numbers"
+        )
     if isinstance(prior, dist.Distribution):
         if not 1 <= len(prior.event_shape) <= 2:
             raise InputError(

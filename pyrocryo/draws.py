@@ -54,6 +54,9 @@ def posterior(
             f"draws: expected at least 1, and predictive between 0 and draws, got {draws} and "
             f"{predictive}"
         )
+    for name, value, kind in (("fit", fit, Fit), ("particles", particles, Particles)):
+        if not isinstance(value, kind):
+            raise InputError(f"{name}: expected a {kind.__name__}, got {type(value).__name__}")
     fit.pairs[0].check(particles)
     each = fit.pairs[0].volume.numbers_an_image * (particles.frames or 1)
     size = max(1, MOST_NUMBERS // (each * draws))

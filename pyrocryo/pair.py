@@ -16,7 +16,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyrocryo.compatible import check_images, check_pose
-from pyrocryo.context import called, for_each_frame, latent_size, on_device, takes, wanted
+from pyrocryo.context import bound, called, for_each_frame, latent_size, on_device, takes, wanted
 from pyrocryo.errors import InputError
 from pyrocryo.guides import Amortised, Polar, Refine, Search
 from pyrocryo.particles import PER_IMAGE, Particles
@@ -95,6 +95,9 @@ class Pair(Registered):
         self.box = int(box)
         self.prior = prior
         self.pose = pose if pose is not None else Known()
+        for name, part in (("volume", volume), ("guide", guide)):
+            if part is not None and (isinstance(part, type) or not hasattr(part, "build")):
+                raise InputError(f"{name}: expected a module with build(), got {called(part)}")
         # copies, so that a volume or guide given to two pairs is not shared by them
         self.volume = copy.deepcopy(volume).build(self.dim, self.box)
         guide = copy.deepcopy(guide) if guide is not None else Amortised()
@@ -142,6 +145,10 @@ class Pair(Registered):
         lead = batch.images.shape[:-2]
         context = {name: getattr(batch, name) for name in wanted(self.prior)}
         prior = self._prior(context)
+        if not isinstance(prior, dist.Distribution):
+            raise InputError(
+                f"prior: {self.prior_name} returned {type(prior).__name__}, not a distribution"
+            )
         if len(lead) == 1 or len(prior.event_shape) == 2:
             return prior
         # one law for each frame: what is known of a molecule holds for all its frames
@@ -353,15 +360,23 @@ class Pair(Registered):
         for name in wanted(self.prior):
             if name not in particles.fields:
                 held = ", ".join(particles.fields) or "no fields"
+                known = name in ("temperature", "time")
+                column = name.capitalize() if known else f"Field_{name}"
                 raise InputError(
-                    f"{name}: the prior {self.prior_name} needs the {name} of each "
-                    f"particle, and these particles carry only {held}"
+                    f"{name}: the prior {self.prior_name} needs the {name} of each particle, and "
+                    f"these carry only {held}; a star file gives it in a column pyrocryo{column}"
                 )
         if hasattr(self.prior, "check"):
             self.prior.check(**{name: particles.fields[name] for name in wanted(self.prior)})
         batch = self.moved(particles.batch(np.arange(min(2, len(particles)))))
         with torch.no_grad():
-            event = tuple(self.prior_of(batch).event_shape)
+            law = self.prior_of(batch)
+        if not hasattr(self.encoder, "law") and (inner := bound(law)) is not None:
+            raise InputError(
+                f"prior: {self.prior_name} is a law over {inner}, but guides put mass on all real "
+                "numbers; transform z where it is used, in the volume"
+            )
+        event = tuple(law.event_shape)
         expected = {(self.dim,)} if particles.frames is None else {(particles.frames, self.dim)}
         if event not in expected:
             raise InputError(

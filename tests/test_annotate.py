@@ -372,7 +372,8 @@ def test_real_files_round_trip(tmp_path, name):
                 np.testing.assert_array_equal(found, mean[:, k])
 
 
-def test_where(tmp_path):
+def test_where(tmp_path, caplog):
+    caplog.set_level("INFO")
     files(tmp_path)
     post, z = posterior([3, 0, 1])
     mean, sd = z[0].mean(0), z[0].std(0, ddof=1)
@@ -388,6 +389,7 @@ def test_where(tmp_path):
         else:
             found = [int(x.split("@")[0]) - 1 for x in star.read(out)["particles"]["rlnImageName"]]
         assert found == expected
+        assert f"{out}: {len(expected)} of the" in caplog.text
         out.unlink()
     io.annotate(tmp_path / "p.cs", out, post, further={"c": [4, 5, 6]}, where="c == 5")
     assert cryosparc.read(out)["uid"] == 2**63

@@ -457,7 +457,9 @@ def test_profiles_of_a_double_well():
         np.testing.assert_allclose(found.populations, [0.5, 0.5], atol=1e-3)
         np.testing.assert_allclose(found.depths, [0, 0], atol=1e-4)
         assert integrate.trapezoid(found.density, found.z) == pytest.approx(1, abs=1e-6)
-    assert str(found).startswith("component 1 at 300 K: wells at -1.20 (50%), 1.20 (50%); barrier")
+    assert str(found).startswith(
+        "component 1 at 300 K: wells at -1.20 (50 %), 1.20 (50 %); barrier"
+    )
     assert "4.00 k_B T (1200 K)" in str(found)
     shallow = Boltzmann(energies=(DoubleWell(0.04), DoubleWell(2.0)), reference=300.0)
     assert [len(p.wells) for p in shallow.profiles()] == [1, 2]

@@ -237,6 +237,38 @@ def test_what_the_parser_says_is_one_line(capsys):
     assert not re.search("---|─", said)
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ("fit", "models/vae.py", "--step", "10"),  # of other commands' options, none
+            "Unrecognized options: --step, 10; did you mean --rigid-steps or --steps? see "
+            "pyrocryo fit --help",
+        ),
+        (("fit", "models/vae.py", "--steps", "abc"), "--steps: expected INT, got 'abc'; see"),
+        (
+            ("movie", "run"),
+            "Missing from pyrocryo movie: --out PATH A new folder to write to; see",
+        ),
+        (("simulate", "pose", "p.star"), "'single-shot', 'tilt-pairs'); see pyrocryo simulate"),
+    ],
+)
+def test_a_slip_of_the_pen_is_answered_by_its_command(words, message, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert main(list(words)) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"pyrocryo: {message}") or message in said, said
+    assert said.count("\n") == 1
+
+
+def test_nothing_is_said_to_a_pipe_that_was_closed():
+    words = [sys.executable, "-u", "-m", "pyrocryo.cli", "compare", "--help"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
+        run.stdout.close()
+        assert run.stderr.read() == b""
+        assert run.wait() == 141
+
+
 def test_help_is_a_line_a_command(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])

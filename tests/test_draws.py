@@ -36,6 +36,20 @@ def test_groups_dims_and_coordinates(post, pairs_in_time):
     assert post["constant_data"]["time"].dims == ("particle", "frame")
 
 
+def test_a_fit_is_a_line_in_a_notebook(fit):
+    assert repr(fit).startswith("Fit(LaplaceTransition, Grid, seeds 4, 7: 30 steps, loss ")
+    assert "\n" not in repr(fit)
+
+
+def test_what_is_in_the_wrong_place_is_named(fit, post, pairs_in_time):
+    with pytest.raises(pc.InputError, match="fit: expected a Fit, got Particles"):
+        pc.posterior(pairs_in_time, fit)
+    with pytest.raises(pc.InputError, match="particles: expected a Particles, got Fit"):
+        pc.posterior(fit, fit)
+    with pytest.raises(pc.InputError, match="fit: expected a Fit"):
+        pc.identify.report(post, fit)
+
+
 def test_draws_come_from_the_guide(fit, post, pairs_in_time):
     batch = pairs_in_time.test.batch(np.arange(24))
     for chain, pair in enumerate(fit.pairs):

@@ -375,6 +375,10 @@ def test_pixel_size_comes_from_somewhere(tmp_path, caplog):
 def test_incomplete_ctf_is_said(tmp_path, caplog):
     assert "ctf" not in io.load(files(tmp_path, DEFOCUS), pixel_size=1.0).fields
     assert "CTF not read, no column rlnVoltage" in caplog.text
+    caplog.clear()
+    half = {name: value for name, value in DEFOCUS.items() if name != "rlnDefocusU"}
+    assert "ctf" not in io.load(files(tmp_path, half), pixel_size=1.0).fields
+    assert "CTF not read, no column rlnDefocusU, rlnVoltage" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["p.star", "s.mrcs"])

@@ -13,6 +13,7 @@ import pyrocryo as pc
 from pyrocryo.cli import main
 from pyrocryo.imaging import splat
 from pyrocryo.imaging.splat import pixel_centres
+from pyrocryo.io import star as star_file
 from pyrocryo.report.cards import cards
 
 MODELS = sorted((Path(__file__).parents[1] / "models").glob("*.py"))
@@ -199,6 +200,20 @@ def test_mistakes_are_told_before_training(stem, options, told, tmp_path, capsys
     assert not out.exists()
 
 
+def test_frames_of_a_star_file_are_scored(rigid, tmp_path):
+    blocks = star_file.read(rigid[0])
+    table = blocks["particles"]
+    n = len(table["rlnImageName"])
+    table |= {"pyrocryoMolecule": [str(i // 2) for i in range(n)]}
+    table |= {"pyrocryoFrame": [str(i % 2) for i in range(n)]}
+    star_file.write(tmp_path / "frames.star", blocks)
+    model = next(p for p in MODELS if p.stem == "particles")
+    options = ["--data", str(tmp_path / "frames.star"), "--steps", "5", "--draws", "2"]
+    assert main(["fit", str(model), *options, "--out", str(tmp_path / "run")]) == 0
+    row = json.loads((tmp_path / "run" / "metrics.json").read_text())["map_correlation"]
+    assert row["floor"] < row["mean"]
+
+
 @pytest.mark.parametrize(("volume", "steps"), [("implicit", "60"), ("atoms", "200")])
 def test_a_map_of_another_kind_from_a_star_file(volume, steps, rigid, tmp_path):
     star, truth = rigid
@@ -320,6 +335,7 @@ def test_a_map_from_particles_in_all_poses(rigid, tmp_path):
     assert main(["fit", str(model), *options, "--steps", "150", "--draws", "5"]) == 0
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["map_correlation"]["mean"] > 0.95
+    assert metrics["map_correlation"]["floor"] < 0.9  # images of other particles
     assert metrics["fsc_half_angstroms"]["mean"] <= 16
     written, voxel = pc.io.read_map(out / "volumes" / "seed0_median.mrc")
     reference, _ = pc.io.read_map(truth)

@@ -241,9 +241,17 @@ def test_density_decodes_z_not_u(slowvae):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda p: _pair(pc.priors.Boltzmann((300.0, 300.0)), p), "temperature: the prior Boltz"),
+        (
+            lambda p: _pair(pc.priors.Boltzmann((300.0, 300.0)), p),
+            "temperature: .* in a column pyrocryoTemperature",
+        ),
         (lambda p: _pair(pc.priors.LaplaceTransition(2, 1.0, frames=3), p), "event shape .3, 2."),
         (lambda p: pc.Pair(pc.priors.IsotropicNormal(2), pc.volumes.Grid(), box=16), "box: the"),
+        (lambda p: _pair(lambda: torch.zeros(2), p, dim=2), "returned Tensor, not a distribution"),
+        (
+            lambda p: _pair(dist.HalfNormal(torch.ones(2)).to_event(1), p),
+            "a law over GreaterThanEq.lower_bound=0.0., but guides put mass on all real numbers",
+        ),
     ],
 )
 def test_pair_and_particles_must_go_together(make, message, pairs_in_time):
@@ -257,6 +265,14 @@ def test_pair_and_particles_must_go_together(make, message, pairs_in_time):
         (lambda: pc.Pair(dist.Normal(0.0, 1.0), pc.volumes.Grid(), 8), r"event shape \(\); exp"),
         (lambda: pc.Pair(lambda: None, pc.volumes.Grid(), 8), "dim: a prior given as a function"),
         (lambda: pc.Pair(3, pc.volumes.Grid(), 8), "prior: expected a distribution or a func"),
+        (
+            lambda: pc.Pair(pc.priors.IsotropicNormal, pc.volumes.Grid(), 8, dim=2),
+            "got the class IsotropicNormal; call it",
+        ),
+        (
+            lambda: pc.Pair(pc.priors.IsotropicNormal(2), pc.volumes.Grid, 8),
+            "volume: expected a module with build.., got Grid",
+        ),
         (lambda: pc.Pair(pc.priors.IsotropicNormal(2), pc.volumes.Grid(), 8, dim=3), "dim: 3 was"),
         (lambda: pc.Pair(pc.priors.IsotropicNormal(2), pc.volumes.Grid(), 8, noise=0), "noise: "),
         (lambda: pc.volumes.Grid(dim=4), "dim: a grid has 2 or 3"),

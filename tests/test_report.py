@@ -243,6 +243,8 @@ def test_other_findings_are_shown_as_they_are(tmp_path):
         "passed": False,
         "sbc": {"verdict": "too narrow", "passed": False, "p": [0.01, None], "ranks": [[1] * 99]},
         "figures": ["../secret.png"],
+        "seeds": [4, 7],
+        "dimensions": [{"reading": "both vary"}, {"reading": "one is empty"}],
         "axes": [{"axis": 2, "sentence": "two wells"}, {"axis": 3, "sentence": "one well"}] * 2,
     }
     text = "".join(further.parts({"diagnose": content, "landscape": None}, tmp_path))
@@ -250,6 +252,8 @@ def test_other_findings_are_shown_as_they_are(tmp_path):
     assert "<li class=bad><b>✗ sbc</b> too narrow" in text
     assert "sbc.p<td class=number>0.01, –" in text
     assert text.count("data:image") == 1
+    assert "<b>dimensions, seed 4</b> both vary" in text
+    assert "<b>dimensions, seed 7</b> one is empty" in text
     assert "ranks" not in text
     assert text.count("<b>z2</b> two wells") == text.count("<b>z3</b> one well") == 1
     assert not further.parts({"diagnose": None, "landscape": {}}, tmp_path)

@@ -153,8 +153,10 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
 def test_new_folder_does_not_overwrite(tmp_path):
     assert new_folder(tmp_path / "a" / "b").is_dir()
     (tmp_path / "a" / "b" / "x").touch()
-    with pytest.raises(pc.InputError, match="is not empty"):
+    with pytest.raises(pc.InputError, match="is not empty; name a new folder$"):
         new_folder(tmp_path / "a" / "b")
+    with pytest.raises(pc.InputError, match="is not empty; .* or --resume this one"):
+        new_folder(tmp_path / "a" / "b", resume=False)
     new_folder(tmp_path / "a" / "b", resume=True)
     with pytest.raises(pc.InputError, match="is a file, not a folder"):
         new_folder(tmp_path / "a" / "b" / "x")

@@ -220,7 +220,8 @@ def test_progress_is_logged_in_ten_lines(slowvae, pairs_in_time, caplog):
             "steps: 10 leave no room for rigid_steps 0 and kl_warmup 20",
         ),
         ({"step": 3}, "unknown setting step; fit knows steps, batch_size"),
-        ({"seeds": 0}, "seeds: expected at least one"),
+        ({"steps": 3.5}, "steps: expected a whole number, got 3.5"),
+        ({"seeds": 0}, "seeds: expected at least one, each different, got 0"),
         ({"seeds": [1, 1]}, "seeds: .* each different"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         0; 2 for bad input, said in one line; 1 where training broke down; 143 and 130 where
-        SIGTERM and SIGINT stopped it.
+        SIGTERM and SIGINT stopped it; 141 where nobody reads on.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
@@ -64,6 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         # a model file's own options become options of the command
         fit = {"fit": command(argv[1:])} if argv[:1] == ["fit"] else {}
         parsed(COMMANDS | fit, argv, ABOUT).run()
+    except BrokenPipeError:  # as of `pyrocryo compare ... | head`, which has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except (InputError, OSError) as error:
         print(f"pyrocryo: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

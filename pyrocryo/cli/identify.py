@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import tyro
 
-from pyrocryo.cli.latents import array, flat, posterior
+from pyrocryo.cli.latents import array, posterior
 from pyrocryo.errors import InputError
+from pyrocryo.files import understood
 
 __all__ = ["Identify"]
 
@@ -34,7 +35,7 @@ class Identify:
     def run(self) -> None:
         """Prints the verdicts."""
         from pyrocryo import identify, io
-        from pyrocryo.report.differences import aligned
+        from pyrocryo.report import verdicts
         from pyrocryo.report.page import read_run
 
         if not self.runs:
@@ -49,8 +50,10 @@ class Identify:
                 latents |= {f"{path}{name}": z for name, z in own.items()}
         for path, run in found.items():
             print(f"{path}: {run['identify']['sentence']}")
-            told = {k: v for k, v in run["identify"].items() if k != "sentence"}
-            print("\n".join(f"  {line}" for line in aligned(list(flat(told)))), end="\n\n")
+            with understood(path / "identify.json"):
+                told = verdicts.lines(run["identify"])
+            print("\n".join(f"  {line}" for line in told))
+            print(f"  All numbers: {path / 'identify.json'}", end="\n\n")
         if not latents:
             if self.out is not None:
                 raise InputError("out: is for the agreement of several; name another run")
@@ -61,9 +64,7 @@ class Identify:
             return
         frames = first.frames if first else 1
         together = dataclasses.asdict(identify.consistency(list(latents.values()), frames=frames))
-        print(f"{', '.join(latents)}: {together['reading']}")
-        told = {k: v for k, v in together.items() if k != "reading"}
-        print("\n".join(f"  {line}" for line in aligned(list(flat(told)))))
+        print(f"{', '.join(latents)}: {verdicts.agreement(together)}")
         if self.out is not None:
             io.write_json(self.out, {"latents": list(latents)} | together)
 

@@ -142,8 +142,8 @@ def _of_poses(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield (
             "poses",
             f"views {_even(seen['uniform_p'])}: largest moment {seen['largest_moment']:.3f} "
-            f"(even: .333), {seen['filled']:.0%} of 128 areas seen (even: "
-            f"{seen['filled_if_uniform']:.0%}); {turns}",
+            f"(even: .333), {100 * seen['filled']:.0f} % of 128 areas seen (even: "
+            f"{100 * seen['filled_if_uniform']:.0f} %); {turns}",
         )
     if "shift" in found:
         moved = found["shift"]

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from pyrocryo.errors import InputError
 from pyrocryo.files import understood
 
-__all__ = ["array", "flat", "posterior"]
+__all__ = ["array", "posterior"]
 
 
 def posterior(folder: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -46,14 +44,3 @@ def array(path: Path) -> np.ndarray:
         shape = getattr(z, "shape", type(z).__name__)
         raise InputError(f"{path}: expected latents (N, K), got {shape}")
     return z
-
-
-def flat(told: Mapping[str, Any], above: str = "") -> Iterator[list[str]]:
-    """Numbers and words by their names; lists are left to the file."""
-    for name, value in told.items():
-        if isinstance(value, Mapping):
-            yield from flat(value, f"{above}{name}.")
-        elif isinstance(value, float):
-            yield [f"{above}{name}", f"{value:.4g}"]
-        elif isinstance(value, (str, int)):
-            yield [f"{above}{name}", str(value)]

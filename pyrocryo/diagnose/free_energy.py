@@ -145,9 +145,11 @@ def read_off(
     wells = replace(wells, populations=np.array([part[0] for part in parts]))
     well_error = np.array([part[1:].std() for part in parts])
     shares = ", ".join(
-        f"{share:.0%} ± {se:.0%} about {at:.2f}"
+        f"{100 * share:.0f} ± {100 * se:.0f} % about {at:.2f}"
         for at, share, se in zip(wells.wells, wells.populations, well_error, strict=True)
     )
+    if len(wells.wells) == 1:
+        shares = f"one well, at {wells.wells[0]:.2f}"
     name = f"z{axis + 1}"
     sentence = f"{name}: {shares}"
     latent_heights = free[[int(np.argmin(np.abs(centres - at))) for at in wells.barriers]]

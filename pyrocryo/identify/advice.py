@@ -65,8 +65,8 @@ def advise(
         said.append(_more(prior, values, found))
     else:
         said.append(
-            f"A condition that changes every component: {found.dim + 1} values or more of it, "
-            "with contrasts of rank K."
+            "A condition (temperature, ligand, ...) that changes every component, at "
+            f"{found.dim + 1} values or more, in proportions that differ from one to the next."
         )
     if found.ranks.each and min(found.ranks.each) == 0 and values and found.ranks.j:
         still = ", ".join(str(k + 1) for k, d in enumerate(found.ranks.each) if d == 0)

@@ -97,6 +97,8 @@ def report(fit: Fit, post: Any, particles: Particles | None = None) -> dict[str,
         sparse, and in most seeds the inferred ones less so) and ``contradicts_prior`` (they are
         even Gaussian within error; neither where nobody can tell).
     """
+    if not isinstance(fit, Fit):
+        raise InputError(f"fit: expected a Fit, got {type(fit).__name__}")
     draws = np.asarray(post["posterior"]["z"])
     frames = draws.shape[3] if draws.ndim == 5 else 1
     draws = draws.reshape(*draws.shape[:2], -1, draws.shape[-1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ from pyrocryo.particles import Particles
 from pyrocryo.svi import Fit
 
 __all__ = ["annotate", "chain_of", "select"]
+
+log = logging.getLogger("pyrocryo")
 
 NAME = re.compile(r"[a-z]\w*", re.ASCII)
 TAKEN = (
@@ -102,6 +105,8 @@ def annotate(
                 f"{_ranges(named, where)}"
             )
     copied(path, out, columns=columns, keep=keep)
+    if keep is not None:
+        log.info("%s: %d of the %d rows of %s", out, keep.sum(), size, path)
 
 
 def select(path: str | Path, out: str | Path, rows: np.ndarray) -> None:

@@ -205,7 +205,10 @@ class Fields:
             return ""
         near = self.beside()
         found = f" ({', '.join(near[:3])} is beside it)" if near else ""
-        return f"; the passthrough file of the job may have it, name it with passthrough={found}"
+        return (
+            "; the passthrough file of the job may have it, name it with passthrough= "
+            f"(--passthrough on the command line){found}"
+        )
 
     def beside(self) -> list[str]:
         """Names of passthrough files in the same folder, where none was given."""

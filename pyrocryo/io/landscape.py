@@ -23,14 +23,11 @@ HIGHEST = 8.0  # k_B T shown
 def caveat(sentence: str | None) -> str:
     """What must stand beside a profile, given the verdict of ``identify.json``; '' for nothing."""
     if sentence is None:
-        return "Nobody has asked whether this axis is identified: see pyrocryo identify."
+        return "Nobody has asked whether these axes are identified: see pyrocryo identify."
     if sentence.startswith(NAMED):
         return ""
     verdict = sentence.split(":", 1)[0].strip(". ")
-    return (
-        "This axis is not identified: its profile is of an arbitrary coordinate "
-        f"({verdict[:1].lower()}{verdict[1:]})."
-    )
+    return f"{verdict}: a profile along one latent is that of an arbitrary coordinate."
 
 
 def write_landscape(

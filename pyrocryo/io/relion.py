@@ -303,7 +303,7 @@ def poses_of_cryodrgn(
 
 def _ctf(rows: _Rows) -> np.ndarray | None:
     """CTF parameters, `(N, 7)`, or `(N, 8)` where the file has B-factors."""
-    if DEFOCUS[0] not in rows.columns:
+    if not rows.columns.keys() & DEFOCUS:
         return None
     missing = [name for name in (*DEFOCUS, *MICROSCOPE) if name not in rows.columns]
     if missing:

@@ -37,8 +37,12 @@ AFTERWARDS = ("diagnose", "landscape")  # .json and figures of commands that loo
 PICTURES = 8  # images shown beside their reconstructions
 
 
-def new_folder(path: str | Path, *, resume: bool = False) -> Path:
-    """Makes a run folder, or checks one to be resumed.
+def new_folder(path: str | Path, *, resume: bool | None = None) -> Path:
+    """Makes a folder to write to, or checks a run folder to be resumed.
+
+    Args:
+        path: The folder.
+        resume: Whether it may hold something; None where there is nothing that could be resumed.
 
     Raises:
         InputError: If it cannot be made or written to, or holds something already.
@@ -48,7 +52,8 @@ def new_folder(path: str | Path, *, resume: bool = False) -> Path:
         if path.exists() and not path.is_dir():
             raise InputError(f"out: {path} is a file, not a folder")
         if path.exists() and any(path.iterdir()) and not resume:
-            raise InputError(f"out: {path} is not empty; name a new folder, or --resume this one")
+            or_else = "" if resume is None else ", or --resume this one"
+            raise InputError(f"out: {path} is not empty; name a new folder{or_else}")
         path.mkdir(parents=True, exist_ok=True)
         with replacing(path / "config.json.test") as temporary:
             temporary.touch()

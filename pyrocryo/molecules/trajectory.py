@@ -216,9 +216,9 @@ def anharmonic(
     if drifting:
         k, share, t = max(drifting, key=lambda row: row[1])
         raise InputError(
-            f"trajectory: it drifts along mode {k + 1} ({share:.0%} of the variance is a trend, t "
-            f"= {t:.0f}), so it is not in equilibrium and has no Boltzmann law; leave out how it "
-            "got there"
+            f"trajectory: it drifts along mode {k + 1} ({100 * share:.0f} % of the variance is a "
+            f"trend, t = {t:.0f}), so it is not in equilibrium and has no Boltzmann law; "
+            "leave out how it got there"
         )
     sizes = [effective_frames(x) for x in q.T]
     worst = int(np.argmin(sizes))

@@ -60,7 +60,7 @@ class Profile:
     def __str__(self) -> str:
         where = [f"{self.temperature:g} K", *(f"{n} = {u:g}" for n, u in self.conditions.items())]
         wells = ", ".join(
-            f"{round(z, 2) + 0.0:.2f} ({share:.0%})"
+            f"{round(z, 2) + 0.0:.2f} ({100 * share:.0f} %)"
             for z, share in zip(self.wells, self.populations, strict=True)
         )
         told = f"component {self.component + 1} at {', '.join(where)}: wells at {wells}"

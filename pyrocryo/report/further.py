@@ -56,9 +56,11 @@ def _verdicts(content: Mapping[str, Any]) -> list[str]:
     main = next((content[key] for key in TOLD if isinstance(content.get(key), str)), None)
     if main:
         told.append(f"<p class='verdict {_state(content.get('passed'))}'>{html.escape(main)}</p>")
-    items = {}
+    items, seeds = {}, content.get("seeds")
     for name, part in content.items():
-        for one in part if isinstance(part, list) else [part]:
+        listed = part if isinstance(part, list) else [part]
+        each = isinstance(seeds, list) and len(listed) == len(seeds) > 1
+        for n, one in enumerate(listed):
             if not isinstance(one, Mapping):
                 continue
             says = next((one[key] for key in TOLD if isinstance(one.get(key), str)), None)
@@ -66,6 +68,8 @@ def _verdicts(content: Mapping[str, Any]) -> list[str]:
                 state = _state(one.get("passed"))
                 own = one.get("name", one.get("axis"))
                 own = f"z{own}" if type(own) is int else own  # an axis, counted from 1
+                if own is None and each:
+                    own = f"{name}, seed {seeds[n]}"
                 head = _words(own if isinstance(own, str) else name)
                 items.setdefault(  # what all seeds have in common is told once
                     (head, says),
@@ -124,7 +128,7 @@ def _pictures(name: str, content: Mapping[str, Any], folder: Path) -> list[str]:
             continue
         room -= size
         code = base64.b64encode(path.read_bytes()).decode()
-        words = html.escape(_words(path.stem))
+        words = html.escape(_words(path.stem.removeprefix(f"{name}_")))
         told.append(
             f'<figure><img alt="{words}" src="data:image/png;base64,{code}">'
             f"<figcaption>{words}</figcaption></figure>"

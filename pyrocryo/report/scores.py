@@ -14,6 +14,7 @@ __all__ = ["scores"]
 MEANING = {
     "elbo": "evidence lower bound, nats a particle",
     "image_correlation": "correlation of images with what is decoded for them",
+    "map_correlation": "the same with one map, at the median of z, projected at their poses",
     "mcc_pearson": "mean correlation of matched axes; 1 = each axis is one motion",
     "mcc_spearman": "the same for ranks: blind to monotone warps",
     "r2_linear": "what a linear map of z tells of the motions; blind to rotations",

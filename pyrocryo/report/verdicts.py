@@ -6,7 +6,9 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["parts"]
+from pyrocryo.report.differences import aligned
+
+__all__ = ["agreement", "lines", "parts"]
 
 DECODERS = {
     "free": "any smooth one",
@@ -14,6 +16,7 @@ DECODERS = {
     "orthogonal": "with orthogonal motions",
     "modes": "with given motions",
 }
+HEAD = ["axes, for a decoder", "if the prior is the true law", "if it is learned"]
 KINDS = {
     "identified": "identified",
     "permutation": "up to order",
@@ -36,24 +39,70 @@ def parts(verdict: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def lines(verdict: Mapping[str, Any]) -> list[str]:
+    """The same as lines of text, for a terminal."""
+    prior, told = verdict["prior"], []
+    if check := prior.get("check"):
+        told = [f"The prior {_leaves(prior)}", *aligned([HEAD, *_answers(check)])]
+        told += [f"What would help: {' '.join(check['advice'])}"] if check["advice"] else []
+    if prior["rotation_gap_nats"] is not None:
+        cost = max(0.0, prior["rotation_gap_nats"])
+        told += [f"Turning two axes by 45° costs at least {cost:.2f} nats a particle."]
+    told += [f"Free energies: {text}" for text in _profiles(prior.get("profiles"))]
+    for name, head in (("decoder", "The decoder"), ("frame", "The frame of the poses")):
+        if seen := verdict.get(name):
+            told += [f"{head}. {_begun(seen['reading'])}"]
+    return [*told, f"Seeds. {agreement(verdict['seeds'])}"]
+
+
+def agreement(seeds: Mapping[str, Any] | None) -> str:
+    """How far seeds, or whatever else was compared, agree, with its numbers."""
+    if seeds is None:
+        return "One, or too few particles: nobody can tell whether they agree."
+    rhat = ""
+    if seeds.get("rhat") is not None:
+        rhat = (
+            f" R-hat of the posteriors of the same particle, axes aligned: {seeds['rhat']:.2f} in "
+            f"the median ({100 * seeds['rhat_share']:.0f} % above 1.05); after an affine map "
+            f"{seeds['rhat_affine']:.2f}."
+        )
+    return (
+        f"{_begun(seeds['reading'])} "
+        f"Matched axes correlate {seeds['permutation']:.3f}; a linear map explains "
+        f"{seeds['affine']:.3f} of the variance and nearest neighbours {seeds['nonlinear']:.3f} "
+        f"({seeds['axiswise']:.3f} from the matched axis alone), "
+        "each fitted on one half of the particles and scored on the other. The axes of any two "
+        f"are turned by at most {seeds['worst_turn_deg']:.0f}°.{rhat}"
+    )
+
+
+def _leaves(prior: Mapping[str, Any]) -> str:
+    check = prior["check"]
+    used = "learned" if check["trainable"] else "known"
+    fields = check["fields"]
+    at = f", at {check['conditions']} conditions of {' and '.join(fields)}" if fields else ""
+    ranks = "" if check["temporal"] else f" {_ranks(check)}"
+    free = check["verdict"][used]["free"]["sentence"]
+    return f"{prior['name']}{at} leaves: {check['symmetry']}. {free}{ranks}".rstrip()
+
+
+def _answers(check: Mapping[str, Any]) -> list[list[str]]:
+    """Rows of the table: what is left open, by what is known of the decoder."""
+    verdict = check["verdict"]
+    return [
+        [told, *(KINDS[verdict[law][name]["kind"]] for law in ("known", "learned"))]
+        for name, told in DECODERS.items()
+    ]
+
+
 def _prior(prior: Mapping[str, Any]) -> list[str]:
     check = prior.get("check")
     if check is None:
         return []
-    used = "learned" if check["trainable"] else "known"
-    at = f", at {check['conditions']} conditions of {' and '.join(check['fields'])}"
-    rows = "".join(
-        f"<tr><td>{told}<td>{KINDS[check['verdict']['known'][name]['kind']]}"
-        f"<td>{KINDS[check['verdict']['learned'][name]['kind']]}</tr>"
-        for name, told in DECODERS.items()
-    )
-    ranks = "" if check["temporal"] else f" {_ranks(check)}"
+    rows = "".join(f"<tr><td>{'<td>'.join(row)}</tr>" for row in _answers(check))
     return [
-        f"<p><b>The prior</b> {_told(prior['name'])}{at if check['fields'] else ''} leaves: "
-        f"{_told(check['symmetry'])}. {_told(check['verdict'][used]['free']['sentence'])}{ranks}"
-        "</p>",
-        "<div class=wide><table><tr><th>axes, for a decoder<th>if the prior is the true law"
-        f"<th>if it is learned</tr>{rows}</table></div>",
+        f"<p><b>The prior</b> {_told(_leaves(prior))}</p>",
+        f"<div class=wide><table><tr><th>{'<th>'.join(HEAD)}</tr>{rows}</table></div>",
         _list(check["advice"], "What would help:"),
         _list(_profiles(prior.get("profiles")), "Free energies:"),
     ]
@@ -90,7 +139,7 @@ def _decoder(seen: Mapping[str, Any] | None) -> list[str]:
         for n, row in zip(seen["seeds"], seen["strength"], strict=True)
     )
     return [
-        f"<p><b>The decoder.</b> {_begun(seen['reading'])}</p>",
+        f"<p><b>The decoder.</b> {_told(_begun(seen['reading']))}</p>",
         f"<details><summary>Seed by seed</summary>{_list(readings, '')}</details>"
         if len(readings) > 1
         else "",
@@ -103,30 +152,12 @@ def _frame(seen: Mapping[str, Any] | None) -> list[str]:
     return (
         []
         if seen is None
-        else [f"<p><b>The frame of the poses.</b> {_begun(seen['reading'])}</p>"]
+        else [f"<p><b>The frame of the poses.</b> {_told(_begun(seen['reading']))}</p>"]
     )
 
 
 def _seeds(seeds: Mapping[str, Any] | None) -> list[str]:
-    if seeds is None:
-        return [
-            "<p><b>Seeds.</b> One, or too few particles: nobody can tell whether they agree.</p>"
-        ]
-    rhat = ""
-    if seeds.get("rhat") is not None:
-        rhat = (
-            f" R-hat of the posteriors of the same particle, axes aligned: {seeds['rhat']:.2f} in "
-            f"the median ({100 * seeds['rhat_share']:.0f} % above 1.05); after an affine map "
-            f"{seeds['rhat_affine']:.2f}."
-        )
-    return [
-        f"<p><b>Seeds.</b> {_begun(seeds['reading'])} "
-        f"Matched axes correlate {seeds['permutation']:.3f}; a linear map explains "
-        f"{seeds['affine']:.3f} of the variance and nearest neighbours {seeds['nonlinear']:.3f} "
-        f"({seeds['axiswise']:.3f} from the matched axis alone), "
-        "each fitted on one half of the particles and scored on the other. The axes of two seeds "
-        f"are turned by at most {seeds['worst_turn_deg']:.0f}°.{rhat}</p>"
-    ]
+    return [f"<p><b>Seeds.</b> {_told(agreement(seeds))}</p>"]
 
 
 def _list(items: Sequence[str], head: str) -> str:
@@ -138,7 +169,7 @@ def _list(items: Sequence[str], head: str) -> str:
 
 def _begun(text: str) -> str:
     """As a sentence."""
-    return f"{_told(text[:1].upper() + text[1:]).rstrip('.')}."
+    return f"{(text[:1].upper() + text[1:]).rstrip('.')}."
 
 
 def _told(text: str) -> str:

@@ -64,9 +64,10 @@ def prepare(
         InputError: If they do not.
     """
     settings = Settings.of(options)
-    seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
-    if not seeds or len(set(seeds)) != len(seeds):
+    named = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
+    if not named or len(set(named)) != len(named):
         raise InputError(f"seeds: expected at least one, each different, got {seeds}")
+    seeds = named
     if not trained(pair):
         raise InputError("pair: no parameter is left to train, all of them are frozen")
     for name, parameter in trained(pair).items():

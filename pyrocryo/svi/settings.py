@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass, is_dataclass
 from typing import Any, Literal, Protocol, get_args, get_type_hints
@@ -69,6 +70,9 @@ class Settings:
     precision: Literal["float32", "tf32", "bf16"] = "float32"
 
     def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "kl_warmup", "rigid_steps"):
+            if not isinstance(getattr(self, name), numbers.Integral):
+                raise InputError(f"{name}: expected a whole number, got {getattr(self, name)!r}")
         for name in ("steps", "batch_size", "lr", "clip"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name}: expected a positive number, got {getattr(self, name)}")

@@ -67,6 +67,13 @@ class Fit:
     example: Any
     key: dict[str, Any]
 
+    def __repr__(self) -> str:
+        seeds = ", ".join(map(str, self.seeds))
+        return (
+            f"Fit({self.pairs[0].prior_name}, {type(self.pairs[0].volume).__name__}, seeds "
+            f"{seeds}: {self.settings.steps} steps, loss {self.history['loss'][:, -1].mean():.5g})"
+        )
+
 
 def fit(
     pair: Pair,
@@ -132,7 +139,8 @@ def fit(
         plan.settings.interventions.warn()
     if not plan.exact_kl:
         log.info("no closed-form KL for %s: Monte Carlo", pair.prior_name)
-    log.info("%d seeds on %r", len(plan.seeds), plan.train)
+    count = len(plan.seeds)
+    log.info("%d seed%s on %r", count, "s" if count > 1 else "", plan.train)
     started = time.perf_counter()
     rows = plan.settings.batch_size * (plan.train.frames or 1)
     shown = progress if there.rank == 0 else False
