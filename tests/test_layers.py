@@ -24,7 +24,7 @@ FLOORS = [
     },
     {"fields", "rotation_laws", "turned", "unit_vectors", "preprocess", "ramp"},
     {"particles", "metrics", "rotated_normal", "joint_normal", "plots", "context"},
-    {"imaging", "inspection"},
+    {"imaging", "inspection", "natural_gradient"},
     {"volumes", "poses", "priors", "optics", "noise"},
     {"molecules"},
     {"guides", "simulate"},
