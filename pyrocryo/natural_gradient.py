@@ -32,44 +32,60 @@ PRIOR_DRAWS = 32  # of a prior without KL in closed form
 
 
 class Normal(NamedTuple):
-    """Of all frames of a molecule: mean `(..., F, d)`, Cholesky factor `(..., F d, F d)`."""
+    """Of all frames of a molecule: F frames of d numbers, those of the pose first.
+
+    Attributes:
+        loc: `(..., F, d)` mean.
+        scale: `(..., F d, F d)` Cholesky factor of the covariance.
+        centre: `(..., F, c)` where those of the pose are counted from (:mod:`pyrocryo.charts`);
+            c = 0 where there are none.
+    """
 
     loc: Tensor
     scale: Tensor
+    centre: Tensor
 
 
 def improved(
     q: Normal,
-    likelihood: Callable[[Tensor], Tensor],
+    likelihood: Callable[[Tensor, Tensor], Tensor],
     prior: Any,
     *,
-    angles: int = 0,
+    poses: int = 0,
+    moved: Callable[[Normal], Normal] | None = None,
     steps: int,
     at_once: int,
-) -> Normal:
-    r"""A normal of more ELBO, by so many steps.
+) -> tuple[Normal, Tensor]:
+    r"""A normal of more ELBO, by so many steps, and that ELBO `(...)`.
 
     A step that lowers a particle's ELBO is taken back and a smaller one tried.
 
     Args:
-        q: Where it starts: of numbers of the pose, if any, and `z` behind them, `d` together.
-        likelihood: :math:`\ln p(x | \cdot)` `(P, ..., F)` of points `(P, ..., F, d)`.
+        q: Where it starts.
+        likelihood: Of points `(P, ..., F, d)` and ``q.centre``, :math:`\ln p(x | \cdot)`
+            `(P, ..., F)`; with the prior of the pose, where there is one.
         prior: The law of `z`, event shape `(K,)` or `(F, K)`.
-        angles: How many of the `d` numbers are of the pose: frames are then kept apart.
+        poses: How many of the `d` numbers are of the pose, whose prior is the likelihood's
+            affair. Frames are then kept apart.
+        moved: Brings the mean of the pose back to the centre after a step.
         steps: Steps.
         at_once: Points whose images are held at once.
     """
-    together = q.loc.shape[-2] > 1 and not angles and tied(prior)
+    together = q.loc.shape[-2] > 1 and not poses and tied(prior)
 
-    def some_at_once(theta: Tensor) -> Tensor:
-        return torch.cat([likelihood(part) for part in theta.split(at_once)])
+    def told(q: Normal) -> tuple[Tensor, Tensor, Tensor]:
+        def some_at_once(theta: Tensor) -> Tensor:
+            return torch.cat([likelihood(part, q.centre) for part in theta.split(at_once)])
+
+        return _told(q, some_at_once, prior, poses, together)
 
     best = q
-    value, g, a = _told(best, some_at_once, prior, angles, together)
+    value, g, a = told(best)
     rate = torch.ones_like(value)
     for _ in range(steps):
         tried = _stepped(best, g, a, rate)
-        fresh = _told(tried, some_at_once, prior, angles, together)
+        tried = tried if moved is None else moved(tried)
+        fresh = told(tried)
         good = fresh[0] > value - SLACK
         good &= fresh[0].isfinite()
         rate = torch.where(good, (2 * rate).clamp_max(1.0), 0.25 * rate)
@@ -79,14 +95,14 @@ def improved(
 
         best = Normal(*map(chosen, tried, best))
         value, g, a = map(chosen, fresh, (value, g, a))
-    return best
+    return best, value
 
 
 def _told(
     q: Normal,
     likelihood: Callable[[Tensor], Tensor],
     prior: Any,
-    angles: int,
+    poses: int,
     together: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """ELBO `(...)`; its gradient and what the precision should be, in units of `q`, `(..., n)`.
@@ -106,7 +122,7 @@ def _told(
     inverse = torch.linalg.inv(each)  # small, lower triangular
     gradient = applied(inverse.transpose(-1, -2), first).flatten(-2)
     precision = -block_diagonal(inverse.transpose(-1, -2) @ second @ inverse)
-    cost, slope, curve = _prior_terms(q, prior, angles, together)
+    cost, slope, curve = _prior_terms(q, prior, poses, together)
     gradient, precision = gradient - slope, precision + curve
     if not together and frames > 1:
         precision = block_diagonal(blocks_of(precision, frames))
@@ -130,26 +146,26 @@ def _stepped(q: Normal, g: Tensor, a: Tensor, rate: Tensor) -> Normal:
     covariance = q.scale @ (axes / size.unsqueeze(-2)) @ axes_t @ q.scale.transpose(-1, -2)
     scale, failed = torch.linalg.cholesky_ex(covariance)
     failed = failed.view(*failed.shape, 1, 1) > 0
-    return Normal(loc, torch.where(failed, q.scale, scale))
+    return Normal(loc, torch.where(failed, q.scale, scale), q.centre)
 
 
 def _prior_terms(
-    q: Normal, prior: Any, angles: int, together: bool
+    q: Normal, prior: Any, poses: int, together: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     r"""Of :math:`-E_q \ln p(z)`: value, gradient and second derivatives by the mean of `q`.
 
-    These are the expected derivatives of :math:`-\ln p` (Bonnet's theorem). Angles have a flat
-    prior: rows of zeros.
+    These are the expected derivatives of :math:`-\ln p` (Bonnet's theorem). Numbers of the
+    pose have rows of zeros: their prior is with the likelihood.
     """
     frames, d = q.loc.shape[-2:]
-    k = d - angles
+    k = d - poses
     still = torch.eye(k, dtype=q.loc.dtype, device=q.loc.device)
     factor = marginal(q)
-    if angles:
-        rows = factor[..., angles:, :]
+    if poses:
+        rows = factor[..., poses:, :]
         factor = torch.linalg.cholesky(rows @ rows.transpose(-1, -2))
     with torch.enable_grad():
-        flat = q.loc[..., angles:].flatten(-2).detach().requires_grad_()
+        flat = q.loc[..., poses:].flatten(-2).detach().requires_grad_()
         loc = flat.unflatten(-1, (frames, k))
         if together:
             law: Any = JointNormal(loc, q.scale, still)
@@ -169,8 +185,8 @@ def _prior_terms(
             curve.append(torch.zeros_like(flat) if row is None else row)
     curve = torch.stack(curve, dim=-2).detach()
     slope, cost = slope.detach(), cost.detach()
-    if angles:
-        where = [t * d + angles + i for t in range(frames) for i in range(k)]
+    if poses:
+        where = [t * d + poses + i for t in range(frames) for i in range(k)]
         full = q.loc.new_zeros(*slope.shape[:-1], frames * d)
         full[..., where] = slope
         square = q.loc.new_zeros(*slope.shape[:-1], frames * d, frames * d)

@@ -6,13 +6,12 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from pyrocryo import unit_vectors
-from pyrocryo.directions import PlanarNormal
+from pyrocryo.charts import Plane, Space, chart_of
 from pyrocryo.errors import InputError
 from pyrocryo.joint_normal import JointNormal
 from pyrocryo.natural_gradient import (
@@ -25,13 +24,13 @@ from pyrocryo.natural_gradient import (
     tied,
 )
 from pyrocryo.pair import Pair
-from pyrocryo.poses import InPlane, turned
+from pyrocryo.poses import shift_given, turned
+from pyrocryo.precision import applied
 from pyrocryo.rotated_normal import RotatedNormal
 from pyrocryo.svi import Fit
 
 __all__ = ["refined"]
 
-LARGEST_SD = 0.6  # rad, of angles in the plane
 MOST_NUMBERS = 50_000_000  # held at once while decoding (200 MB)
 STARTS = 36  # turns around the circle that are tried first
 
@@ -79,83 +78,111 @@ def refined(fit: Fit, *, steps: int = 6) -> Fit:
     for pair in fit.pairs:
         new = copy.deepcopy(pair).eval()
         new.__class__ = _Refined if type(pair) is Pair else type("_", (_Refined, type(pair)), {})
-        new.refining, new.answers = int(steps), None
+        new.refining, new.answer = int(steps), None
         pairs.append(new)
     return replace(fit, pairs=pairs)
+
+
+class _Answer(NamedTuple):
+    """Of the particles of a batch.
+
+    Attributes:
+        batch: Which.
+        pose: The law of their poses.
+        chart: Where their poses are numbers; None if they stay as the pose guide says.
+        q: Poses and `z` together.
+    """
+
+    batch: Any
+    pose: Any
+    chart: Plane | Space | None
+    q: Normal | None
 
 
 class _Refined(Pair):
     """A pair whose guide's answers are improved before they are given."""
 
     refining: int
-    answers: tuple[Any, Normal, Tensor] | None  # of the batch that was asked for last
+    answer: _Answer | None  # of the batch that was asked for last
 
     def pose_of(self, batch: Any) -> Any:
-        if not isinstance(self.pose, InPlane):
-            return super().pose_of(batch)
-        q, centre = self._together(batch)
-        frames = batch.images.dim() == 4
-        angle = q.loc[..., 0] if frames else q.loc[..., 0, 0]
-        sd = marginal(q)[..., 0, :].norm(dim=-1)
-        sd = sd if frames else sd[..., 0]
-        law = PlanarNormal(turned(centre, angle) / sd.clamp_max(LARGEST_SD).unsqueeze(-1))
-        return law.to_event(1) if frames else law
+        return self._together(batch).pose
 
     def posterior_of(
         self, batch: Any, direction: Tensor | None = None, shift: Tensor | None = None
     ) -> Any:
-        frames = batch.images.dim() == 4
         with torch.no_grad():
-            if isinstance(self.pose, InPlane):
-                if direction is None:
-                    direction = self.pose_of(batch).mean
-                return self._given(batch, direction)
-            law = super().posterior_of(batch, direction, shift)
-            loc, scale = law.mean, scale_of(law)
-            loc = loc if frames else loc.unsqueeze(-2)
-            where = (direction, shift)
+            if not self.pose.latent or self._together(batch).q is None:
+                return self._alone(batch, direction, shift)
+            pose = self._together(batch).pose
+            direction = pose.mean if direction is None else direction
+            if self._shifts and shift is None:
+                shift = shift_given(pose, direction).mean
+            return self._given(batch, direction, shift)
 
-            def likelihood(theta: Tensor) -> Tensor:
-                z = theta if frames else theta.squeeze(-2)
-                found = self._likelihood(z, batch, *where)
-                return found if frames else found.unsqueeze(-1)
+    def _alone(self, batch: Any, direction: Tensor | None, shift: Tensor | None) -> Any:
+        """The law of `z`, improved at one pose."""
+        frames = batch.images.dim() == 4
+        law = super().posterior_of(batch, direction, shift)
+        loc = law.mean if frames else law.mean.unsqueeze(-2)
 
-            q = self._improved(batch, Normal(loc, scale), likelihood)
-            still = torch.eye(self.dim, dtype=loc.dtype, device=loc.device)
-            if not frames:
-                return RotatedNormal(q.loc.squeeze(-2), q.scale, still)
-            if tied(self.prior_of(batch)):
-                return JointNormal(q.loc, q.scale, still)
-            return RotatedNormal(q.loc, marginal(q), still).to_event(1)
+        def likelihood(theta: Tensor, centre: Tensor) -> Tensor:
+            z = theta if frames else theta.squeeze(-2)
+            found = self._likelihood(z, batch, direction, shift)
+            return found if frames else found.unsqueeze(-1)
 
-    def _together(self, batch: Any) -> tuple[Normal, Tensor]:
-        """Angles from a centre, and `z`, of the particles in ``batch``; kept until the next."""
-        if self.answers is not None and self.answers[0] is batch:
-            return self.answers[1:]
+        start = Normal(loc, scale_of(law), loc[..., :0])
+        q, _ = self._improved(batch, start, likelihood)
+        still = torch.eye(self.dim, dtype=loc.dtype, device=loc.device)
+        if not frames:
+            return RotatedNormal(q.loc.squeeze(-2), q.scale, still)
+        if tied(self.prior_of(batch)):
+            return JointNormal(q.loc, q.scale, still)
+        return RotatedNormal(q.loc, marginal(q), still).to_event(1)
+
+    def _together(self, batch: Any) -> _Answer:
+        """Poses and `z` of the particles in ``batch``; kept until the next."""
+        if self.answer is not None and self.answer.batch is batch:
+            return self.answer
         frames = batch.images.dim() == 4
         with torch.no_grad():
             pose = super().pose_of(batch)
-            centre = self._best_start(batch, pose.mean)
-            law = super().posterior_of(batch, centre)
             one = pose.base_dist if frames else pose
-            sd = 1 / one.concentration.norm(dim=-1, keepdim=True).clamp_min(1 / LARGEST_SD)
-            z = law.mean if frames else law.mean.unsqueeze(-2)
-            sd = sd if frames else sd.unsqueeze(-2)
-            loc = torch.cat([torch.zeros_like(z[..., :1]), z], dim=-1)
-            each = blocks_of(scale_of(law), z.shape[-2])
-            scale = each.new_zeros(*each.shape[:-2], self.dim + 1, self.dim + 1)
-            scale[..., 0, 0] = sd.squeeze(-1)
-            scale[..., 1:, 1:] = each
+            chart = chart_of(self.pose, one)
+            if chart is None or (frames and chart.several):
+                self.answer = _Answer(batch, pose, None, None)
+                return self.answer
+            start = self._start(batch, chart, one)
 
-            def likelihood(theta: Tensor) -> Tensor:
-                theta = theta if frames else theta.squeeze(-2)
-                direction = turned(centre, theta[..., 0])
-                found = self._likelihood(theta[..., 1:], batch, direction, None)
+            def likelihood(theta: Tensor, centre: Tensor) -> Tensor:
+                if not frames:
+                    theta, centre = theta.squeeze(-2), centre.squeeze(-2)
+                n = chart.numbers
+                where = chart.placed(centre, theta[..., :n])
+                found = self._likelihood(theta[..., n:], batch, *where)
+                found = found + chart.log_prior(self.pose, batch, theta, *where)
                 return found if frames else found.unsqueeze(-1)
 
-            q = self._improved(batch, Normal(loc, block_diagonal(scale)), likelihood)
-        self.answers = (batch, q, centre)
-        return q, centre
+            q, elbo = self._improved(batch, start, likelihood, chart)
+            law = chart.law(*_by_image(q, frames), elbo)
+        self.answer = _Answer(batch, law.to_event(1) if frames else law, chart, q)
+        return self.answer
+
+    def _start(self, batch: Any, chart: Plane | Space, pose: Any) -> Normal:
+        """What the guides say."""
+        centre, loc, scale = chart.start(pose)
+        if isinstance(chart, Plane):
+            centre = self._best_start(batch, centre)
+        law = super().posterior_of(batch, *chart.placed(centre, loc))
+        theta = torch.cat([loc, law.mean], dim=-1)
+        n, d = chart.numbers, theta.shape[-1]
+        frames = batch.images.dim() == 4
+        if not frames:
+            theta, centre, scale = theta.unsqueeze(-2), centre.unsqueeze(-2), scale.unsqueeze(-3)
+        each = scale.new_zeros(*theta.shape, d)
+        each[..., :n, :n] = scale
+        each[..., n:, n:] = blocks_of(scale_of(law), theta.shape[-2])
+        return Normal(theta, block_diagonal(each), centre)
 
     def _best_start(self, batch: Any, centre: Tensor) -> Tensor:
         """The turn to start from: the pose guide's, or one around the circle that fits better."""
@@ -169,19 +196,24 @@ class _Refined(Pair):
         best = torch.stack(found).nan_to_num(nan=-math.inf).argmax(0)
         return turned(centre, angle[best])
 
-    def _given(self, batch: Any, direction: Tensor) -> Any:
-        """The law of `z` at an angle."""
-        q, centre = self._together(batch)
+    def _given(self, batch: Any, direction: Tensor, shift: Tensor | None) -> Any:
+        """The law of `z` at a pose."""
+        _, pose, chart, q = self._together(batch)
         frames = batch.images.dim() == 4
-        factor, loc = marginal(q), q.loc
-        if not frames:
-            factor, loc = factor.squeeze(-3), loc.squeeze(-2)
-        angle = unit_vectors.angles(centre, direction).squeeze(-1) - loc[..., 0]
-        angle = torch.remainder(angle + math.pi, 2 * math.pi) - math.pi
-        gain = factor[..., 1:, 0] / factor[..., :1, 0]
-        z = loc[..., 1:] + gain * angle.unsqueeze(-1)
+        if chart.several:
+            rows = torch.arange(len(batch.images), device=direction.device)
+            which = pose.responsible(direction)
+            q = Normal(*(part[which, rows] for part in q))
+        centre, loc, scale = _by_image(q, frames)
+        n = chart.numbers
+        away = chart.read(centre, direction, shift) - loc[..., :n]
+        scale = scale.expand(*away.shape[:-1], *scale.shape[-2:])
+        white = torch.linalg.solve_triangular(
+            scale[..., :n, :n], away.unsqueeze(-1), upper=False
+        ).squeeze(-1)
+        z = loc[..., n:] + applied(scale[..., n:, :n], white)
         still = torch.eye(self.dim, dtype=loc.dtype, device=loc.device)
-        law = RotatedNormal(z, factor[..., 1:, 1:], still)
+        law = RotatedNormal(z, scale[..., n:, n:], still)
         return law.to_event(1) if frames else law
 
     def _likelihood(
@@ -192,13 +224,27 @@ class _Refined(Pair):
         found = law.log_prob(batch.images)
         return found if law.event_shape else found.sum((-1, -2))
 
-    def _improved(self, batch: Any, q: Normal, likelihood: Callable[[Tensor], Tensor]) -> Normal:
+    def _improved(
+        self,
+        batch: Any,
+        q: Normal,
+        likelihood: Callable[[Tensor, Tensor], Tensor],
+        chart: Plane | Space | None = None,
+    ) -> tuple[Normal, Tensor]:
         each = self.volume.numbers_an_image * q.loc[..., 0].numel()
         return improved(
             q,
             likelihood,
             self.prior_of(batch),
-            angles=q.loc.shape[-1] - self.dim,
+            poses=0 if chart is None else chart.numbers,
+            moved=None if chart is None else chart.moved,
             steps=self.refining,
             at_once=max(1, MOST_NUMBERS // each),
         )
+
+
+def _by_image(q: Normal, frames: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Centre, mean and factor `(..., B[, T], ...)` of each image."""
+    parts = q.centre, q.loc, marginal(q)
+    axes = -2, -2, -3
+    return parts if frames else tuple(p.squeeze(k) for p, k in zip(parts, axes, strict=True))

@@ -28,7 +28,7 @@ FLOORS = [
     {"volumes", "poses", "priors", "optics", "noise"},
     {"molecules"},
     {"guides", "simulate"},
-    {"compatible"},
+    {"compatible", "charts"},
     {"pair"},
     {"interventions", "penalties", "whitened"},
     {"svi", "testing"},
