@@ -130,7 +130,10 @@ class Space:
         """`w`, and the shift, of a pose, `(..., n)`."""
         still = torch.eye(3, dtype=centre.dtype, device=centre.device)
         w = 2 * RotationNormal(centre, still, validate_args=False).tangent(direction)
-        return torch.cat([w, shift.expand(*w.shape[:-1], 2)], dim=-1) if self.shifts else w
+        if not self.shifts:
+            return w
+        lead = torch.broadcast_shapes(w.shape[:-1], shift.shape[:-1])
+        return torch.cat([w.expand(*lead, 3), shift.expand(*lead, 2)], dim=-1)
 
     def moved(self, q: Normal) -> Normal:
         r"""The same law about its own mean, to first order in how wide it is.
@@ -159,7 +162,8 @@ class Space:
         if not self.several:
             return RotationAndShift(*turn, *moved) if self.shifts else RotationNormal(*turn)
         turn, moved = (tuple(part.movedim(0, elbo.dim() - 1) for part in p) for p in (turn, moved))
-        logits, one = elbo.movedim(0, -1), RotationNormal(*turn, validate_args=False)
+        logits = elbo.nan_to_num(nan=-math.inf).movedim(0, -1)
+        one = RotationNormal(*turn, validate_args=False)
         return (
             MixtureAndShift(logits, one, *moved) if self.shifts else RotationMixture(logits, one)
         )

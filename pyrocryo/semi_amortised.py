@@ -50,16 +50,22 @@ def refined(fit: Fit, *, steps: int = 6) -> Fit:
     lowers a particle's ELBO is taken back and a smaller one tried.
 
     Frames that a transition prior ties together get the covariances between them as well
-    (:class:`pyrocryo.joint_normal.JointNormal`). Of angles in the plane that are unknown, the
-    angle is improved together with `z`, and `z` is then a normal given the angle. It starts from
-    the pose guide's answer or, where another of 36 turns around the circle fits better, with `z`
-    read at that turn, from there: a pose guide that was trained into a wrong peak is not
-    believed. Rotations in space stay as the pose guide says; `z` is improved at each draw of them.
+    (:class:`pyrocryo.joint_normal.JointNormal`). Poses that are unknown are improved together
+    with `z`, each frame alone, and `z` is then a normal given the pose:
+
+    - Angles in the plane start from the pose guide's answer or, where another of 36 turns around
+      the circle fits better, with `z` read at that turn, from there: a pose guide that was trained
+      into a wrong peak is not believed.
+    - Rotations in space, and shifts, start from the pose guide's answer; no other turns are tried.
+      Of several peaks (:class:`pyrocryo.guides.Search`) each is improved, and weighed by its ELBO.
+      Several peaks in each of several frames stay as the pose guide says, and so do poses whose
+      guide answers with another law; `z` is then improved at each draw of them, which is slow.
 
     Nothing is trained: what is returned goes wherever a fit does (:func:`pyrocryo.posterior`,
-    :mod:`pyrocryo.diagnose`), and each step costs 2 d² + 1 images a particle, d = K, or K + 1 with
-    an angle (and 36 images at first). What its credible sets hold, and what it costs, is in
-    ``docs/calibrate_and_trust.md``.
+    :mod:`pyrocryo.diagnose`), and each step costs 2 d² + 1 images a particle (and a peak): d = K,
+    K + 1 with an angle (and 36 images at first), K + 3 with a rotation and K + 5 with a shift too.
+    Answers are kept for the batch, so that draws of the pose cost nothing more. What its credible
+    sets hold, and what it costs, is in ``docs/calibrate_and_trust.md``.
 
     Example::
 
@@ -84,7 +90,7 @@ def refined(fit: Fit, *, steps: int = 6) -> Fit:
 
 
 class _Answer(NamedTuple):
-    """Of the particles of a batch.
+    """What is said of the particles of a batch.
 
     Attributes:
         batch: Which.
