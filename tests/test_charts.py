@@ -131,6 +131,18 @@ def test_every_elbo_rises_and_densities_are_what_draws_say(near):
     assert abs((after.iwae - before.iwae).mean()) < 0.1
 
 
+def test_rotations_alone():
+    """Shifts that are known stay as they are."""
+    particles = _particles(n=8)
+    particles = particles.having(shift=particles.true_shift)
+    pair = _pair(pc.poses.SO3(around=AROUND))
+    before = pc.diagnose.importance(pair, particles, draws=200)
+    after = pc.diagnose.importance(pc.refined(_fit(pair)), particles, draws=200)
+    assert type(pc.refined(_fit(pair)).pairs[0].pose_of(particles.batch([0]))) is RotationNormal
+    assert (after.elbo - before.elbo).min() > -0.05
+    assert after.gap[0] < 0.5 * before.gap[0]
+
+
 def test_the_answer_is_kept_for_a_batch(near, monkeypatch):
     """Draws of pose and shift cost no images; the law of z at a pose is exact conditioning."""
     pair, particles = near
