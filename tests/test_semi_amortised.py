@@ -12,7 +12,7 @@ from toys import Linear, Stubborn
 import pyrocryo as pc
 from pyrocryo.diagnose.common import recast
 from pyrocryo.joint_normal import JointNormal
-from pyrocryo.semi_amortised import _cubature
+from pyrocryo.natural_gradient import _cubature
 
 BOX, SIGMA = 6, 0.8
 
