@@ -74,7 +74,7 @@ def refined(fit: Fit, *, steps: int = 6) -> Fit:
 
     Args:
         fit: A fit.
-        steps: Steps; from a trained encoder 4 to 6 are enough.
+        steps: Steps; from a trained encoder 4 to 6 are enough, from Gauss-Newton guides 2 or 3.
     """
     if not isinstance(fit, Fit):
         raise InputError(f"fit: expected a Fit, got {type(fit).__name__}")
