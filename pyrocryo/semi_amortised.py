@@ -57,7 +57,8 @@ def refined(fit: Fit, *, steps: int = 6) -> Fit:
       the circle fits better, with `z` read at that turn, from there: a pose guide that was trained
       into a wrong peak is not believed.
     - Rotations in space, and shifts, start from the pose guide's answer; no other turns are tried.
-      Of several peaks (:class:`pyrocryo.guides.Search`) each is improved, and weighed by its ELBO.
+      Of several peaks (:class:`pyrocryo.guides.Search`) each is improved, and weighed by its
+      ELBO; one that the search has missed stays missed.
       Several peaks in each of several frames stay as the pose guide says, and so do poses whose
       guide answers with another law; `z` is then improved at each draw of them, which is slow.
 
@@ -74,7 +75,7 @@ def refined(fit: Fit, *, steps: int = 6) -> Fit:
 
     Args:
         fit: A fit.
-        steps: Steps; from a trained encoder 4 to 6 are enough.
+        steps: Steps; from a trained encoder 4 to 6 are enough, from Gauss-Newton guides 2 or 3.
     """
     if not isinstance(fit, Fit):
         raise InputError(f"fit: expected a Fit, got {type(fit).__name__}")
