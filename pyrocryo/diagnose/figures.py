@@ -124,7 +124,7 @@ def spectrum(found: Predictive) -> Figure:
     if found.spectrum.max() > WIDEST:
         left.set_yscale("log")
     right.set(
-        xlabel="frequency (1/Å)", ylabel="share of the decoded image left", ylim=_limits(found)
+        xlabel="frequency (1/Å)", ylabel="share of the decoded\nimage left", ylim=_limits(found)
     )
     left.legend(fontsize=7, frameon=False)
     figure.suptitle("residuals by frequency", fontsize=10)
