@@ -26,10 +26,8 @@ def draw(folder, path):
         elbo = json.loads((Path(folder) / name / "metrics.json").read_text())["elbo"]["per_seed"]
         z = np.asarray(found["posterior"]["z"])[int(np.argmax(elbo))].mean(axis=0).reshape(-1, 2)
         truth = np.asarray(found["constant_data"]["truth"]).reshape(-1, 2)
-        r, panels = (
-            correlation(truth, z).round(2) + 0.0,
-            part.subplots(2, 2, sharex="col", sharey="row"),
-        )
+        r = correlation(truth, z).round(2) + 0.0  # no -0.00
+        panels = part.subplots(2, 2, sharex="col", sharey="row")
         for i, k in np.ndindex(2, 2):
             axes, rows = panels[i, k], slice(None, None, max(1, len(z) // SHOWN))
             axes.plot(z[rows, k], truth[rows, i], ".", ms=2, alpha=0.4, color=colour)

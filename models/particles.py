@@ -31,7 +31,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 
 import pyrocryo as pc
@@ -95,8 +94,7 @@ def _volume(config: Config, particles: pc.Particles, ctf: bool, own: bool) -> to
         told = {"dim": config.dimensions, "side": config.side, "whole": ctf or own}
         return pc.volumes.of_kind(kind, particles, **told)
     shown = particles.train if ctf else particles.train.without("ctf")
-    some = np.linspace(0, len(shown) - 1, min(MAPPED, len(shown))).astype(int)
-    shown = shown.take(some)
+    shown = shown.spread(MAPPED)
     if shown.box > WIDEST:
         shown = shown.downsampled(WIDEST)
     consensus = pc.imaging.backproject(shown)

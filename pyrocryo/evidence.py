@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from pyrocryo.diagnose.importance import importance
 from pyrocryo.draws import posterior
 from pyrocryo.errors import InputError
@@ -71,7 +69,7 @@ def elpd(
     if len(particles) < 2:
         raise InputError(f"particles: expected at least 2, got {len(particles)}")
     found = importance(fit.pairs[chain], particles, draws=draws, most=most, seed=seed)
-    some = particles.take(np.arange(min(SEEN, len(particles))))
+    some = particles.spread(SEEN)
     post = posterior(fit, some, draws=10, predictive=0, seed=seed)
     told = report(fit, post)["sentence"]
     return to_elpd(found.iwae[0], found.khat[0], found.particles, draws=draws, sentence=told)

@@ -21,7 +21,7 @@ from torch import Tensor
 from pyrocryo.errors import InputError
 from pyrocryo.imaging import polar
 from pyrocryo.pair import Pair
-from pyrocryo.particles import Particles
+from pyrocryo.particles import Particles, evenly
 from pyrocryo.svi import Fit
 
 __all__ = ["Frame", "check_body", "reference_body"]
@@ -71,7 +71,7 @@ def reference_body(fit: Fit, particles: Particles, body: np.ndarray | None = Non
         InputError: If poses are known, the volume is not flat, or the body does not fit it.
     """
     check_body(fit.pairs[0], particles, body)
-    rows = np.arange(min(MOST // (particles.frames or 1), len(particles)))
+    rows = evenly(len(particles), MOST // (particles.frames or 1))
     pairs = []
     for pair in fit.pairs:
         batch = pair.moved(particles.batch(rows))

@@ -204,7 +204,7 @@ def half_maps(
         fits.append(fit(pair, part, seeds=[seed + n], **again, **settings))
     common = particles.test if particles.has_test else train
     common = common if len(common) >= FEWEST else train
-    common = common.take(np.linspace(0, len(common) - 1, min(MOST, len(common))).astype(int))
+    common = common.spread(MOST)
     means = [moments(one, common)[0].reshape(-1, pair.dim) for one in fits]
     aligned = transfer(*means, frames=common.frames or 1)
     points = _lines(means[0], along)

@@ -23,7 +23,7 @@ import numpy as np
 from scipy import stats
 
 from pyrocryo.errors import InputError
-from pyrocryo.particles import Particles
+from pyrocryo.particles import Particles, evenly
 from pyrocryo.preprocess import background
 from pyrocryo.rotations import euler_from_matrix
 
@@ -93,8 +93,7 @@ def sample(particles: Particles, most: int) -> np.ndarray:
     """Positions of at most ``most`` images' worth of particles, evenly spaced."""
     if most < 1:
         raise InputError(f"images: expected at least 1 to look at, got {most}")
-    n = min(len(particles), max(1, most // (particles.frames or 1)))
-    return np.linspace(0, len(particles) - 1, n).round().astype(int)
+    return evenly(len(particles), max(1, most // (particles.frames or 1)))
 
 
 def looks_dark(particles: Particles, *, most: int = 300) -> bool:

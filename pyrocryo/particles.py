@@ -14,7 +14,7 @@ from pyrocryo.fields import checked
 from pyrocryo.preprocess import Preprocessing, background
 from pyrocryo.windows import cut, windowed
 
-__all__ = ["PER_IMAGE", "ImageSource", "Particles", "Statistics"]
+__all__ = ["PER_IMAGE", "ImageSource", "Particles", "Statistics", "evenly"]
 
 CHUNK = 1024  # particles read at once when the whole stack is scanned, at most,
 PIXELS = 2**24  # and pixels
@@ -35,6 +35,15 @@ class ImageSource(Protocol):
     shape: tuple[int, ...]
 
     def __getitem__(self, index: np.ndarray) -> np.ndarray: ...
+
+
+def evenly(n: int, most: int) -> np.ndarray:
+    """At most ``most`` of the positions 0, ..., n - 1, ascending and from all over them.
+
+    Those of the smallest fractional parts of i (√5 - 1) / 2: whichever way conditions alternate,
+    none is preferred (Weyl 1916), and fewer are a part of more, so that answers go together.
+    """
+    return np.sort(np.argsort(np.arange(n) * (0.5 * np.sqrt(5) - 0.5) % 1)[: max(most, 0)])
 
 
 class Statistics(NamedTuple):
@@ -189,6 +198,10 @@ class Particles(Preprocessing):
     def take(self, index: np.ndarray) -> Particles:
         """The particles at positions ``index``, none of them held out."""
         return self._subset(np.asarray(index, dtype=int))
+
+    def spread(self, most: int) -> Particles:
+        """At most ``most`` of the particles, from all over the stack: micrographs differ."""
+        return self.take(evenly(len(self), most))
 
     def without(self, *names: str) -> Particles:
         """The same particles, less some of their fields."""

@@ -13,6 +13,7 @@ from pyro.infer import MCMC, NUTS
 from torch import Tensor
 
 from pyrocryo import unit_vectors
+from pyrocryo.agreement import apart, columns, differ
 from pyrocryo.errors import InputError
 from pyrocryo.pair import Pair
 from pyrocryo.particles import Particles
@@ -25,8 +26,7 @@ __all__ = ["Sampled", "nuts"]
 
 AT_ONCE = 16  # particles; more would shorten the steps of all for the worst of them
 GUIDE_DRAWS = 1000
-OFF, NARROW, WIDE = 0.2, 0.8, 1.25  # what passes for the same posterior
-MIXED = 1.05  # R-hat
+MIXED, ENOUGH = 1.05, 100  # R-hat and effective draws: means are then known to .1 sd
 DEEPEST = 8  # doublings of a trajectory
 SCALED_FROM = 150  # of warming up: less leaves no time to find the step again for new scales
 
@@ -36,7 +36,7 @@ class Sampled:
     """Posteriors of n particles by NUTS, and what the guide says of them.
 
     Compared are C numbers of each particle: the components of `z`, where poses are unknown the
-    turn (rad) from the guide's mean, and shifts (Å), all frames.
+    angles (rad) from the guide's mean, and shifts (Å), all frames.
 
     Attributes:
         index: `(n,)` rows in the stack.
@@ -48,10 +48,11 @@ class Sampled:
         ess: `(n, C)` effective draws (bulk).
         off: `(n, C)` the guide's mean less NUTS's, in NUTS's standard deviations.
         ratio: `(n, C)` the guide's standard deviation over NUTS's.
-        flagged: Rows where a mean is off by more than .2 or a ratio is outside .8 to 1.25.
-        unmixed: Rows where an R-hat is above 1.05: nothing is known of these.
+        unmixed: Rows where an R-hat is above 1.05, or draws are worth fewer than 100: nothing is
+            known of these.
+        flagged: Other rows where a mean is off by more than .2 or a ratio is outside .8 to 1.25.
         diverging: Divergent transitions after warming up, of all chains together.
-        passed: None is flagged, and none unmixed.
+        passed: None is flagged, none unmixed, and nothing diverged.
         verdict: In words.
     """
 
@@ -196,37 +197,59 @@ def _compared(
     dims = {name: ["particle", *frame, axis] for name, axis in last.items()}
     coords = {"particle": particles.index}
     trees = [to_arviz({"posterior": part}, dims=dims, coords=coords) for part in (exact, guide)]
-    names = [name for name in ("z", "turn", "shift") if name in exact]
-    rhat, ess = az.rhat(trees[0], var_names=names), az.ess(trees[0], var_names=names)
-    n = len(particles)
-    told: list[str] = []
-    columns: dict[str, list[np.ndarray]] = {"r_hat": [], "ess": [], "off": [], "ratio": []}
-    for name in names:
-        a, b = (part[name].reshape(-1, n, part[name][0, 0, 0].size) for part in (exact, guide))
-        sd = a.std(axis=0)
-        columns["r_hat"].append(np.asarray(rhat[name]).reshape(n, -1))
-        columns["ess"].append(np.asarray(ess[name]).reshape(n, -1))
-        columns["off"].append((b.mean(axis=0) - a.mean(axis=0)) / sd)
-        columns["ratio"].append(b.std(axis=0) / sd)
-        told += [f"{name} {k + 1}" for k in range(a.shape[-1])]
-    table = {name: np.concatenate(parts, axis=1) for name, parts in columns.items()}
-    ratio = table["ratio"]
-    bad = (np.abs(table["off"]) > OFF) | (ratio < NARROW) | (ratio > WIDE)
-    flagged = tuple(int(i) for i in particles.index[bad.any(axis=1)])
-    unmixed = tuple(int(i) for i in particles.index[~(table["r_hat"] <= MIXED).all(axis=1)])
-    verdict = (
-        f"NUTS and the guide agree on {n - len(flagged)} of {n} particles: means "
-        f"{np.median(np.abs(table['off'])):.2f} standard deviations apart (median; at most "
-        f"{np.abs(table['off']).max():.2f}), standard deviations {np.median(ratio):.2f} times "
-        f"NUTS's ({ratio.min():.2f} to {ratio.max():.2f})"
+    sites = [name for name in ("z", "turn", "shift") if name in exact]
+    r_hat, ess = (
+        np.concatenate([np.asarray(told[name]).reshape(len(particles), -1) for name in sites], 1)
+        for told in (az.rhat(trees[0], var_names=sites), az.ess(trees[0], var_names=sites))
     )
-    verdict += f"; not on {_listed(flagged)}" if flagged else ""
-    verdict += f"; chains disagree on {_listed(unmixed)}" if unmixed else ""
-    passed = not flagged and not unmixed
+    as_named = {"turn": "pose"}
+    (names, sure), (_, said) = (
+        columns(
+            {
+                as_named.get(name, name): part[name].reshape(-1, *part[name].shape[2:])
+                for name in sites
+            },
+            frames=particles.frames is not None,
+        )
+        for part in (exact, guide)
+    )
+    off, ratio = apart(said, sure)
+    known = (r_hat <= MIXED).all(axis=1) & (ess >= ENOUGH).all(axis=1)
+    bad = differ(off, ratio) & known
+    flagged, unmixed = (tuple(map(int, particles.index[rows])) for rows in (bad, ~known))
+    verdict = _verdict(off, ratio, known, flagged, unmixed, diverging)
+    passed = not flagged and not unmixed and not diverging
     return Sampled(
-        particles.index, *trees, tuple(told), *table.values(), flagged, unmixed, diverging, passed,
-        f"{verdict}.",
+        particles.index, *trees, tuple(names), r_hat, ess, off, ratio, flagged, unmixed,
+        diverging, passed, verdict,
     )  # fmt: skip
+
+
+def _verdict(
+    off: np.ndarray,
+    ratio: np.ndarray,
+    known: np.ndarray,
+    flagged: tuple[int, ...],
+    unmixed: tuple[int, ...],
+    diverging: int,
+) -> str:
+    said = "Nothing is known"
+    if known.any():
+        off, ratio = np.abs(off[known]), ratio[known]
+        said = (
+            f"NUTS and the guide agree on {len(off) - len(flagged)} of {len(off)} particles: "
+            f"means {np.median(off):.2f} standard deviations apart (median; at most "
+            f"{off.max():.2f}), standard deviations {np.median(ratio):.2f} times NUTS's "
+            f"({ratio.min():.2f} to {ratio.max():.2f})"
+        )
+    said += f"; not on {_listed(flagged)}" if flagged else ""
+    if unmixed:
+        said += (
+            f"; of {_listed(unmixed)} chains disagree (R-hat above {MIXED}) or are worth fewer "
+            f"than {ENOUGH} draws: sample longer"
+        )
+    said += f"; {diverging} transitions diverged" if diverging else ""
+    return f"{said}."
 
 
 def _listed(rows: Sequence[int]) -> str:

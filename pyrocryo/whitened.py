@@ -35,7 +35,7 @@ class Whitened:
 
     Attributes:
         told: Draws of the guide by site, `(S, B, ...)`; poses all on one side.
-        centre: Mean directions of poses `(B, ...)`, or None where they are known.
+        centre: Mean poses `(B, ...)`, or None where they are known.
         white: `(S, B, n)` the draws as `w`.
     """
 
@@ -46,8 +46,8 @@ class Whitened:
         told = {name: trace.nodes[name]["value"] for name in LATENT if name in trace.nodes}
         self.centre = None
         if "pose" in told:
-            told["pose"] = unit_vectors.one_side(told["pose"], told["pose"][:1])
-            self.centre = torch.nn.functional.normalize(told["pose"].mean(0), dim=-1)
+            self.centre = unit_vectors.mean(told["pose"])
+            told["pose"] = unit_vectors.one_side(told["pose"], self.centre)
         self.told = told
         self._shapes = {name: value.shape[2:] for name, value in told.items()}
         sites = {name: value.flatten(2) for name, value in told.items()}

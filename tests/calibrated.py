@@ -13,7 +13,6 @@ import torch
 
 import pyrocryo as pc
 from pyrocryo import quaternions
-from pyrocryo.diagnose.common import first
 from pyrocryo.diagnose.joint import answers
 
 SNR, PIXEL, BOX = 0.3, 3.0, 32
@@ -56,7 +55,7 @@ def fitted(name, decoder, pose, seed, *, n=4000, steps=1200, guide=None):
 
 def of_truth(fit, some, *, draws=199, most=1000, seed=0):
     """Coverage `(Q, 2)` of the true `z` and poses, in the frame of the molecule."""
-    some, parts = first(some, most), []
+    some, parts = some.spread(most), []
     torch.manual_seed(seed)
     for rows in some.chunks(100):
         parts.append(answers(fit.pairs[0], some.batch(rows), draws))
@@ -99,14 +98,16 @@ def sampled(name, decoder, pose, seed, *, count=20, draws=120, warmup=50, **trai
     for kind, each in (("plain", fit), ("refined", pc.refined(fit))):
         weights = pc.diagnose.importance(each, some.test, draws=400, most=count)
         exact = pc.nuts(each, some.test, index=range(count), draws=draws, warmup=warmup, seed=seed)
-        bad, told = np.isin(exact.index, exact.flagged), weights.doubtful[0]
+        bad, unmixed = (np.isin(exact.index, rows) for rows in (exact.flagged, exact.unmixed))
+        right, told = ~bad & ~unmixed, weights.doubtful[0]
         rows[kind] = {
-            "agree": (~bad).sum(),
-            "unmixed": len(exact.unmixed),
+            "agree": right.sum(),
+            "unmixed": unmixed.sum(),
             "off": bad.sum(),
             "off and doubtful": (bad & told).sum(),
             "off, k-hat above .7": (bad & (weights.khat[0] > 0.7)).sum(),
-            "right and doubtful": (~bad & told).sum(),
+            "right and doubtful": (right & told).sum(),
+            "diverging": exact.diverging,
         }
     return rows
 
@@ -201,7 +202,9 @@ def table(what, name="arms", seeds=3):
         found = []
         for seed in range(seeds):
             found.append(run(seed))
-            print(label, seed, found[-1], flush=True)
+            for kind, row in found[-1].items():
+                told = ", ".join(f"{k} {v:.3g}" for k, v in row.items())
+                print(f"{label}, {kind}, seed {seed}: {told}", flush=True)
         for kind in found[0]:
             values = {k: np.array([rows[kind][k] for rows in found]) for k in found[0][kind]}
             told = (f"{k} {v.mean():.3g} ± {v.std(ddof=1):.2g}" for k, v in values.items())

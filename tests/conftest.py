@@ -79,4 +79,4 @@ def brisk(monkeypatch):
     for module in (datasets, temporal):
         monkeypatch.setattr(module, "imaged", coarse)
     monkeypatch.setattr(sys.modules["pyrocryo.identify.jacobian"], "NUMBERS", 2e7)
-    monkeypatch.setattr(run_folder, "_save", lambda path, figure: path.touch())
+    monkeypatch.setattr(run_folder, "write_figure", lambda path, figure, drawing: path.touch())

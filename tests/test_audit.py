@@ -23,6 +23,7 @@ from pyrocryo.io.tables import read_columns
 from pyrocryo.report.audit import audit
 from pyrocryo.report.audit_page import page
 
+MODELS = Path(__file__).parents[1] / "models"
 N = 600
 FEW = ["--permutations", "59"]
 
@@ -121,6 +122,29 @@ def test_copies_among_the_particles_of_a_run_folder(folder):
     assert run.beside.image is None
     assert run.beside.rotation is not None
     assert "more than once: " in run.notes[0]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("identify",), ("identify", "{}"), ("diagnose",), ("landscape",), ("report",), ("ica",),
+        ("compare",), ("movie", "--out", "{}/movie"), ("export", "--out", "{}/z.star"),
+        ("rehearse", "--models", f"{MODELS}/vae.py", "--out", "{}/rehearsal"),
+    ],
+    ids=lambda words: words[0],
+)  # fmt: skip
+def test_commands_for_our_runs_send_those_of_others_to_audit(folder, words, capsys):
+    command, *more = (word.format(folder) for word in words)
+    assert main([command, str(folder), *more]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"pyrocryo: {folder} is not a finished run folder: it has no ")
+    assert said.endswith("; it looks like cryoDRGN's: pyrocryo audit reads these\n")
+
+
+def test_folders_of_particles_are_told_where_to_go(tmp_path, capsys):
+    (tmp_path / "run_data.star").touch()
+    assert main(["report", str(tmp_path)]) == 2
+    assert "its particles are for pyrocryo inspect and fit --data" in capsys.readouterr().err
 
 
 def test_audit_of_a_run_folder(folder, tmp_path, capsys):

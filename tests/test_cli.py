@@ -12,9 +12,11 @@ import pytest
 
 import pyrocryo as pc
 from pyrocryo.cli import main
+from pyrocryo.cli.app import COMMANDS
 from pyrocryo.io import star
 
 ROOT = Path(__file__).parents[1]
+MODELS = [["fit", f"models/{path.name}"] for path in sorted((ROOT / "models").glob("*.py"))]
 SHORT = ("--steps", "4", "--batch-size", "16", "--draws", "3")
 
 
@@ -357,6 +359,18 @@ def test_help_says_everything(capsys):
     text = capsys.readouterr().out
     for option in ("--data", "--seeds", "--steps", "--device", "--out", "--resume", "--arms"):
         assert option in text
+
+
+@pytest.mark.parametrize("words", [*([name] for name in COMMANDS), *MODELS], ids=" ".join)
+def test_help_names_no_default_that_is_none(words, capsys, monkeypatch):
+    """What is done without an option is said in words."""
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit) as stop:
+        main([*words, "--help"])
+    assert stop.value.code == 0
+    said = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "--help" in said
+    assert not re.search(r"default: *(None)?\)", said)
 
 
 def test_the_command_is_installed():

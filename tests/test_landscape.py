@@ -328,10 +328,15 @@ def test_the_command(tmp_path, capsys):
     capsys.readouterr()
     assert main(["landscape", str(run), "--no-rival", "--axes"]) == 2
     assert "leave out --no-rival" in capsys.readouterr().err
-    for wrong in ("--bins", "--temperature"):  # before the rival is trained
-        assert main(["landscape", str(run), wrong, "-3"]) == 2
+    for wrong, value, message in (  # before the rival is trained
+        ("bins", "5", "bins: expected at least 6, got 5"),
+        ("most", "19", "most: expected at least 20, got 19"),
+        ("temperature", "-3", "temperature: expected K above 0, got -3.0"),
+        ("temperature", "90", "temperature: no particle at 90 K, expected one of"),
+    ):
+        assert main(["landscape", str(run), f"--{wrong}", value]) == 2
         said = capsys.readouterr()
-        assert f"{wrong[2:]}: expected" in said.err
+        assert message in said.err
         assert not said.out
     assert main(["landscape", str(run), "--most", "100", "--bins", "8"]) == 0
     told = capsys.readouterr().out
@@ -340,5 +345,3 @@ def test_the_command(tmp_path, capsys):
     held = json.loads((run / "landscape.json").read_text())
     assert held["axes"][0]["temperature"] == 300.0
     assert len(held["axes"][0]["population"]) == 8
-    assert main(["landscape", str(run), "--no-rival", "--temperature", "90"]) == 2
-    assert "no particle at 90 K" in capsys.readouterr().err

@@ -35,6 +35,22 @@ def test_split_is_drawn_by_seed_and_parts_nothing(images):
     np.testing.assert_array_equal(row.images[0], images[particles.test.index[4]])
 
 
+def test_some_of_the_particles_are_of_the_whole_stack():
+    whole = pc.Particles(np.zeros((1000, 4, 4), np.float32), test_fraction=0)
+    small = set()
+    for most in (0, 1, 2, 50, 100, 333, 999, 1000, 1001):
+        index = whole.spread(most).index
+        assert len(index) == min(most, 1000)
+        assert (np.diff(index) > 0).all()
+        assert small <= (small := set(index))
+        expected = len(index) / 10
+        assert np.abs(np.bincount(index // 100, minlength=10) - expected).max() < 2
+        for period in (2, 3, 7, 10):  # of conditions that alternate
+            expected = len(index) / period
+            found = np.bincount(index % period, minlength=period)
+            assert np.abs(found - expected).max() < 3
+
+
 def test_a_few_particles_still_leave_one_to_score(images):
     assert len(pc.Particles(images[:3]).test) == 1
     assert not pc.Particles(images[:1]).has_test

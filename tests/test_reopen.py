@@ -56,7 +56,7 @@ def test_another_model_or_data_is_told(run, pairs_in_time):
 
 
 def test_what_is_no_run_of_fit_is_told(run, tmp_path, trained_vae, pairs_in_time):
-    with pytest.raises(pc.InputError, match="is not a run folder"):
+    with pytest.raises(pc.InputError, match="is not a finished run folder"):
         pc.io.load_fit(tmp_path)
     (tmp_path / "config.json").write_text('{"seconds": 3}')
     with pytest.raises(pc.InputError, match="not from pyrocryo fit, it has no 'source'"):

@@ -1,5 +1,7 @@
 """NUTS where poses are rotations in space, held against importance sampling."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pyro
 import pytest
@@ -8,6 +10,7 @@ from pyro import poutine
 
 import pyrocryo as pc
 from pyrocryo import quaternions
+from pyrocryo.whitened import Whitened
 
 BOX, AROUND, PIXEL = 16, 5.0, 6.0
 
@@ -48,12 +51,33 @@ def _weighed(pair, batch, draws):
     return {name: guide.nodes[name]["value"] for name in sites}, weight.double()
 
 
+def test_draws_of_rotations_lie_on_the_side_of_their_mean():
+    """Whatever the sign and place of the first; wide ones, of which it may be the farthest."""
+
+    def guide(_):
+        with pyro.plate("particles", 24, dim=-1):
+            pyro.sample("pose", pyro.distributions.ProjectedNormal(torch.tensor([2.0, 0, 0, 0])))
+
+    torch.manual_seed(0)
+    white = Whitened(SimpleNamespace(guide=guide), None, 200)
+    poses, centre = white.told["pose"], white.centre
+    assert ((poses * centre).sum(-1) >= 0).all()
+    torch.testing.assert_close(centre.norm(dim=-1), torch.ones(centre.shape[:-1]))
+    # of all unit vectors, the one with the largest mean square of its products with the draws
+    others = torch.nn.functional.normalize(centre + 0.05 * torch.randn(100, *centre.shape), dim=-1)
+
+    def near(q):
+        return (poses * q.unsqueeze(-3)).sum(-1).square().mean(-2)
+
+    assert (near(others) <= near(centre) + 1e-6).all()
+
+
 def test_rotations_shifts_and_conformations_are_those_of_importance_sampling(tumbling):
     make, particles = tumbling
     pair = make(pc.poses.SO3(around=AROUND, shift_sd=2.0), pc.guides.Refine(3))
     index = [0, 5, 6, 7]
     found = pc.nuts(pair, particles, index=index, chains=2, draws=30, warmup=20)
-    assert found.names == ("z 1", "turn 1", "turn 2", "turn 3", "shift 1", "shift 2")
+    assert found.names == ("z1", "pose_x", "pose_y", "pose_z", "shift_x", "shift_y")
     assert found.diverging == 0
     assert np.median(found.r_hat) < 1.1
     post = found.draws["posterior"]
@@ -83,7 +107,11 @@ def test_rotations_that_nobody_knows(tumbling):
     make, particles = tumbling
     pair = make(pc.poses.SO3(), pc.guides.Search(48, angles=24, heads=1, iterations=3))
     found = pc.nuts(pair, particles, index=[0], chains=2, draws=20, warmup=5)
-    assert found.names == ("z 1", "turn 1", "turn 2", "turn 3")
+    assert found.names == ("z1", "pose_x", "pose_y", "pose_z")
     assert np.abs(found.draws["posterior"]["turn"].values).max() < 1.5
     assert np.median(np.abs(found.off)) < 0.5
     assert 0.5 < np.median(found.ratio) < 2.0
+    assert found.unmixed == (0,)  # 40 draws are not enough to tell
+    assert found.flagged == ()
+    assert not found.passed
+    assert found.verdict.startswith("Nothing is known; of 0 chains disagree")

@@ -12,7 +12,7 @@ from toys import Linear, Stubborn
 import pyrocryo as pc
 from pyrocryo.diagnose.common import recast
 from pyrocryo.joint_normal import JointNormal
-from pyrocryo.semi_amortised import _cubature
+from pyrocryo.natural_gradient import _cubature
 
 BOX, SIGMA = 6, 0.8
 
@@ -179,7 +179,7 @@ def test_nuts_finds_the_exact_posterior_and_flags_a_guide_that_is_off():
     assert good.r_hat.max() < 1.15
     assert good.ess.min() > 20
     assert np.abs(good.off).max() < 0.4
-    assert good.names == ("z 1", "z 2")
+    assert good.names == ("z1", "z2")
     np.testing.assert_array_equal(good.index, [0, 3, 5])
     bad = pc.nuts(fit, particles, **options)  # one answer for all
     assert len(bad.flagged) == 3
@@ -192,7 +192,7 @@ def test_nuts_over_angles(turning):
     found = pc.nuts(pc.refined(fit), made.test, index=[0, 1], chains=2, draws=40, warmup=20)
     post = found.draws["posterior"]
     np.testing.assert_allclose(np.linalg.norm(post["pose"], axis=-1), 1.0, rtol=1e-5)
-    assert found.names == ("z 1", "z 2", "turn 1")
+    assert found.names == ("z1", "z2", "pose")
     assert np.median(np.abs(found.off)) < 0.4
     assert 0.6 < np.median(found.ratio) < 1.6
 

@@ -16,7 +16,15 @@ from toys import written
 
 import pyrocryo as pc
 from pyrocryo.cli import main
-from pyrocryo.diagnose import coverage, importance, power_scaled, predictive, psis, uniform
+from pyrocryo.diagnose import (
+    coverage,
+    importance,
+    power_scaled,
+    predictive,
+    psis,
+    residuals,
+    uniform,
+)
 from pyrocryo.diagnose.calibration import calibrated
 from pyrocryo.diagnose.joint import Dreamt, angles, dreamt
 from pyrocryo.diagnose.sbc import ranked
@@ -29,6 +37,12 @@ NARROW, WIDE = 0.7, 1.4
 @pytest.fixture(scope="module")
 def particles():
     return planted.particles(200)
+
+
+def test_a_few_particles_are_of_the_whole_stack(particles):
+    """The first ones are those of the first micrographs."""
+    found = importance(planted.pair(), particles, draws=25, most=8)
+    assert np.bincount(found.particles // 50).min() > 0
 
 
 # Pareto smoothing
@@ -101,7 +115,7 @@ def test_an_exact_guide_has_no_gap_and_the_exact_evidence(particles):
     assert found.passed
     assert abs(found.gap[0]) < 1e-5
     np.testing.assert_allclose(found.ess, 1.0, atol=1e-4)
-    batch = particles.batch(np.arange(20))
+    batch = particles.batch(found.particles)
     with torch.no_grad():
         base, *ends = (
             pair.seen(z.expand(20, 2), batch).flatten(1).double().numpy()
@@ -131,6 +145,31 @@ def test_the_gap_is_the_divergence_of_the_guide(particles, fault, nats, median):
     assert found.gap_passed == (nats < 0.05)
     assert found.khat_passed == (median < 0.4 or fault == {"wide": NARROW})
     assert "IWAE" in found.verdict
+
+
+@pytest.mark.parametrize(
+    ("fault", "off", "ratio", "doubt"),
+    [
+        ({}, 0.0, 1.0, 0.0),
+        ({"wide": 0.9}, 0.0, 0.9, 0.0),
+        ({"wide": NARROW}, 0.0, NARROW, 0.8),
+        ({"wide": 1.15}, 0.0, 1.15, 0.0),
+        ({"wide": WIDE}, 0.0, WIDE, 1.0),
+        ({"off": 0.1}, 0.1, 1.0, 0.0),
+        ({"off": 0.5}, 0.5, 1.0, 1.0),
+    ],
+)
+def test_weights_say_by_how_much_a_guide_is_off_and_of_whom(particles, fault, off, ratio, doubt):
+    """Whitened by the posterior's Cholesky factor: the first number is off by a share of sd."""
+    found = importance(planted.pair(**fault), particles, draws=600, most=20)
+    assert found.names == ("z1", "z2")
+    assert found.off.shape == found.ratio.shape == (1, 20, 2)
+    assert found.off[..., 0].mean() == pytest.approx(off, abs=0.03)
+    assert found.ratio.mean() == pytest.approx(ratio, abs=0.03)
+    if doubt in (0.0, 1.0):
+        assert found.doubtful.mean() == doubt
+    else:  # tails that are missing cannot be weighed in: now and then .7 seems .8
+        assert found.doubtful.mean() > doubt
 
 
 def test_the_worst_particles_keep_their_khat_on_file(particles):
@@ -415,6 +454,27 @@ def test_too_few_particles_are_refused(particles):
         predictive(planted.pair(), particles.take(np.arange(10)))
 
 
+@pytest.mark.parametrize("flat", [True, False])
+def test_more_images_than_memory_holds_are_refused_at_once(flat, monkeypatch):
+    if flat:
+        some, pair = planted.particles(60), planted.pair()
+    else:
+        kinase = pc.molecules.AdenylateKinase()
+        some = pc.simulate.poses(kinase, n=60, seed=0, box=16, pixel_size=6.0)
+        volume = pc.volumes.Atoms.known(kinase, pixel_size=6.0)
+        prior = pc.priors.IsotropicNormal(2)
+        pair = pc.Pair(prior, volume, 16, guide=pc.guides.GaussNewton(1), rotate=False)
+    found = residuals.features(pair, some.batch(np.arange(5)))
+    each = sum(values.shape[1] for values in found.values())
+    assert residuals.numbers(pair) == each
+    held = sys.modules["pyrocryo.diagnose.predictive"]
+    monkeypatch.setattr(held, "HELD", 8.0 * each * 50 + 1)
+    monkeypatch.setattr(held, "AT_ONCE", 7)  # columns, in parts
+    assert predictive(pair, some, most=50).n == 50
+    with pytest.raises(pc.InputError, match="most: residuals of 51 images .* at most 50 images"):
+        predictive(pair, some, most=51)
+
+
 # sensitivity
 
 
@@ -495,7 +555,7 @@ def test_no_run_is_no_run(tmp_path, capsys):
 
 
 @pytest.mark.usefixtures("_ready")
-def test_a_run_is_diagnosed(tmp_path, capsys):
+def test_a_run_is_diagnosed(tmp_path, small, capsys):
     assert main(["diagnose", str(tmp_path), "--n", "64", "--most", "40", "--draws", "50"]) == 0
     assert "not the model's posterior" in capsys.readouterr().out
     told = json.loads((tmp_path / "diagnose.json").read_text())
@@ -503,7 +563,7 @@ def test_a_run_is_diagnosed(tmp_path, capsys):
     assert "sbc" in told["alarms"]
     assert told["sentence"].startswith("The guide is not")
     assert told["seeds"] == [0, 1]
-    assert told["particles"] == list(range(40))
+    assert told["particles"] == small[1].spread(40).index.tolist()
     assert np.shape(told["importance"]["khat"]) == (2, 40)
     assert np.shape(told["sbc"]["ranks"]) == (2, 64, 4)
     assert np.shape(told["sensitivity"]["prior"]) == (2, 40, 4)

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import tyro
 
 from pyrocryo.cli.device import there
+from pyrocryo.cli.parse import unset
 from pyrocryo.errors import InputError
 
 __all__ = ["Fit", "command"]
@@ -25,6 +26,7 @@ class Fit:
     """Train a model file on simulated particles or on yours, and write a run folder.
 
     A model file (see models/) adds its own options: `pyrocryo fit models/slowvae.py --help`.
+    Where steps, rates and weights are not given, they are those that it sets, or pc.fit's.
     """
 
     model: tyro.conf.Positional[Path]
@@ -147,7 +149,7 @@ class Fit:
         scored = particles.test if particles.has_test else particles
         if not particles.has_test:
             log.warning("too few particles to hold any out: scored on those it was trained on")
-        scored = scored.take(range(min(shown["held_out"], len(scored))))
+        scored = scored.spread(shown["held_out"])
         post = draws.posterior(fit, scored, draws=shown["draws"])
         about = {
             "name": self.model.stem,
@@ -267,8 +269,9 @@ def command(words: Sequence[str]) -> type[Fit]:
     if not files:
         return Fit
     model = loaded(Path(files[0]))
-    default = dataclasses.field(default_factory=model.Config)
-    option = ("config", tyro.conf.OmitArgPrefixes[model.Config], default)
+    config = unset(model.Config)
+    default = dataclasses.field(default_factory=config)
+    option = ("config", tyro.conf.OmitArgPrefixes[config], default)
     known = {"loaded": model, "__doc__": Fit.__doc__}
     return dataclasses.make_dataclass("Fit", [option], bases=(Fit,), namespace=known)
 

@@ -44,8 +44,8 @@ class Inspect:
     def run(self) -> None:
         """Prints the summary, and writes it."""
         from pyrocryo import inspection, io
-        from pyrocryo.files import replacing
         from pyrocryo.io.facts import facts
+        from pyrocryo.io.figures import write_figure
 
         given = {"passthrough": self.passthrough, "poses": self.poses}
         if self.folder is not None:
@@ -60,8 +60,7 @@ class Inspect:
         if self.out is None:
             return
         for name, figure in _figures(self.file.name, particles, found).items():
-            with replacing(self.out / f"{name}.png") as temporary:
-                figure.savefig(temporary, dpi=110)
+            write_figure(self.out / f"{name}.png", figure)
         io.write_json(self.out / "summary.json", {"file": str(self.file)} | found)
         print(self.out)
 

@@ -44,20 +44,18 @@ class Landscape:
     def run(self) -> None:
         """Prints the answers, and where they are written."""
         from pyrocryo import diagnose, io
+        from pyrocryo.diagnose.populations import asked
         from pyrocryo.io.landscape import write_landscape
         from pyrocryo.report.page import read_run
 
         if self.axes and not self.rival:
             raise InputError("axes: are counted from the homogeneous fit on; leave out --no-rival")
-        if self.most < 20:
-            raise InputError(f"most: expected at least 20 particles, got {self.most}")
-        if self.bins < 6:
-            raise InputError(f"bins: expected at least 6, got {self.bins}")
-        if self.temperature is not None and not self.temperature > 0:
-            raise InputError(f"temperature: expected K above 0, got {self.temperature}")
         device = there(self.device)
         verdict = read_run(self.run_folder)["identify"]["sentence"]
         fit, particles = io.load_fit(self.run_folder)
+        looked_at = particles.test if self.of == "held-out" else particles
+        told = {"bins": self.bins, "temperature": self.temperature, "most": self.most}
+        asked(looked_at, **told)  # before the rival is trained
         for pair in fit.pairs:
             pair.to(device)
         found = None
@@ -66,13 +64,10 @@ class Landscape:
                 fit, particles, axes=self.axes, most=self.most, device=device
             )
             print(found.sentence)
-        looked_at = particles.test if self.of == "held-out" else particles
-        profiles = diagnose.populations(
-            fit, looked_at, bins=self.bins, temperature=self.temperature, most=self.most
-        )
+        profiles = diagnose.populations(fit, looked_at, **told)
         for profile in profiles:
             print(profile.sentence)
-        told = write_landscape(self.run_folder, found, profiles, verdict=verdict)
-        if told["caveat"]:
-            print(told["caveat"])
+        written = write_landscape(self.run_folder, found, profiles, verdict=verdict)
+        if written["caveat"]:
+            print(written["caveat"])
         print(self.run_folder / "landscape.json")

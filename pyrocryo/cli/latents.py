@@ -14,11 +14,12 @@ __all__ = ["array", "posterior"]
 
 def posterior(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """Particles `(N,)` and posterior means `(seeds, N, [T,] K)` of a run folder."""
+    from pyrocryo.io.foreign import no_run
     from pyrocryo.io.netcdf import read_posterior
 
     path = folder / "posterior.nc"
     if not path.is_file():
-        raise InputError(f"{folder} is not a finished run folder: it has no {path.name}")
+        raise no_run(folder, path.name)
     with understood(path):
         z = read_posterior(path)["posterior"]["z"]
         particles, means = np.asarray(z["particle"]), np.asarray(z).mean(axis=1)

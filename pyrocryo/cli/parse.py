@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from io import StringIO
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import tyro
 
 from pyrocryo.errors import InputError
 
-__all__ = ["options", "parsed"]
+__all__ = ["options", "parsed", "unset"]
+
+UNSET = tyro.conf.arg(help_behavior_hint=lambda default: "")
 
 OPTION = r"(?<!\S)(--[a-z][\w-]*)(?= \{|, --no-| [A-Z])"
 VALUE = (
@@ -28,12 +31,12 @@ def parsed(commands: Mapping[str, type], argv: Sequence[str], description: str) 
         InputError: In one line, for words that name none.
     """
     if argv and argv[0] in commands:  # alone, so that no other one's options are suggested
-        return options(commands[argv[0]], argv[1:], None, prog=f"pyrocryo {argv[0]}")
+        return options(unset(commands[argv[0]]), argv[1:], None, prog=f"pyrocryo {argv[0]}")
     union = Any
     for n, (name, command) in enumerate(commands.items()):
         about = (command.__doc__ or "").partition("\n")[0]
         called = tyro.conf.subcommand(name, prefix_name=False, description=about)
-        member = Annotated[command, called]
+        member = Annotated[unset(command), called]
         union = member if n == 0 else union | member
     return options(union, argv, description)
 
@@ -50,6 +53,22 @@ def options(
         if not stop.code:
             raise
         raise InputError(_line(said.getvalue())) from None
+
+
+def unset(kind: type) -> type:
+    """A dataclass of options, the help of which ends in no "(default: None)" and "(default: )".
+
+    What is done where such an option is not given it says in words, or it goes without saying.
+    """
+    hints = get_type_hints(kind, include_extras=True)
+    silent = {
+        field.name: Annotated[hints[field.name], UNSET]
+        for field in dataclasses.fields(kind)
+        if field.default in (None, (), dataclasses.MISSING)
+        and field.default_factory is dataclasses.MISSING
+    }
+    known = {"__annotations__": silent, "__doc__": kind.__doc__, "__module__": kind.__module__}
+    return type(kind.__name__, (kind,), known)
 
 
 def _line(said: str) -> str:

@@ -14,7 +14,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import Independent
 
-from pyrocryo.diagnose.common import MOST_NUMBERS, batches, drawn, first, models, recast
+from pyrocryo.diagnose.common import MOST_NUMBERS, batches, drawn, models, recast
 from pyrocryo.diagnose.weighted import log_evidence, log_weights
 from pyrocryo.draws import weighted
 from pyrocryo.errors import InputError
@@ -141,7 +141,7 @@ def amortisation_gap(
         tuned = recast(pair, _Tuned)
         for parameter in tuned.parameters():
             parameter.requires_grad_(False)
-        parts = (first(part, most) for part in (particles.train, particles.test))
+        parts = (part.spread(most) for part in (particles.train, particles.test))
         found = [_gaps(tuned, part, steps, lr, draws, seed) for part in parts]
         gaps.append([gap for gap, _ in found])
         left.append(found[1][1])

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from pyrocryo.diagnose.calibration import Calibration, calibrated
-from pyrocryo.diagnose.common import first, models
+from pyrocryo.diagnose.common import models
 from pyrocryo.diagnose.dimensions import Dimensions, dimensions
 from pyrocryo.diagnose.importance import Importance, importance
 from pyrocryo.diagnose.joint import FEWEST_DREAMS, dreamt
@@ -155,7 +155,7 @@ def check(
     }
     return Checked(
         weights.seeds,
-        first(some, most).index,
+        some.spread(most).index,
         weights,
         ranks,
         balls,

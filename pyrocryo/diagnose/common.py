@@ -6,7 +6,6 @@ import copy
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,7 +15,7 @@ from pyrocryo.particles import PER_IMAGE, Particles
 from pyrocryo.svi import Fit
 from pyrocryo.svi.loss import elbo
 
-__all__ = ["batches", "drawn", "first", "models", "one_frame", "recast"]
+__all__ = ["batches", "drawn", "models", "one_frame", "recast"]
 
 AT_ONCE = 256  # particles
 MOST_NUMBERS = 20_000_000  # held at once while decoding (80 MB)
@@ -69,11 +68,6 @@ def recast(pair: Pair, kind: type[Kind]) -> Kind:
     # a pair that is a kind of its own already (pc.refined) stays that as well
     new.__class__ = kind if type(pair) is Pair else type(kind.__name__, (kind, type(pair)), {})
     return new
-
-
-def first(particles: Particles, most: int) -> Particles:
-    """At most ``most`` of the particles."""
-    return particles.take(np.arange(min(most, len(particles))))
 
 
 def one_frame(batch: Any) -> Any:

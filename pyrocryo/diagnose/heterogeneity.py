@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from pyrocryo.diagnose.common import first, models, recast
+from pyrocryo.diagnose.common import models, recast
 from pyrocryo.diagnose.dimensions import Dimensions, dimensions
 from pyrocryo.diagnose.weighted import log_evidence, log_weights, sampled
 from pyrocryo.errors import InputError
 from pyrocryo.guides import GaussNewton
 from pyrocryo.pair import Pair
-from pyrocryo.particles import Particles
+from pyrocryo.particles import Particles, evenly
 from pyrocryo.precision import applied
 from pyrocryo.svi import Fit, fit
 
@@ -139,7 +139,7 @@ def heterogeneity(
         raise InputError(f"particles: no particle is held out of these {len(particles)}")
     if fit.key["data"] != particles.digest():
         raise InputError("particles: the fit was trained on others than these")
-    held = first(particles.test, most)
+    held = particles.test.spread(most)
     pairs = list(models(fit, held, FEWEST).values())
     if axes and isinstance(pairs[0].encoder, GaussNewton):
         raise InputError("axes: a guide that asks the volume sees all latents; count without")
@@ -201,7 +201,7 @@ def _directions(pair: Pair, particles: Particles, z: np.ndarray) -> Dimensions:
     pair = copy.deepcopy(pair).cpu()  # where every prior can be sampled
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
-        batch = pair.moved(first(particles, 64).batch(np.arange(min(64, len(particles)))))
+        batch = pair.moved(particles.batch(evenly(len(particles), 64)))
         prior = pair.prior_of(batch)
         own = prior.sample((1 + PRIOR_DRAWS // max(1, prior.batch_shape.numel()),))
     own = own.reshape(-1, pair.dim).double().cpu().numpy()

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from scipy.special import logsumexp
 
-from pyrocryo.diagnose.common import first, models
+from pyrocryo import unit_vectors
+from pyrocryo.agreement import apart, columns, differ
+from pyrocryo.diagnose.common import models
 from pyrocryo.diagnose.psis import FEWEST, psis
 from pyrocryo.diagnose.weighted import log_evidence, log_weights, sampled
 from pyrocryo.errors import InputError
@@ -23,7 +26,6 @@ __all__ = ["Importance", "importance"]
 BAD, MOST_BAD = 0.7, 0.1  # k-hat, and the share of particles that may have a larger one
 FARTHEST = 9.0  # k-hat on file, and in words
 WORTH = 0.9  # of the draws: where weights differ less, their tail carries nothing, whatever k-hat
-DOUBT = 0.02  # nats: one mean off by a fifth of a standard deviation, b² / 2
 WIDE = 0.05  # nats a latent: standard deviations off by a fifth, or means by a third of one
 
 
@@ -50,6 +52,10 @@ class Importance:
         gap_se: `(seeds,)` its standard error.
         khat_passed: ``khat_share`` is at most a tenth, whatever the seed.
         gap_passed: Gap of at most .05 nats a latent.
+        names: C numbers inferred of a particle: components of `z`, angles and shifts.
+        off: `(seeds, n, C)` the guide's mean less the weighted one, in weighted standard
+            deviations.
+        ratio: `(seeds, n, C)` the guide's standard deviation over the weighted one.
         verdict: In words.
     """
 
@@ -69,6 +75,9 @@ class Importance:
     gap_se: np.ndarray
     khat_passed: bool
     gap_passed: bool
+    names: tuple[str, ...]
+    off: np.ndarray
+    ratio: np.ndarray
     verdict: str
 
     @property
@@ -80,19 +89,18 @@ class Importance:
     def doubtful(self) -> np.ndarray:
         """`(seeds, n)` particles whose own posterior may be off by what NUTS would notice.
 
-        Either k-hat counts, or IWAE − ELBO is above .02 nats, which is what a mean off by .2
-        standard deviations costs (a width off by a fifth: .04). How often that is right:
-        ``docs/calibrate_and_trust.md``.
+        Weighing the draws moves a mean by more than .2 standard deviations or takes a width out of
+        .8 to 1.25 times (the limits of :func:`pyrocryo.nuts`), or weights do not hold: k-hat
+        counts. How often that is right: ``docs/calibrate_and_trust.md``.
         """
-        tail = (self.khat > BAD) & (self.ess < WORTH)
-        return tail | (self.iwae - self.elbo > DOUBT)
+        return differ(self.off, self.ratio) | ((self.khat > BAD) & (self.ess < WORTH))
 
     def as_dict(self) -> dict[str, Any]:
         """What a file keeps: numbers of particles, without the draws.
 
         k-hat as far as 9 either way: a file has no infinity, which is what the worst have.
         """
-        names = ("ess", "elbo", "iwae", "khat_share", "gap", "gap_se")
+        names = ("ess", "elbo", "iwae", "doubtful", "khat_share", "gap", "gap_se")
         told = {"verdict": self.verdict, "passed": self.passed, "draws": self.z.shape[1]}
         told["khat"] = np.clip(self.khat, -FARTHEST, FARTHEST)
         return told | {name: getattr(self, name) for name in names}
@@ -156,7 +164,7 @@ def importance(
     if most < 1:
         raise InputError(f"most: expected at least one particle, got {most}")
     pairs = models(fit, particles, 1)
-    some = first(particles, most)
+    some = particles.spread(most)
     found = [sampled(pair, some, draws, seed=seed) for pair in pairs.values()]
     stacked = {name: np.stack([part[name] for part in found]) for name in found[0]}
     log_weight = log_weights(stacked)
@@ -168,23 +176,41 @@ def importance(
     iwae = log_evidence(log_weight, axis=1)
     gap, share = (iwae - elbo).mean(axis=1), ((khat > BAD) & (ess < WORTH)).mean(axis=1)
     error = (iwae - elbo).std(axis=1, ddof=1 if len(some) > 1 else 0) / math.sqrt(len(some))
-    sizes = {"z": 0, "pose": 1, "shift": 0}  # a unit vector has one number less to infer
-    shapes = {name: stacked[name].shape[3:] for name in sizes if name in stacked}
-    latents = sum((s[-1] - sizes[name]) * math.prod(s[:-1]) for name, s in shapes.items())
+    told = [
+        _apart(part, np.exp(own).T, particles.frames is not None)
+        for part, own in zip(found, smooth, strict=True)
+    ]
+    names, latents = told[0][0], len(told[0][0])
+    off, ratio = (np.stack([part[k] for part in told]) for k in (1, 2))
     good = bool((share <= MOST_BAD).all()), bool((gap <= WIDE * latents).all())
     worst = int(gap.argmax())
-    sentence = _verdict(khat, ess, share, gap[worst], error[worst], latents, draws, good)
+    moved = float(differ(off, ratio).mean(axis=1).max())
+    sentence = _verdict(khat, ess, share, moved, gap[worst], error[worst], latents, draws, good)
     kept = (stacked[name].astype(float) for name in ("z", "log_prior", "log_likelihood"))
     numbers = (khat, ess, elbo, iwae, share, gap, error)
     return Importance(
-        tuple(pairs), some.index, latents, *kept, log_weight, *numbers, *good, sentence
-    )
+        tuple(pairs), some.index, latents, *kept, log_weight, *numbers, *good, tuple(names),
+        off, ratio, sentence,
+    )  # fmt: skip
+
+
+def _apart(
+    draws: dict[str, np.ndarray], weight: np.ndarray, frames: bool
+) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Names, and how far a guide's draws are from the same ones, weighed `(S, n)`."""
+    sites = {name: draws[name].astype(float) for name in ("z", "pose", "shift") if name in draws}
+    if "pose" in sites:
+        pose = torch.as_tensor(sites["pose"])
+        sites["pose"] = unit_vectors.angles(unit_vectors.mean(pose), pose).numpy()
+    names, numbers = columns(sites, frames=frames)
+    return names, *apart(numbers, numbers, weight)
 
 
 def _verdict(
     khat: np.ndarray,
     ess: np.ndarray,
     share: np.ndarray,
+    moved: float,
     gap: float,
     error: float,
     latents: int,
@@ -194,9 +220,9 @@ def _verdict(
     said = (
         f"k-hat is above {BAD}, and weights differ, for {100 * share.max():.0f} % of "
         f"{khat.shape[1]} particles (median k-hat {max(np.median(khat), -FARTHEST):.2f}), {draws} "
-        f"draws are worth {draws * np.median(ess):.0f}, "
-        f"and the guide loses {gap:.3f} ± {error:.3f} nats a particle ({gap / latents:.3f} a "
-        "latent; IWAE − ELBO)"
+        f"draws are worth {draws * np.median(ess):.0f}, weighing them moves means or widths of "
+        f"{100 * moved:.0f} % by a fifth, and the guide loses {gap:.3f} ± {error:.3f} nats a "
+        f"particle ({gap / latents:.3f} a latent; IWAE − ELBO)"
     )
     if all(good):
         return f"{said}: its draws can be used as they are."

@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyrocryo.diagnose.common import AT_ONCE, first, models
+from pyrocryo.diagnose.common import AT_ONCE, models
 from pyrocryo.diagnose.worlds import Learned, Truth, moved_by, oracle
 from pyrocryo.errors import InputError
 from pyrocryo.interventions import arc
@@ -136,7 +136,7 @@ def indices(
     for name in ("truth", "rotation") if molecule is not None else ():
         if name not in particles.fields:
             raise InputError(f"molecule: a true generator needs the {name} of the particles")
-    particles = first(particles, most)
+    particles = particles.spread(most)
     parts = []
     for pair in pairs.values():
         with torch.random.fork_rng(), torch.no_grad():

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyrocryo.diagnose.common import batches, first, one_frame
+from pyrocryo.diagnose.common import batches, one_frame
 from pyrocryo.diagnose.generator import Generator
 from pyrocryo.diagnose.worlds import RATE, Learned, misfit
 from pyrocryo.errors import InputError
@@ -92,7 +92,7 @@ def invertibility(
     world, found = Learned(learned.pair), []
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
-        for batch in batches(learned.pair, first(particles, most)):
+        for batch in batches(learned.pair, particles.spread(most)):
             batch = one_frame(batch)
             _, phi = world.latents(batch)
             law = learned.pair.posterior_of(batch, phi if learned.pair.pose.latent else None)

@@ -12,17 +12,17 @@ from pyro import poutine
 from torch import Tensor
 
 from pyrocryo import unit_vectors
+from pyrocryo.agreement import columns
 from pyrocryo.diagnose.common import MOST_NUMBERS, models
 from pyrocryo.errors import InputError
 from pyrocryo.pair import Pair
-from pyrocryo.particles import Particles
+from pyrocryo.particles import Particles, evenly
 from pyrocryo.svi import Fit
 
 __all__ = ["Dreamt", "angles", "answers", "dream", "dreamt"]
 
 SITES = ("z", "pose", "shift")
 CENTRES = 4  # draws of a pose that say where its angles are counted from
-AXES = "xyz"
 FEWEST_DREAMS = 20
 
 
@@ -50,23 +50,13 @@ class Dreamt:
         Poses become angles (rad) from ``centre``: one in the plane, three about the axes of the
         image in space. Their order may hang on the image, as it does not tell truth from draws.
         """
-        names: list[str] = []
-        columns: list[list[np.ndarray]] = [[], []]
-        for site in self.truth:
-            pair = self.truth[site], self.draws[site]
-            if site == "pose":
-                pair = tuple(angles(pose, self.centre) for pose in pair)
-            width = pair[0].shape[-1]
-            one = [site] if width == 1 else [f"{site}_{AXES[k]}" for k in range(min(width, 3))]
-            one = [f"z{k + 1}" for k in range(width)] if site == "z" else one
-            if self.frames is not None:
-                one = [f"{label} of frame {t + 1}" for t in range(self.frames) for label in one]
-                pair = tuple(value.reshape(*value.shape[:-2], -1) for value in pair)
-            names += one
-            for column, value in zip(columns, pair, strict=True):
-                column.append(value)
-        truth, draws = (np.concatenate(column, axis=-1) for column in columns)
-        return names, truth, draws
+        sites = [self.draws, {name: value[None] for name, value in self.truth.items()}]
+        if self.centre is not None:
+            sites = [part | {"pose": angles(part["pose"], self.centre)} for part in sites]
+        (names, draws), (_, truth) = (
+            columns(part, frames=self.frames is not None) for part in sites
+        )
+        return names, truth[0], draws
 
 
 def dream(pair: Pair, batch: Any) -> tuple[Any, dict[str, Tensor]]:
@@ -102,7 +92,7 @@ def dreamt(
 
 
 def _dreamt(pair: Pair, particles: Particles, n: int, draws: int, seed: int) -> Dreamt:
-    rows = np.arange(n) % len(particles)
+    rows = np.resize(evenly(len(particles), n), n)
     each = pair.volume.numbers_an_image * (particles.frames or 1)
     encoded = (draws + CENTRES) * (each if pair.pose.latent else pair.box**2)
     size = max(1, MOST_NUMBERS // max(each, encoded))

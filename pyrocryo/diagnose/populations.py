@@ -7,7 +7,7 @@ import copy
 import numpy as np
 import torch
 
-from pyrocryo.diagnose.common import first, models
+from pyrocryo.diagnose.common import models
 from pyrocryo.diagnose.conformations import atoms, has_atoms
 from pyrocryo.diagnose.deconvolution import deconvolved, resampled
 from pyrocryo.diagnose.free_energy import Populations, read_off
@@ -15,14 +15,14 @@ from pyrocryo.diagnose.weighted import log_weights, sampled
 from pyrocryo.errors import InputError
 from pyrocryo.metrics.mcc import matched
 from pyrocryo.pair import Pair
-from pyrocryo.particles import Particles
+from pyrocryo.particles import Particles, evenly
 from pyrocryo.svi import Fit
 
-__all__ = ["populations"]
+__all__ = ["asked", "populations"]
 
 ENDS = (0.002, 0.998)  # quantiles of draws that bins reach over
 PRIOR_DRAWS = 400_000
-FEWEST = 20
+FEWEST, FEWEST_BINS = 20, 6
 
 
 def populations(
@@ -84,15 +84,10 @@ def populations(
         InputError: If there are fewer than 20 particles or none at this temperature, or fewer
             than 6 bins.
     """
-    for name, value, least in (
-        ("bins", bins, 6),
-        ("draws", draws, 2),
-        ("resamples", resamples, 2),
-    ):
-        if value < least:
-            raise InputError(f"{name}: expected at least {least}, got {value}")
-    particles, temperature = _at(particles, temperature)
-    particles = first(particles, most)
+    for name, value in (("draws", draws), ("resamples", resamples)):
+        if value < 2:
+            raise InputError(f"{name}: expected at least 2, got {value}")
+    particles, temperature = asked(particles, bins=bins, temperature=temperature, most=most)
     pairs = list(models(fit, particles, FEWEST).values())
     groups, dim = particles.frames or 1, pairs[0].dim
     drawn = [sampled(pair, particles, draws, seed=seed) for pair in pairs]
@@ -134,19 +129,34 @@ def populations(
     return found
 
 
-def _at(particles: Particles, temperature: float | None) -> tuple[Particles, float | None]:
-    """The particles at one temperature, and which."""
+def asked(
+    particles: Particles, *, bins: int, temperature: float | None, most: int
+) -> tuple[Particles, float | None]:
+    """The particles at one temperature, and which: what can be said before anything is trained.
+
+    Args:
+        particles: As for :func:`populations`, of which these are options.
+        bins: How many.
+        temperature: In K.
+        most: Particles.
+
+    Raises:
+        InputError: If :func:`populations` cannot be found so, whatever the fit.
+    """
+    for name, value, least in (("bins", bins, FEWEST_BINS), ("most", most, FEWEST)):
+        if value < least:
+            raise InputError(f"{name}: expected at least {least}, got {value}")
     if temperature is not None and not temperature > 0:
         raise InputError(f"temperature: expected K above 0, got {temperature}")
     if "temperature" not in particles.fields:
-        return particles, temperature
+        return particles.spread(most), temperature
     held = np.unique(particles.temperature)
     chosen = float(held.max()) if temperature is None else float(temperature)
     rows = np.flatnonzero(np.isclose(particles.temperature, chosen))
     if not len(rows):
         told = ", ".join(f"{value:g}" for value in held[:10])
         raise InputError(f"temperature: no particle at {chosen:g} K, expected one of {told}")
-    return particles.take(rows), chosen
+    return particles.take(rows).spread(most), chosen
 
 
 def _normalised(log_weight: np.ndarray) -> np.ndarray:
@@ -192,11 +202,10 @@ def _bin(z: np.ndarray, edges: np.ndarray) -> np.ndarray:
 
 def _prior(pair: Pair, particles: Particles, k: int, edges: np.ndarray, frames: int) -> np.ndarray:
     """Mass of each bin in each frame, `(T, B)`, over the contexts of some particles."""
-    spread = np.linspace(0, len(particles) - 1, min(64, len(particles))).astype(int)
     pair = copy.deepcopy(pair).cpu()  # where every prior can be sampled
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
-        prior = pair.prior_of(pair.moved(particles.batch(spread)))
+        prior = pair.prior_of(pair.moved(particles.batch(evenly(len(particles), 64))))
         z = prior.sample((1 + PRIOR_DRAWS // max(1, prior.batch_shape.numel()),))
     z = z[..., k].float().cpu().numpy().reshape(-1, frames)
     bins = len(edges) - 1

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from scipy import stats
 
-from pyrocryo.diagnose.common import batches, first, models
-from pyrocryo.diagnose.residuals import features, replicated
+from pyrocryo.diagnose.common import batches, models
+from pyrocryo.diagnose.residuals import features, numbers, replicated
 from pyrocryo.diagnose.uniform import LEVEL
 from pyrocryo.errors import InputError
 from pyrocryo.pair import Pair
@@ -21,6 +23,9 @@ __all__ = ["Predictive", "predictive"]
 
 FEWEST = 40  # particles, for means to be normal
 TESTS = ("level", "spectrum", "gain", "mean", "variance", "component", "outlier")
+FINE = ("mean", "body")  # the features that take the memory
+HELD = 4e9  # bytes of them, at most
+AT_ONCE = 64  # columns of them in double precision
 FAR = 8.0  # medians of |difference|, some 5 standard deviations: more than that counts as that
 FAINT = 0.01  # of the noise: power of decoded images below which a ring's gain is not tested
 MANY = 0.1  # share of the images that are not a few stray ones
@@ -104,16 +109,20 @@ def predictive(
     Args:
         fit: A fit, or one trained pair.
         particles: Its particles; better some that it was not trained on.
-        most: At most so many of them.
+        most: At most so many of them; more than some 50 000 take too much memory.
         seed: Seed of all draws.
 
     Raises:
-        InputError: If there are fewer than 40 particles, or the pair does not fit them.
+        InputError: If there are fewer than 40 particles, or the pair does not fit them, or their
+            residuals take more than 4 GB (40 to 70 kB an image of 64 pixels or more); on the way
+            memory rises to half as much again.
     """
     if most < FEWEST:
         raise InputError(f"most: expected at least {FEWEST} particles, got {most}")
     pairs = models(fit, particles, FEWEST)
-    some = first(particles, most)
+    some = particles.spread(most)
+    for pair in pairs.values():
+        _fits(pair, len(some))
     found = [_compared(pair, some, seed) for pair in pairs.values()]
     stacked = {name: np.stack([part[name] for part in found]) for name in found[0]}
     pair = next(iter(pairs.values()))
@@ -129,29 +138,42 @@ def predictive(
     )  # fmt: skip
 
 
-def _compared(pair: Pair, particles: Particles, seed: int) -> dict[str, np.ndarray]:
-    rows: tuple[list[dict[str, np.ndarray]], ...] = ([], [])
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        for batch in batches(pair, particles):
-            for several, one in zip(rows, (batch, replicated(pair, batch)), strict=True):
-                several.append(features(pair, one))
-    seen, made = (
-        {name: np.concatenate([part[name] for part in several]) for name in several[0]}
-        for several in rows
-    )
-    for part in (seen, made):
+def _fits(pair: Pair, n: int) -> None:
+    """Raises InputError where residuals of n images and of their replicates are too many."""
+    each = 8 * numbers(pair)  # bytes, of an image and of a replicate
+    if n * each > HELD:
+        raise InputError(
+            f"most: residuals of {n} images take {n * each / 1e9:.1f} GB, expected at most "
+            f"{int(HELD // each)} images (of {pair.box} pixels; {HELD / 1e9:g} GB)"
+        )
+
+
+def _gathered(pair: Pair, particles: Particles) -> tuple[dict[str, np.ndarray], ...]:
+    """Features `(n, F)` of all images, and of as many replicates."""
+    held: tuple[dict[str, np.ndarray], ...] = ({}, {})
+    start = 0
+    for batch in batches(pair, particles):
+        for part, one in zip(held, (batch, replicated(pair, batch)), strict=True):
+            for name, values in features(pair, one).items():
+                if name not in part:
+                    part[name] = np.empty((len(particles), values.shape[1]), values.dtype)
+                part[name][start : start + len(values)] = values
+        start += len(batch.images)
+    for part in held:
         if not all(np.isfinite(values).all() for values in part.values()):
             raise InputError("fit: residuals of these particles are not finite numbers")
+        part |= {name: values.astype(float) for name, values in part.items() if name not in FINE}
+    return held
+
+
+def _compared(pair: Pair, particles: Particles, seed: int) -> dict[str, np.ndarray]:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        seen, made = _gathered(pair, particles)
     image = "body" if "body" in seen else "mean"
-    centre = 0.5 * (seen[image].mean(axis=0) + made[image].mean(axis=0))  # of both alike
     for part in (seen, made):
-        part["variance"] = np.square(part[image] - centre)
         least = 1e-12 * part["spectrum"].mean() + TINY
         part["gain"] = part["gain"] / np.maximum(part["signal"].mean(axis=0), least)
-        part["shown"] = part[image]
-        # where the molecule is, and where the camera is
-        part["mean"] = np.concatenate([part[n] for n in ("mean", "body") if n in part], axis=1)
         part["component"] = part["coarse"]
     component_map = _component(seen, made)
     # of rings where next to nothing is decoded nothing depends, and trained maps hold noise there
@@ -160,13 +182,17 @@ def _compared(pair: Pair, particles: Particles, seed: int) -> dict[str, np.ndarr
     gain = [part["gain"].mean(axis=0) for part in (seen, made)]
     for part in (seen, made):
         part["gain"] = np.where(faint, 0.0, part["gain"])
-    found = [_paired(seen[name], made[name]) for name in TESTS[:-1]]
+    columns = {name: _columns(seen[name], made[name]) for name in TESTS[:-1] if name in seen}
+    # where the molecule is, and where the camera is
+    both = [_columns(seen[name], made[name]) for name in FINE if name in seen]
+    columns |= {"mean": itertools.chain(*both)}
+    columns |= {"variance": map(_squares, _columns(seen[image], made[image]))}
+    found, mean = zip(*(_paired(columns[name]) for name in TESTS[:-1]), strict=True)
     *odd, outliers = _alone(seen["level"][:, 0], made["level"][:, 0])
     odd[-1] = int(particles.index[odd[-1]])
     z, p, worst = zip(*found, odd, strict=True)
-    names = (*TESTS[:-1], "shown")
-    mean = {name: (seen[name].mean(axis=0), made[name].mean(axis=0)) for name in names}
-    ratio = {name: a / np.maximum(b, TINY) for name, (a, b) in mean.items()}
+    ratio = {name: a / np.maximum(b, TINY) for name, (a, b) in zip(TESTS[:-1], mean, strict=True)}
+    shown = [part[image].mean(axis=0, dtype=float) for part in (seen, made)]
     return {
         "z": np.array(z),
         "p": np.array(p),
@@ -177,24 +203,50 @@ def _compared(pair: Pair, particles: Particles, seed: int) -> dict[str, np.ndarr
         "gain": gain[0] - gain[1],
         "component": ratio["component"][0],
         "variance_map": ratio["variance"].reshape(_square(len(ratio["variance"]))),
-        "mean_map": (mean["shown"][0] - mean["shown"][1]).reshape(_square(len(ratio["variance"]))),
+        "mean_map": (shown[0] - shown[1]).reshape(_square(len(ratio["variance"]))),
         "component_map": component_map.reshape(_square(len(component_map))),
     }
 
 
-def _paired(seen: np.ndarray, made: np.ndarray) -> tuple[float, float, int]:
-    """The largest z-score of differences `(n, F)` from replicates, its p-value, its place."""
-    difference = seen - made
-    n, count = difference.shape
-    far = FAR * np.median(np.abs(difference), axis=0)  # the same whichever sign each has
-    far[far == 0] = np.inf
-    difference = np.clip(difference, -far, far)
-    mean, sd = difference.mean(axis=0), difference.std(axis=0, ddof=1)
-    t = np.sign(mean) * np.minimum(np.abs(mean) / np.maximum(sd, TINY), 1e100) * math.sqrt(n)
+Columns = Iterable[tuple[np.ndarray, np.ndarray]]  # of images and of replicates
+
+
+def _columns(seen: np.ndarray, made: np.ndarray) -> Columns:
+    """Columns `(n, some)` of both, in double precision: all at once would fill the memory."""
+    for start in range(0, seen.shape[1], AT_ONCE):
+        yield tuple(part[:, start : start + AT_ONCE].astype(float) for part in (seen, made))
+
+
+def _squares(several: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Of both, about a centre of both alike."""
+    seen, made = several
+    centre = 0.5 * (seen.mean(axis=0) + made.mean(axis=0))
+    return np.square(seen - centre), np.square(made - centre)
+
+
+def _paired(
+    columns: Columns,
+) -> tuple[tuple[float, float, int], tuple[np.ndarray, np.ndarray]]:
+    """The largest z-score of differences `(n, F)` from replicates, its p-value, its place.
+
+    And the means `(F,)` of images and replicates.
+    """
+    found, means = [], []
+    for seen, made in columns:
+        difference, n = seen - made, len(seen)
+        far = FAR * np.median(np.abs(difference), axis=0)  # the same whichever sign each has
+        far[far == 0] = np.inf
+        difference = np.clip(difference, -far, far)
+        mean, sd = difference.mean(axis=0), difference.std(axis=0, ddof=1)
+        t = np.sign(mean) * np.minimum(np.abs(mean) / np.maximum(sd, TINY), 1e100)
+        found.append(t * math.sqrt(n))
+        means.append((seen.mean(axis=0), made.mean(axis=0)))
+    t = np.concatenate(found)
     p = np.maximum(2 * stats.t.sf(np.abs(t), n - 1), SMALLEST)
     worst = int(p.argmin())
     z = float(np.sign(t[worst]) * stats.norm.isf(p[worst] / 2))
-    return z, float(min(1.0, count * p[worst])), worst
+    seen, made = (np.concatenate(part) for part in zip(*means, strict=True))
+    return (z, float(min(1.0, len(t) * p[worst])), worst), (seen, made)
 
 
 def _alone(seen: np.ndarray, made: np.ndarray) -> tuple[float, float, int, int]:

@@ -15,7 +15,7 @@ from pyrocryo.imaging import resample
 from pyrocryo.pair import Pair
 from pyrocryo.precision import applied
 
-__all__ = ["decoded", "features", "replicated", "ring_of"]
+__all__ = ["decoded", "features", "numbers", "replicated", "ring_of"]
 
 FINE = 64  # pixels a side of the maps at most: there is one of each image
 COARSE = 24  # and where motions are looked for: fine residuals are mostly noise
@@ -38,7 +38,7 @@ def replicated(pair: Pair, batch: Any) -> Any:
 
 
 def features(pair: Pair, batch: Any) -> dict[str, np.ndarray]:
-    """Residuals of a batch and their numbers, in double precision.
+    """Residuals of a batch and their numbers, in the pair's precision.
 
     Of several frames, the means over them; residual images are those of the first.
 
@@ -77,7 +77,13 @@ def features(pair: Pair, batch: Any) -> dict[str, np.ndarray]:
         flat = resample(flat, back, moved, box=pair.box)
         parts["body"] = _averaged(flat, FINE)
     parts["coarse"] = _averaged(flat, COARSE)
-    return {name: value.detach().double().cpu().numpy() for name, value in parts.items()}
+    return {name: value.detach().cpu().numpy() for name, value in parts.items()}
+
+
+def numbers(pair: Pair) -> int:
+    """How many :func:`features` has of an image."""
+    fine, coarse = (min(side, pair.box) ** 2 for side in (FINE, COARSE))
+    return fine * (2 if pair.volume.dim == 2 else 1) + coarse + 3 * (pair.box // 2 + 1) + 1
 
 
 def _averaged(images: Tensor, most: int) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pyrocryo.chain import bond_lengths, bonded, overlaps
-from pyrocryo.diagnose.common import batches, first, models
+from pyrocryo.diagnose.common import batches, models
 from pyrocryo.errors import InputError
 from pyrocryo.pair import Pair
 from pyrocryo.particles import Particles
@@ -86,7 +86,7 @@ def stereochemistry(
             centres = torch.cat(
                 [
                     drawn_centres(pair, batch, len(batch.images)).cpu()
-                    for batch in batches(pair, first(particles, most))
+                    for batch in batches(pair, particles.spread(most))
                 ]
             )
             reference = pair.volume.start.cpu() * pair.volume.pixel_size

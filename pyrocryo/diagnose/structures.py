@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pyrocryo.diagnose.common import first, models
+from pyrocryo.diagnose.common import models
 from pyrocryo.diagnose.conformations import atoms, has_atoms, posterior_means
 from pyrocryo.errors import InputError
 from pyrocryo.imaging import splat_map
@@ -18,7 +18,7 @@ from pyrocryo.metrics.mcc import matched
 from pyrocryo.metrics.r2 import halves
 from pyrocryo.molecules.domains import domain_angles, superposition
 from pyrocryo.pair import Pair
-from pyrocryo.particles import Particles
+from pyrocryo.particles import Particles, evenly
 from pyrocryo.priors import IsotropicNormal
 from pyrocryo.simulate import information_limit
 from pyrocryo.svi import Fit
@@ -51,7 +51,7 @@ class Structures:
         spearman: `(S, H)` rank correlation of each true coordinate with the angle of the domain
             that follows it best; None without atoms or without domains.
         limit: `(H,)` the same of the exact posterior mean under the true molecule and poses, on
-            the first molecules, which no model can beat on average; None where it was not asked
+            some of the molecules, which no model can beat on average; None where it was not asked
             for.
         share: `(S, H)` the correlations on these same molecules, over ``limit``.
         fitted: Whether the poses were not known, and one rigid motion of all structures was fitted
@@ -158,7 +158,7 @@ def structures(
         raise InputError(f"limit: expected 0 or at least 2 molecules, got {limit}")
     if maps < 1:
         raise InputError(f"maps: expected one or more, got {maps}")
-    part = first(particles, most)
+    part = particles.spread(most)
     true_z = part.truth.reshape(-1, part.truth.shape[-1])
     if true_z.shape[1] != molecule.dim:
         raise InputError(
@@ -173,11 +173,15 @@ def structures(
     if segmentation is None:
         segmentation = getattr(molecule, "domain", None)
     alike = all(_correspond(pair, truth.shape[1]) for pair in pairs.values())
-    seen = rows[np.unique(np.linspace(0, len(rows) - 1, maps).round().astype(int))]
+    seen = rows[evenly(len(rows), maps)]
     voxel = some.box * part.pixel_size / some.volume.side
     names = ("rmsd", "superposed", "spearman", "resolution", "explained", "explained_density")
     found: dict[str, list] = {name: [] for name in names}
-    best, few = _limit(molecule, first(part, limit), law) if limit else (None, None)
+    best, few = None, np.empty(0, dtype=int)
+    if limit:
+        few, frames = evenly(len(part), limit), part.frames or 1
+        best = _limit(molecule, part.take(few), law)
+        few = (frames * few[:, None] + np.arange(frames)).reshape(-1)
     shares = []
     still_rmsd = _rmsd(still, truth[rows])
     for pair in pairs.values():
@@ -195,7 +199,7 @@ def structures(
                 angles = domain_angles(x, still, segmentation).hinges()[1]
                 found["spearman"].append(_ranked(true_z[rows], angles[rows]))
                 if best is not None:
-                    shares.append(_ranked(true_z[:few], angles[:few]) / best)
+                    shares.append(_ranked(true_z[few], angles[few]) / best)
         if alike or not hidden:
             # the truth where the decoded molecule lies
             there = [(centres - move) @ turn for centres in (*truth[seen], still)]
@@ -238,15 +242,15 @@ def _ranked(truth: np.ndarray, found: np.ndarray) -> np.ndarray:
     return np.array([matched(column, found, "spearman")[0] for column in each])
 
 
-def _limit(molecule: Any, particles: Particles, law: Any) -> tuple[np.ndarray, int]:
-    """Rank correlations that the images allow, and of how many conformations."""
+def _limit(molecule: Any, particles: Particles, law: Any) -> np.ndarray:
+    """Rank correlations that the images allow, over all conformations."""
     prior = IsotropicNormal(molecule.dim) if law is None else law
     names = [name for name in ("rotation", "shift") if f"true_{name}" in particles.fields]
     particles = particles.having(**{name: getattr(particles, f"true_{name}") for name in names})
     if particles.frames and len(prior.event_shape) == 1:
         prior = prior.expand((particles.frames,)).to_event(1)
     best = information_limit(molecule, particles, prior).reshape(-1, molecule.dim)
-    return _ranked(particles.truth.reshape(-1, molecule.dim), best), len(best)
+    return _ranked(particles.truth.reshape(-1, molecule.dim), best)
 
 
 def _rmsd(x: np.ndarray, y: np.ndarray) -> np.ndarray:

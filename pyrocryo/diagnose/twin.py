@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pyrocryo.diagnose.common import batches, drawn, first, models, recast
+from pyrocryo.diagnose.common import batches, drawn, models, recast
 from pyrocryo.diagnose.noise import noise_of
 from pyrocryo.errors import InputError
 from pyrocryo.pair import Pair
@@ -140,7 +140,7 @@ def evil_twin(
     # all but the last step, whose rate is the smallest; what it does to z does not count below
     still = replace(chosen, rigid_steps=chosen.steps - 1, kl_warmup=0)
     fits = honest, trained(blind, "the twin"), trained(pair, "the rigid molecule", still)
-    parts = [first(part, EVALUATED) for part in (particles.train, particles.test)]
+    parts = [part.spread(EVALUATED) for part in (particles.train, particles.test)]
     losses = [
         np.array([[_loss(p, part, draws, n == 2) for part in parts] for p in one.pairs])
         for n, one in enumerate(fits)

@@ -9,14 +9,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from pyrocryo.diagnose.common import AT_ONCE, batches, first
+from pyrocryo.diagnose.common import AT_ONCE, batches
 from pyrocryo.imaging import modulated
 from pyrocryo.pair import Pair
-from pyrocryo.particles import Particles
+from pyrocryo.particles import Particles, evenly
 from pyrocryo.poses import shift_of, turn, turned
 from pyrocryo.simulate.images import MARGIN
 
@@ -74,8 +73,7 @@ class Truth:
     def __init__(self, pair: Pair, molecule: Any, particles: Particles) -> None:
         self.pair, self.molecule = pair, molecule
         self.scale, self.offset = 1.0, 0.0
-        some = first(particles, AT_ONCE)
-        batch = pair.moved(some.batch(np.arange(len(some))))
+        batch = pair.moved(particles.batch(evenly(len(particles), AT_ONCE)))
         clean = self.render(batch.truth, self._pose(batch.rotation), batch)
         centred = clean - clean.mean()
         self.scale = float((centred * batch.images).sum() / centred.square().sum())

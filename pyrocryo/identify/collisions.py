@@ -17,7 +17,7 @@ import torch
 from scipy.stats import chi2
 from torch import Tensor
 
-from pyrocryo.identify.slopes import Latents, evenly, slopes, whitened
+from pyrocryo.identify.slopes import Latents, slopes, whitened
 from pyrocryo.pair import Pair
 from pyrocryo.particles import Particles
 
@@ -109,7 +109,7 @@ class _Views:
 
     def __init__(self, pair: Pair, particles: Particles) -> None:
         hidden = getattr(pair.volume, "dim", 2) == 3 or pair.optics is not None
-        some = evenly(particles, VIEWS if hidden and particles.frames is None else 1)
+        some = particles.spread(VIEWS if hidden and particles.frames is None else 1)
         self.pair, self.frames = pair, particles.frames
         self.views: list[tuple[Any, Tensor | None]] = []
         with torch.no_grad():

@@ -18,7 +18,6 @@ from pyrocryo.draws import posed
 from pyrocryo.errors import InputError
 from pyrocryo.frames import Frame, check_body, reference_body
 from pyrocryo.identify.point_group import axes_of, folds, folds_about, highest
-from pyrocryo.identify.slopes import evenly
 from pyrocryo.metrics.pose import in_plane_angle, pose_errors
 from pyrocryo.metrics.pose3d import rotation_errors
 from pyrocryo.metrics.r2 import cubic
@@ -96,7 +95,7 @@ def frame(fit: Fit, particles: Particles) -> PoseFrame:
     if not isinstance(fit, Fit):
         raise InputError(f"fit: expected a Fit, got {type(fit).__name__}")
     pairs = models(fit, particles, FEWEST)
-    particles = evenly(particles, max(FEWEST, MOST // (particles.frames or 1)))
+    particles = particles.spread(max(FEWEST, MOST // (particles.frames or 1)))
     first = fit.pairs[0]
     fixed = any(pair.frame is not None for pair in fit.pairs)
     z = [_conformations(pair, particles) for pair in fit.pairs]

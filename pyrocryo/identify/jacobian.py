@@ -18,7 +18,7 @@ from pyrocryo import quaternions
 from pyrocryo.diagnose.common import models
 from pyrocryo.errors import InputError
 from pyrocryo.identify.collisions import Collisions, collisions
-from pyrocryo.identify.slopes import STEP, Latents, evenly, latents_of, slopes, whitened
+from pyrocryo.identify.slopes import STEP, Latents, latents_of, slopes, whitened
 from pyrocryo.identify.supports import Supports, supports
 from pyrocryo.jacobians import gram, ima_contrast, isometry_contrast, rows, spread
 from pyrocryo.pair import Pair
@@ -124,7 +124,7 @@ def jacobian(
         most = int(np.clip(NUMBERS / a_particle, 32, MOST))
     if most < FEWEST:
         raise InputError(f"most: expected at least {FEWEST}, got {most}")
-    some = evenly(particles, max(FEWEST, most // (particles.frames or 1)))
+    some = particles.spread(max(FEWEST, most // (particles.frames or 1)))
     found = [_of(pair, some, seed) for pair in pairs.values()]
     numbers = {name: np.stack([f[0][name] for f in found]) for name in found[0][0]}
     folds, parts = tuple(f[1] for f in found), tuple(f[2] for f in found)

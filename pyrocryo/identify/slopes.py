@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,7 +13,7 @@ from pyrocryo.jacobians import STEP, slopes, whitened
 from pyrocryo.pair import Pair
 from pyrocryo.particles import Particles
 
-__all__ = ["STEP", "Latents", "evenly", "latents_of", "slopes", "whitened"]
+__all__ = ["STEP", "Latents", "latents_of", "slopes", "whitened"]
 
 
 @dataclass(frozen=True)
@@ -50,10 +49,3 @@ def latents_of(pair: Pair, particles: Particles, seed: int) -> Latents:
             found.append([x.reshape(-1, pair.dim) for x in (law.mean, law.variance, z)])
     mean, variance, draw = (torch.cat(values) for values in zip(*found, strict=True))
     return Latents(mean, variance, draw, draw.std(dim=0).clamp_min(1e-6), parts)
-
-
-def evenly(particles: Particles, most: int) -> Particles:
-    """At most ``most`` of the particles, spread evenly over them."""
-    if len(particles) <= most:
-        return particles
-    return particles.take(np.linspace(0, len(particles) - 1, most).round().astype(int))

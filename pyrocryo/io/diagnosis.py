@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pyrocryo.diagnose import Checked
 from pyrocryo.diagnose.figures import figures
-from pyrocryo.files import replacing
+from pyrocryo.io.figures import write_figure
 from pyrocryo.io.run_folder import write_json
 
 __all__ = ["write_diagnosis"]
@@ -27,7 +27,6 @@ def write_diagnosis(out: str | Path, checked: Checked) -> list[Path]:
     paths = []
     for name, figure in figures(checked).items():
         paths.append(out / "figures" / f"{name}.png")
-        with replacing(paths[-1]) as temporary:
-            figure.savefig(temporary, dpi=110)
+        write_figure(paths[-1], figure)
     write_json(out / "diagnose.json", checked.as_dict())
     return [out / "diagnose.json", *paths]

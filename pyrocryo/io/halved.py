@@ -9,9 +9,9 @@ import numpy as np
 
 from pyrocryo import plots
 from pyrocryo.errors import InputError
-from pyrocryo.files import replacing
 from pyrocryo.halves import HalfMaps
 from pyrocryo.io import cryosparc, relion
+from pyrocryo.io.figures import write_figure
 from pyrocryo.io.mrc import write_map, write_stack
 from pyrocryo.io.run_folder import write_json
 
@@ -93,8 +93,7 @@ def write_halves(out: Path, halves: HalfMaps) -> dict[str, list[float]]:
     )
     (out / "figures").mkdir(exist_ok=True)
     picture = plots.halves(halves.curves, halves.points, halves.voxel_size)
-    with replacing(out / "figures" / "halves.png") as temporary:
-        picture.savefig(temporary, dpi=110)
+    write_figure(out / "figures" / "halves.png", picture)
     found = {"half_fsc143_angstroms": [float(angstroms.mean())]}
     for k, line in enumerate(angstroms, start=1):
         found[f"half_fsc143_angstroms_z{k}"] = [float(line.mean())]

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from pyrocryo.diagnose import Heterogeneity, Populations
 from pyrocryo.diagnose.free_energy import KILOJOULE
-from pyrocryo.files import replacing
+from pyrocryo.io.figures import write_figure
 from pyrocryo.io.run_folder import write_json
 
 __all__ = ["caveat", "heterogeneity_figure", "populations_figure", "write_landscape"]
@@ -62,8 +62,7 @@ def write_landscape(
     if axes:
         figures["landscape_populations"] = populations_figure(axes, note)
     for name, figure in figures.items():
-        with replacing(folder / "figures" / f"{name}.png") as temporary:
-            figure.savefig(temporary, dpi=110)
+        write_figure(folder / "figures" / f"{name}.png", figure)
     write_json(folder / "landscape.json", told)
     return told
 

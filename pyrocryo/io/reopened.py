@@ -12,6 +12,7 @@ from pyrocryo import frames
 from pyrocryo.errors import InputError
 from pyrocryo.files import read_json
 from pyrocryo.io import load, read_map
+from pyrocryo.io.foreign import no_run
 from pyrocryo.io.model_file import FOCUS, KEPT, SIMULATED, load_model
 from pyrocryo.particles import Particles
 from pyrocryo.svi import Fit, reopen
@@ -75,7 +76,7 @@ def _config(path: Path) -> dict[str, Any]:
     except InputError:
         if path.exists():
             raise
-        raise InputError(f"{path.parent} is not a run folder: it has no {path.name}") from None
+        raise no_run(path.parent, path.name) from None
     missing = [name for name in ("source", "model", "seconds") if name not in config]
     if missing:
         raise InputError(

@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 
 from pyrocryo import identify, metrics, plots
 from pyrocryo.diagnose.conformations import atoms, has_atoms
 from pyrocryo.draws import posed
 from pyrocryo.errors import InputError
 from pyrocryo.files import replacing
+from pyrocryo.io.figures import write_figure
 from pyrocryo.io.motion import alanines
 from pyrocryo.io.mrc import write_map, write_stack
 from pyrocryo.io.save import save_poses
@@ -117,7 +116,7 @@ def write_metrics(out: Path, table: Mapping[str, Mapping[str, Any]]) -> None:
     """Writes ``metrics.json``, and its figure where any metric has a place on it."""
     write_json(out / "metrics.json", table)
     if any(name.startswith(plots.UNIT) for name in table):
-        _save(out / "figures" / "metrics.png", plots.metrics(table))
+        write_figure(out / "figures" / "metrics.png", plots.metrics(table), drawing=True)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -251,17 +250,4 @@ def _write_figures(
             *paths[n], f"along each axis (2 % to 98 % of z), seed {seed}"
         )
     for name, figure in figures.items():
-        _save(folder / f"{name}.png", figure)
-
-
-def _save(path: Path, figure: Any) -> None:
-    """As a picture and as a drawing; the layout, found once, takes most of the time.
-
-    The canvases are asked directly: ``savefig`` draws every figure twice.
-    """
-    figure.dpi = 110
-    with replacing(path) as temporary:
-        FigureCanvasAgg(figure).print_png(temporary)
-    figure.set_layout_engine("none")
-    with replacing(path.with_suffix(".svg")) as temporary:
-        FigureCanvasSVG(figure).print_svg(temporary, metadata={"Date": None})
+        write_figure(folder / f"{name}.png", figure, drawing=True)

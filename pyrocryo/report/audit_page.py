@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyrocryo.files import replacing
+from pyrocryo.io.figures import png
 from pyrocryo.report import audit_figures as figures
 from pyrocryo.report.audit import Audit, Audited
 from pyrocryo.report.page import STYLE
@@ -168,7 +169,7 @@ def _dependences(tests: Sequence[Dependence], what: str = "of z on") -> str:
 
 def _picture(figure: Figure, name: str) -> str:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
+    png(figure, buffer)
     code = base64.b64encode(buffer.getvalue()).decode()
     return f'<figure><img alt="{html.escape(name)}" src="data:image/png;base64,{code}"></figure>'
 

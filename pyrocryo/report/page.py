@@ -16,6 +16,7 @@ import numpy as np
 
 from pyrocryo.errors import InputError
 from pyrocryo.files import read_json, replacing, understood
+from pyrocryo.io.foreign import no_run
 from pyrocryo.report import further, trust, verdicts
 from pyrocryo.report.blocks import EXPLORER, MOTION, SOLID
 from pyrocryo.report.motions import motions
@@ -70,7 +71,7 @@ def read_run(folder: str | Path) -> dict[str, Any]:
     for name in ("config", "metrics", "identify"):
         path = folder / f"{name}.json"
         if not path.exists():
-            raise InputError(f"{folder} is not a finished run folder: it has no {path.name}")
+            raise no_run(folder, path.name)
         content[name] = read_json(path)
         missing = [key for key in NEEDED[name] if key not in content[name]]
         if missing:
