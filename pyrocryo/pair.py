@@ -95,8 +95,8 @@ class Pair(Registered):
         self.box = int(box)
         self.prior = prior
         self.pose = pose if pose is not None else Known()
-        for name, part in (("volume", volume), ("guide", guide)):
-            if part is not None and (isinstance(part, type) or not hasattr(part, "build")):
+        for name, part in (("volume", volume), ("guide", guide or Amortised())):
+            if isinstance(part, type) or not hasattr(part, "build"):
                 raise InputError(f"{name}: expected a module with build(), got {called(part)}")
         # copies, so that a volume or guide given to two pairs is not shared by them
         self.volume = copy.deepcopy(volume).build(self.dim, self.box)
@@ -360,11 +360,10 @@ class Pair(Registered):
         for name in wanted(self.prior):
             if name not in particles.fields:
                 held = ", ".join(particles.fields) or "no fields"
-                known = name in ("temperature", "time")
-                column = name.capitalize() if known else f"Field_{name}"
+                own = name.capitalize() if name in ("temperature", "time") else f"Field_{name}"
                 raise InputError(
                     f"{name}: the prior {self.prior_name} needs the {name} of each particle, and "
-                    f"these carry only {held}; a star file gives it in a column pyrocryo{column}"
+                    f"these carry only {held}; a star file gives it in a column pyrocryo{own}"
                 )
         if hasattr(self.prior, "check"):
             self.prior.check(**{name: particles.fields[name] for name in wanted(self.prior)})

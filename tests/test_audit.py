@@ -420,3 +420,14 @@ def test_images_turned_about_the_right_pixel_tell_nothing_of_their_pose():
     assert off.share > 0.2
     assert right.verdict == "none seen"
     assert found.agreement is not None
+
+
+def test_shares_of_all_the_variance_are_no_powers_of_ten():
+    from pyrocryo.report.audit_page import _percent
+
+    assert [_percent(x) for x in (0.999, 0.172, 0.0213, -0.2)] == [
+        "100 %",
+        "17 %",
+        "2.1 %",
+        "-20 %",
+    ]

@@ -550,3 +550,14 @@ def test_lookup_tables_that_do_not_fit(pairs_in_time):
     twice = pc.Particles(particles.images, rotation=particles.rotation, index=np.zeros(50, int))
     with pytest.raises(pc.InputError, match="index: 50 particles would share 1 rows"):
         pc.fit(_pair(guide=pc.guides.LookupTable(50)), twice, steps=2)
+
+
+def test_bars_of_ranks_far_from_uniform_stay_in_the_picture():
+    from pyrocryo.diagnose import figures
+    from pyrocryo.diagnose.sbc import Ranks
+
+    ends = np.where(np.arange(400) % 2, 99, 0)[None, :, None]  # a guide without any width
+    one = np.ones((1, 1))
+    axes = figures.ranks(Ranks((0,), ("z1",), 99, ends, one, one, one, False, "")).axes[0]
+    assert axes.get_ylim()[0] == 0
+    assert axes.get_ylim()[1] > max(patch.get_data().values.max() for patch in axes.patches)

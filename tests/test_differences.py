@@ -1,5 +1,6 @@
 """`pyrocryo compare` on made-up runs whose differences are known."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -118,3 +119,15 @@ def test_folders_are_compared_and_written(two, tmp_path):
         pc.report.compare([folders[0], tmp_path / "slow" / ".." / "vae"])
     with pytest.raises(pc.InputError, match="at least one"):
         pc.report.compare([])
+
+
+def test_no_turn_is_told_of_seeds_that_found_different_things(rng):
+    from pyrocryo.report.compare import _agreement
+    from pyrocryo.report.verdicts import agreement
+
+    for latents, shown in (
+        ([rng.standard_normal((400, 2)) for _ in range(2)], False),
+        ([z := rng.standard_normal((400, 2)), z @ np.array([[0.8, 0.6], [-0.6, 0.8]])], True),
+    ):
+        seeds = dataclasses.asdict(pc.identify.consistency(latents))
+        assert ("turned" in agreement(seeds)) == ("turned" in _agreement(seeds)) == shown

@@ -200,15 +200,27 @@ def test_mistakes_are_told_before_training(stem, options, told, tmp_path, capsys
     assert not out.exists()
 
 
-def test_frames_of_a_star_file_are_scored(rigid, tmp_path):
+@pytest.mark.parametrize(
+    ("prior", "columns"),
+    [
+        (
+            "LaplaceTransition(config.latents, rate=2.0)",
+            {"pyrocryoMolecule": lambda i: i // 2, "pyrocryoFrame": lambda i: i % 2},
+        ),
+        ("Boltzmann((300.0, 240.0))", {"pyrocryoTemperature": lambda i: 300 - 60 * (i % 2)}),
+    ],
+)
+def test_a_prior_with_its_columns_in_the_file_for_real_particles(prior, columns, rigid, tmp_path):
+    """As docs/from_relion_to_a_verdict.md says, section 3."""
     blocks = star_file.read(rigid[0])
-    table = blocks["particles"]
-    n = len(table["rlnImageName"])
-    table |= {"pyrocryoMolecule": [str(i // 2) for i in range(n)]}
-    table |= {"pyrocryoFrame": [str(i % 2) for i in range(n)]}
-    star_file.write(tmp_path / "frames.star", blocks)
-    model = next(p for p in MODELS if p.stem == "particles")
-    options = ["--data", str(tmp_path / "frames.star"), "--steps", "5", "--draws", "2"]
+    n = len(blocks["particles"]["rlnImageName"])
+    blocks["particles"] |= {k: [str(of(i)) for i in range(n)] for k, of in columns.items()}
+    star_file.write(tmp_path / "known.star", blocks)
+    text = next(p for p in MODELS if p.stem == "particles").read_text()
+    assert text.count("IsotropicNormal(config.latents)") == 1
+    model = tmp_path / "mine.py"
+    model.write_text(text.replace("IsotropicNormal(config.latents)", prior))
+    options = ["--data", str(tmp_path / "known.star"), "--steps", "5", "--draws", "2"]
     assert main(["fit", str(model), *options, "--out", str(tmp_path / "run")]) == 0
     row = json.loads((tmp_path / "run" / "metrics.json").read_text())["map_correlation"]
     assert row["floor"] < row["mean"]

@@ -112,6 +112,9 @@ def test_what_a_run_can_do_without(run, pairs_in_time, tmp_path):
 def test_report_needs_a_finished_run(tmp_path):
     with pytest.raises(pc.InputError, match="is not a finished run folder: it has no config.json"):
         pc.report.write(tmp_path)
+    (tmp_path / "checkpoint.pt").touch()
+    with pytest.raises(pc.InputError, match="its fit was stopped and goes on with --resume"):
+        pc.report.write(tmp_path)
     (tmp_path / "config.json").write_text('{"name": "of another program"}')
     with pytest.raises(pc.InputError, match="not from a run of pyrocryo, it has no 'seeds'"):
         pc.report.compare([tmp_path])

@@ -135,15 +135,15 @@ def test_checkpoints_hold_tensors_only_and_must_match(slowvae, pairs_in_time, tm
     pc.fit(slowvae, pairs_in_time, steps=2, checkpoint=path)
     content = torch.load(path, weights_only=True)
     assert set(content["done"]) == {0}
-    with pytest.raises(pc.InputError, match="resume: .* was made with other settings"):
+    with pytest.raises(pc.InputError, match=r"other settings \(steps 2, now 3\)$"):
         pc.fit(slowvae, pairs_in_time, steps=3, checkpoint=path, resume=True)
     with pytest.raises(pc.InputError, match="resume: there is no checkpoint"):
         pc.fit(slowvae, pairs_in_time, checkpoint=tmp_path / "no.pt", resume=True)
-    with pytest.raises(pc.InputError, match="was made with other data"):
+    with pytest.raises(pc.InputError, match="was made with other data$"):
         pc.fit(slowvae, pairs_in_time.take(range(200)), steps=2, checkpoint=path, resume=True)
     for prior in (pc.priors.LaplaceTransition(2, 50.0), pc.priors.LaplaceTransition(3, 2.0)):
         other = pc.Pair(prior, pc.volumes.Grid(), pairs_in_time.box)
-        with pytest.raises(pc.InputError, match="was made with other model"):
+        with pytest.raises(pc.InputError, match="was made with other model$"):
             pc.fit(other, pairs_in_time, steps=2, checkpoint=path, resume=True)
     path.write_bytes(b"nothing")
     with pytest.raises(pc.InputError, match="is not a checkpoint of pyrocryo"):

@@ -68,9 +68,10 @@ def ranks(found: Ranks) -> Figure:
             if seed == 0:
                 axes.stairs(high, edges, baseline=low, fill=True, color="0.88")
                 axes.set_title(shown[q], fontsize=8)
-                axes.set(xticks=[0, 0.5, 1], ylim=(0, None))
+                axes.set(xticks=[0, 0.5, 1])
                 axes.tick_params(labelsize=7)
             axes.stairs(counts[:, q] / (n * share), edges, lw=1.2)
+            axes.set_ylim(0, max(axes.get_ylim()[1], 1.05 * (counts[:, q] / (n * share)).max()))
     figure.suptitle("ranks of the truth, over uniform (∪: too narrow, ∩: too wide)", fontsize=10)
     return figure
 
@@ -124,7 +125,7 @@ def spectrum(found: Predictive) -> Figure:
     if found.spectrum.max() > WIDEST:
         left.set_yscale("log")
     right.set(
-        xlabel="frequency (1/Å)", ylabel="share of the decoded image left", ylim=_limits(found)
+        xlabel="frequency (1/Å)", ylabel="share of the decoded\nimage left", ylim=_limits(found)
     )
     left.legend(fontsize=7, frameon=False)
     figure.suptitle("residuals by frequency", fontsize=10)

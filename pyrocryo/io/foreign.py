@@ -20,6 +20,8 @@ MARKS = {  # files of other programs, and what reads them
 def no_run(folder: Path, lacks: str) -> InputError:
     """The error to raise of a folder without a file that finished runs of pyrocryo have."""
     text = f"{folder} is not a finished run folder: it has no {lacks}"
+    if (folder / "checkpoint.pt").is_file():
+        return InputError(f"{text}; its fit was stopped and goes on with --resume")
     for whose, (names, reader) in MARKS.items():
         if any(next(folder.glob(name), None) for name in names):
             return InputError(f"{text}; it looks like {whose}: {reader}")

@@ -98,7 +98,7 @@ def mixture(
     if len(chosen) < count:
         raise InputError(
             f"threshold: {len(chosen)} voxels are above {threshold:.3g}, too few for {count} "
-            "Gaussians; lower it, or take fewer"
+            "Gaussians; lower it, or take fewer (count)"
         )
     places, bright = r[chosen[:, ::-1]], values[tuple(chosen.T)] - min(0.0, threshold)
     found = KMeans(count, n_init=1, random_state=seed).fit(places, sample_weight=bright)

@@ -159,12 +159,16 @@ def _agreement(found: Audit) -> Iterable[str]:
 def _dependences(tests: Sequence[Dependence], what: str = "of z on") -> str:
     head = f"<tr><th>{what}<th>p<th>of all variance<th>strongest direction<th>seen from<th>by<th>n"
     rows = "".join(
-        f"<tr><td>{_told(test.what)}<td>{test.p:.2g}<td>{100 * test.total:.2g} %"
-        f"<td>{100 * test.strongest:.2g} %<td>{100 * test.noticed:.2g} %"
+        f"<tr><td>{_told(test.what)}<td>{test.p:.2g}<td>{_percent(test.total)}"
+        f"<td>{_percent(test.strongest)}<td>{_percent(test.noticed)}"
         f"<td class=small>{_told(test.how)} ({test.features})<td>{test.particles}</tr>"
         for test in tests
     )
     return f"<div class=wide><table>{head}</tr>{rows}</table></div>"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:{'.0f' if abs(share) >= 0.1 else '.2g'}} %"
 
 
 def _picture(figure: Figure, name: str) -> str:

@@ -10,6 +10,7 @@ from pyrocryo.errors import InputError
 from pyrocryo.files import understood
 from pyrocryo.report.differences import aligned, differences, told
 from pyrocryo.report.page import read_run
+from pyrocryo.report.verdicts import DIFFERENT
 
 __all__ = ["compare"]
 
@@ -82,6 +83,8 @@ def _table(names: Sequence[str], runs: Sequence[Mapping[str, Any]]) -> str:
 
 def _agreement(seeds: dict[str, Any]) -> str:
     word = "yes" if seeds["agree"] else "no"
+    if seeds["reading"].startswith(DIFFERENT):  # of which no turn makes one the other
+        return f"{word} (correlation {seeds['permutation']:.3f}, found different things)"
     return (
         f"{word} (correlation {seeds['permutation']:.3f}, turned ≤ {seeds['worst_turn_deg']:.0f}°)"
     )

@@ -10,6 +10,7 @@ from pyrocryo.report.differences import aligned
 
 __all__ = ["agreement", "lines", "parts"]
 
+DIFFERENT = "the seeds found different things"  # of identify.consistency
 DECODERS = {
     "free": "any smooth one",
     "linear": "linear in z",
@@ -59,6 +60,9 @@ def agreement(seeds: Mapping[str, Any] | None) -> str:
     """How far seeds, or whatever else was compared, agree, with its numbers."""
     if seeds is None:
         return "One, or too few particles: nobody can tell whether they agree."
+    turn = f" The axes of any two are turned by at most {seeds['worst_turn_deg']:.0f}°."
+    if seeds["reading"].startswith(DIFFERENT):  # of which no turn makes one the other
+        turn = ""
     rhat = ""
     if seeds.get("rhat") is not None:
         rhat = (
@@ -71,8 +75,7 @@ def agreement(seeds: Mapping[str, Any] | None) -> str:
         f"Matched axes correlate {seeds['permutation']:.3f}; a linear map explains "
         f"{seeds['affine']:.3f} of the variance and nearest neighbours {seeds['nonlinear']:.3f} "
         f"({seeds['axiswise']:.3f} from the matched axis alone), "
-        "each fitted on one half of the particles and scored on the other. The axes of any two "
-        f"are turned by at most {seeds['worst_turn_deg']:.0f}°.{rhat}"
+        f"each fitted on one half of the particles and scored on the other.{turn}{rhat}"
     )
 
 

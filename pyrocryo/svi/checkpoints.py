@@ -229,7 +229,16 @@ def agree(content: dict[str, Any], key: dict[str, Any], path: Path) -> None:
     """Raises InputError where a checkpoint was made with other settings, seeds, data or model."""
     for name, value in key.items():
         if (found := content["key"].get(name)) != value:
-            raise InputError(f"resume: {path} was made with other {name} ({found}, now {value})")
+            raise InputError(f"resume: {path} was made with other {name}{_differs(found, value)}")
+
+
+def _differs(found: Any, now: Any) -> str:
+    """What was other and is not too long to be read, as digests are."""
+    if isinstance(found, dict) and isinstance(now, dict):
+        other = [k for k in {**now, **found} if found.get(k) != now.get(k)]
+        told = ", ".join(f"{k} {found.get(k)}, now {now.get(k)}" for k in other)
+        return f" ({told})"
+    return "" if isinstance(now, str) else f" ({found}, now {now})"
 
 
 def put(pair: Pair, saved: dict[str, Any], path: Path | None) -> None:
