@@ -6,9 +6,10 @@ from typing import Any
 
 from torch import nn
 
+from pyrocryo.context import bound
 from pyrocryo.errors import InputError
 
-__all__ = ["check_images", "check_pose"]
+__all__ = ["check_images", "check_law", "check_pose"]
 
 
 def check_pose(pose: nn.Module, volume: nn.Module, pose_guide: nn.Module | None) -> None:
@@ -37,3 +38,19 @@ def check_images(pair: Any) -> None:
                 f"{name}: whole images are needed, but the volume shows {share} of {pair.box**2} "
                 "pixels a step; make it with pixels=None"
             )
+
+
+def check_law(pair: Any, law: Any, frames: int | None) -> None:
+    """Raises InputError for a prior of another shape than `z`, or narrower than the guide."""
+    if not hasattr(pair.encoder, "law") and (inner := bound(law)) is not None:
+        raise InputError(
+            f"prior: {pair.prior_name} is a law over {inner}, but guides put mass on all real "
+            "numbers; transform z where it is used, in the volume"
+        )
+    event = tuple(law.event_shape)
+    expected = {(pair.dim,)} if frames is None else {(frames, pair.dim)}
+    if event not in expected:
+        raise InputError(
+            f"prior: {pair.prior_name} has event shape {event}, but these particles "
+            f"need {' or '.join(map(str, expected))}"
+        )

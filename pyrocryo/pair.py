@@ -15,8 +15,8 @@ from pyro import poutine
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from pyrocryo.compatible import check_images, check_pose
-from pyrocryo.context import bound, called, for_each_frame, latent_size, on_device, takes, wanted
+from pyrocryo.compatible import check_images, check_law, check_pose
+from pyrocryo.context import called, for_each_frame, latent_size, on_device, takes, wanted
 from pyrocryo.errors import InputError
 from pyrocryo.guides import Amortised, Polar, Refine, Search
 from pyrocryo.particles import PER_IMAGE, Particles
@@ -370,18 +370,7 @@ class Pair(Registered):
         batch = self.moved(particles.batch(np.arange(min(2, len(particles)))))
         with torch.no_grad():
             law = self.prior_of(batch)
-        if not hasattr(self.encoder, "law") and (inner := bound(law)) is not None:
-            raise InputError(
-                f"prior: {self.prior_name} is a law over {inner}, but guides put mass on all real "
-                "numbers; transform z where it is used, in the volume"
-            )
-        event = tuple(law.event_shape)
-        expected = {(self.dim,)} if particles.frames is None else {(particles.frames, self.dim)}
-        if event not in expected:
-            raise InputError(
-                f"prior: {self.prior_name} has event shape {event}, but these particles "
-                f"need {' or '.join(map(str, expected))}"
-            )
+        check_law(self, law, particles.frames)
 
 
 class _Half(nn.Module):

@@ -152,7 +152,7 @@ def _wells(learned=False):
         (_wells(), False, "Not identified by this fit", "A second knob that tilts"),
         (pc.priors.Boltzmann(table=pc.simulate.default_scales(2)), True, "Consistent with", None),
         (pc.priors.Boltzmann(table=pc.simulate.default_scales(2)), False, "Not identified", None),
-        (pc.priors.IsotropicNormal(2), True, "Not identified: the prior", "A condition that"),
+        (pc.priors.IsotropicNormal(2), True, "Not identified: the prior", "A condition (temp"),
     ],
     ids=["wells", "wells scattered", "table", "table scattered", "isotropic"],
 )
