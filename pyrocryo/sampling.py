@@ -53,7 +53,7 @@ class Sampled:
         flagged: Other rows where a mean is off by more than .2 or a ratio is outside .8 to 1.25.
         diverging: Divergent transitions after warming up, of all chains together.
         passed: None is flagged, none unmixed, and nothing diverged.
-        verdict: In words.
+        sentence: In words.
     """
 
     index: np.ndarray
@@ -68,7 +68,7 @@ class Sampled:
     unmixed: tuple[int, ...]
     diverging: int
     passed: bool
-    verdict: str
+    sentence: str
 
 
 def nuts(
@@ -96,7 +96,7 @@ def nuts(
     Example::
 
         exact = pc.nuts(fit, particles.test, index=range(20))
-        print(exact.verdict)
+        print(exact.sentence)
         az.summary(exact.draws)
 
     Args:
@@ -217,15 +217,15 @@ def _compared(
     known = (r_hat <= MIXED).all(axis=1) & (ess >= ENOUGH).all(axis=1)
     bad = differ(off, ratio) & known
     flagged, unmixed = (tuple(map(int, particles.index[rows])) for rows in (bad, ~known))
-    verdict = _verdict(off, ratio, known, flagged, unmixed, diverging)
+    sentence = _sentence(off, ratio, known, flagged, unmixed, diverging)
     passed = not flagged and not unmixed and not diverging
     return Sampled(
         particles.index, *trees, tuple(names), r_hat, ess, off, ratio, flagged, unmixed,
-        diverging, passed, verdict,
+        diverging, passed, sentence,
     )  # fmt: skip
 
 
-def _verdict(
+def _sentence(
     off: np.ndarray,
     ratio: np.ndarray,
     known: np.ndarray,

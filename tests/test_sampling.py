@@ -114,4 +114,4 @@ def test_rotations_that_nobody_knows(tumbling):
     assert found.unmixed == (0,)  # 40 draws are not enough to tell
     assert found.flagged == ()
     assert not found.passed
-    assert found.verdict.startswith("Nothing is known; of 0 chains disagree")
+    assert found.sentence.startswith("Nothing is known; of 0 chains disagree")

@@ -184,7 +184,7 @@ def test_nuts_finds_the_exact_posterior_and_flags_a_guide_that_is_off():
     bad = pc.nuts(fit, particles, **options)  # one answer for all
     assert len(bad.flagged) == 3
     assert not bad.passed
-    assert "not on 0, 3, 5" in bad.verdict
+    assert "not on 0, 3, 5" in bad.sentence
 
 
 def test_nuts_over_angles(turning):

@@ -144,7 +144,7 @@ def test_the_gap_is_the_divergence_of_the_guide(particles, fault, nats, median):
     assert np.median(found.khat) == pytest.approx(median, abs=0.1)
     assert found.gap_passed == (nats < 0.05)
     assert found.khat_passed == (median < 0.4 or fault == {"wide": NARROW})
-    assert "IWAE" in found.verdict
+    assert "IWAE" in found.sentence
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_ranks_follow_theory(particles, c, off):
         expected = [2 * stats.norm.cdf(c * stats.norm.ppf(0.5 + a / 2)) - 1 for a in (0.5, 0.9)]
         np.testing.assert_allclose(sets.coverage[0], np.tile(expected, (2, 1)), atol=0.035)
     told = {1.0: "calibrated", NARROW: "too narrow", WIDE: "too wide"}
-    assert ("too high" if off else told[c]) in found.verdict
+    assert ("too high" if off else told[c]) in found.sentence
 
 
 def test_uniform_ranks_pass_and_skewed_ones_do_not(rng):
@@ -252,8 +252,8 @@ def test_angles_in_the_plane_are_ranked():
         pair, particles = _posed(**kind)
         dreams = dreamt(pair, particles, n=1000, draws=99, seed=0)
         found = ranked(dreams)
-        assert told in found.verdict
-        assert "pose" in found.verdict
+        assert told in found.sentence
+        assert "pose" in found.sentence
         assert found.p[0, :2].min() > 0.01  # the conformations are as they were
         if "size" in kind:
             assert not covered(dreams).passed
@@ -345,7 +345,7 @@ def test_images_of_the_model_look_like_it(particles):
         found = predictive(planted.pair(**fault), particles)
         assert found.passed
         assert found.level[0] == pytest.approx(1.0, abs=0.02)
-        assert "look like" in found.verdict
+        assert "look like" in found.sentence
 
 
 @pytest.mark.parametrize(
@@ -361,7 +361,7 @@ def test_what_is_wrong_with_a_model_is_told(fault, test, told):
     found = predictive(pair, particles)
     p = dict(zip(found.names, found.p[0], strict=True))
     assert p[test] < 1e-6
-    assert told in found.verdict
+    assert told in found.sentence
     if test == "component":  # and shown
         arm = planted.Linear(3).build(3, planted.BOX).slopes[2].numpy()
         overlap = (found.component_map[0] * arm).sum() / np.linalg.norm(arm)
@@ -403,7 +403,7 @@ def test_a_few_images_that_are_no_particles_are_told(particles, stray):
     assert p["outlier"] < 1e-6
     assert found.outliers[0] == stray
     assert 100 <= found.worst[0, -1] < 100 + stray
-    assert "may be no particles" in found.verdict
+    assert "may be no particles" in found.sentence
 
 
 def test_stray_images_do_not_hide_what_is_wrong_with_all():
@@ -504,7 +504,7 @@ def test_sensitivity_is_that_of_arviz(rng):
 @pytest.mark.parametrize(("sd", "told"), [(1.0, "hardly matters"), (40.0, "say little")])
 def test_a_noisy_image_leaves_the_prior(sd, told):
     found = pc.diagnose.sensitivity(planted.pair(sd), planted.particles(60, sd=sd))
-    assert told in found.verdict
+    assert told in found.sentence
     assert (found.share_prior > 0.9).all() == (sd == 40.0)
 
 

@@ -59,9 +59,9 @@ slow = pc.fit(pair_of(pc.priors.LaplaceTransition(2, rate=rate)), particles, ste
 # %%
 checked = pc.diagnose.check(slow, particles, n=CHECKED, images=CHECKED, most=CHECKED)
 print(checked.sentence)
-print(checked.importance.verdict)
-print(checked.sbc.verdict)
-print(checked.calibration.verdict)
+print(checked.importance.sentence)
+print(checked.sbc.sentence)
+print(checked.calibration.sentence)
 
 # %% [markdown]
 # An encoder sees a frame and not the other, and one network serves all particles. A few steps on
@@ -72,7 +72,7 @@ print(checked.calibration.verdict)
 better = pc.refined(slow)
 again = pc.diagnose.check(better, particles, n=CHECKED, images=CHECKED, most=CHECKED)
 print(again.sentence)
-print(again.importance.verdict)
+print(again.importance.sentence)
 
 # %%
 fig, axes = plt.subplots(1, 3, figsize=(10, 2.8))
@@ -97,7 +97,7 @@ fig.tight_layout()
 few = {"index": [0], "chains": 2, "draws": 20, "warmup": 5}
 some = few if SHORT else {"index": range(4), "chains": 3, "draws": 100, "warmup": 40}
 exact = pc.nuts(better, particles.test, **some)
-print(exact.verdict)
+print(exact.sentence)
 az.summary(exact.draws).head(4)
 
 # %% [markdown]
@@ -108,10 +108,10 @@ az.summary(exact.draws).head(4)
 # times the deviation that the model is told.
 
 # %%
-print(checked.predictive.verdict)
+print(checked.predictive.sentence)
 told = pair_of(pc.priors.LaplaceTransition(2, rate=rate), noise=1 / 1.3)
 louder = pc.fit(told, particles, steps=STEPS)
-print(pc.diagnose.predictive(louder, particles.test).verdict)
+print(pc.diagnose.predictive(louder, particles.test).sentence)
 
 # %% [markdown]
 # ## Do its axes mean anything?

@@ -47,7 +47,7 @@ class Diagnose:
         checked = diagnose.check(fit, particles, **numbers)
         print(f"{self.run_folder}: {checked.sentence}\n")
         for name in ("importance", "sbc", "tarp", "calibration", "predictive", "sensitivity"):
-            print(f"{name}: {getattr(checked, name).verdict}")
+            print(f"{name}: {getattr(checked, name).sentence}")
         for seed, one in zip(checked.seeds, checked.dimensions, strict=True):
             print(f"seed {seed}: {one.reading}")
         for path in io.write_diagnosis(self.out or self.run_folder, checked):

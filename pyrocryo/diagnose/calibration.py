@@ -35,7 +35,7 @@ class Calibration:
         coverage: `(seeds, Q, L)` what they hold.
         se: `(L,)` standard error of these, if right.
         passed: None is off by more than .03 and by more than chance allows (p < .001 over all).
-        verdict: In words.
+        sentence: In words.
     """
 
     seeds: tuple[int, ...]
@@ -44,7 +44,7 @@ class Calibration:
     coverage: np.ndarray
     se: np.ndarray
     passed: bool
-    verdict: str
+    sentence: str
 
 
 def calibration(
@@ -122,19 +122,19 @@ def calibrated(dreams: dict[int, Dreamt]) -> Calibration:
     bad = alarming(p) & (np.abs(off) > SLACK)
     worst = np.unravel_index((np.abs(off) / se).argmax(), off.shape)
     low, high = (100 * f(held[..., -1]) for f in (np.min, np.max))
-    verdict = (
+    sentence = (
         f"90 % credible sets hold {low:.0f} to {high:.0f} % of the truths, over {n} particles "
         f"from the model and {held.shape[1]} numbers"
     )
     if bad.any():
         name, level = names[worst[1]], 100 * levels[worst[2]]
         side = "too narrow, or off" if off[worst] < 0 else "too wide"
-        verdict += (
+        sentence += (
             f"; worst is {name}, whose {level:.0f} % sets hold {100 * held[worst]:.0f} %: {side}."
         )
     else:
-        verdict += ": as they should."
-    return Calibration(tuple(dreams), tuple(names), levels, held, se, not bad.any(), verdict)
+        sentence += ": as they should."
+    return Calibration(tuple(dreams), tuple(names), levels, held, se, not bad.any(), sentence)
 
 
 def _columns(dream: Dreamt) -> list[tuple[list[str], np.ndarray, np.ndarray]]:

@@ -63,11 +63,6 @@ class Checked:
         """Whether no alarm was raised."""
         return not self.alarms
 
-    @property
-    def verdict(self) -> str:
-        """The same as ``sentence``."""
-        return self.sentence
-
     def as_dict(self) -> dict[str, Any]:
         """What ``diagnose.json`` holds: all but the draws."""
         told = {name: getattr(self, name) for name in ("sentence", "passed", "alarms", "seeds")}
@@ -145,13 +140,13 @@ def check(
         "predictive": seen.passed,
     }
     alarms = tuple(name for name, passed in good.items() if not passed)
-    verdicts = {
-        "khat": weights.verdict,
-        "gap": weights.verdict,
-        "sbc": ranks.verdict,
-        "tarp": balls.verdict,
-        "calibration": sets.verdict,
-        "predictive": seen.verdict,
+    sentences = {
+        "khat": weights.sentence,
+        "gap": weights.sentence,
+        "sbc": ranks.sentence,
+        "tarp": balls.sentence,
+        "calibration": sets.sentence,
+        "predictive": seen.sentence,
     }
     return Checked(
         weights.seeds,
@@ -164,11 +159,11 @@ def check(
         told,
         scaled(weights),
         alarms,
-        _sentence(alarms, verdicts),
+        _sentence(alarms, sentences),
     )
 
 
-def _sentence(alarms: tuple[str, ...], verdicts: dict[str, str]) -> str:
+def _sentence(alarms: tuple[str, ...], sentences: dict[str, str]) -> str:
     guide = [name for name in alarms if name in GUIDE]
     if not alarms:
         return (
@@ -182,10 +177,10 @@ def _sentence(alarms: tuple[str, ...], verdicts: dict[str, str]) -> str:
             name for name in ("sbc", "gap", "khat", "tarp", "calibration") if name in guide
         )
         parts.append(
-            f"The guide is not the model's posterior ({', '.join(guide)}): {verdicts[chosen]}"
+            f"The guide is not the model's posterior ({', '.join(guide)}): {sentences[chosen]}"
         )
     if "predictive" in alarms:
-        parts.append(f"The model does not describe the images: {verdicts['predictive']}")
+        parts.append(f"The model does not describe the images: {sentences['predictive']}")
     elif guide:
         parts.append("Of the model itself, residuals show nothing wrong.")
     return " ".join(parts)

@@ -56,7 +56,7 @@ class Importance:
         off: `(seeds, n, C)` the guide's mean less the weighted one, in weighted standard
             deviations.
         ratio: `(seeds, n, C)` the guide's standard deviation over the weighted one.
-        verdict: In words.
+        sentence: In words.
     """
 
     seeds: tuple[int, ...]
@@ -78,7 +78,7 @@ class Importance:
     names: tuple[str, ...]
     off: np.ndarray
     ratio: np.ndarray
-    verdict: str
+    sentence: str
 
     @property
     def passed(self) -> bool:
@@ -101,7 +101,7 @@ class Importance:
         k-hat as far as 9 either way: a file has no infinity, which is what the worst have.
         """
         names = ("ess", "elbo", "iwae", "doubtful", "khat_share", "gap", "gap_se")
-        told = {"verdict": self.verdict, "passed": self.passed, "draws": self.z.shape[1]}
+        told = {"sentence": self.sentence, "passed": self.passed, "draws": self.z.shape[1]}
         told["khat"] = np.clip(self.khat, -FARTHEST, FARTHEST)
         return told | {name: getattr(self, name) for name in names}
 
@@ -145,7 +145,7 @@ def importance(
     Example::
 
         weights = pc.diagnose.importance(fit, particles.test)
-        print(weights.verdict)
+        print(weights.sentence)
         weights.arviz()  # the draws with their weights
 
     Args:
@@ -185,7 +185,7 @@ def importance(
     good = bool((share <= MOST_BAD).all()), bool((gap <= WIDE * latents).all())
     worst = int(gap.argmax())
     moved = float(differ(off, ratio).mean(axis=1).max())
-    sentence = _verdict(khat, ess, share, moved, gap[worst], error[worst], latents, draws, good)
+    sentence = _sentence(khat, ess, share, moved, gap[worst], error[worst], latents, draws, good)
     kept = (stacked[name].astype(float) for name in ("z", "log_prior", "log_likelihood"))
     numbers = (khat, ess, elbo, iwae, share, gap, error)
     return Importance(
@@ -206,7 +206,7 @@ def _apart(
     return names, *apart(numbers, numbers, weight)
 
 
-def _verdict(
+def _sentence(
     khat: np.ndarray,
     ess: np.ndarray,
     share: np.ndarray,

@@ -62,7 +62,7 @@ class Predictive:
         mean_map: `(seeds, M, M)` mean residual, less that of replicates.
         component_map: `(seeds, C, C)` that image, of unit length, of at most 24 pixels a side.
         passed: No p-value below .001 over all of them.
-        verdict: In words.
+        sentence: In words.
     """
 
     seeds: tuple[int, ...]
@@ -82,7 +82,7 @@ class Predictive:
     mean_map: np.ndarray
     component_map: np.ndarray
     passed: bool
-    verdict: str
+    sentence: str
 
 
 def predictive(
@@ -130,11 +130,11 @@ def predictive(
     passed = bool(stacked["p"].min() * stacked["p"].size >= LEVEL)
     worst = int(stacked["p"].min(axis=1).argmin())
     one = {name: value[worst] for name, value in stacked.items()}
-    verdict = _verdict(one, stacked["p"].size, frequency, len(some), passed)
+    sentence = _sentence(one, stacked["p"].size, frequency, len(some), passed)
     body = pair.volume.dim == 2
     return Predictive(
         tuple(pairs), len(some), TESTS, body=body, frequency=frequency, passed=passed,
-        verdict=verdict, **stacked,
+        sentence=sentence, **stacked,
     )  # fmt: skip
 
 
@@ -295,7 +295,7 @@ def _leading(images: np.ndarray) -> np.ndarray:
     return np.linalg.eigh(centred.T @ centred)[1][:, -1]
 
 
-def _verdict(
+def _sentence(
     one: dict[str, np.ndarray], looked: int, frequency: np.ndarray, n: int, passed: bool
 ) -> str:
     if passed:

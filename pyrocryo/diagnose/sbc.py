@@ -31,7 +31,7 @@ class Ranks:
         variance_ratio: `(seeds, Q)`; 1 if right, more where the guide is too narrow, less where it
             is too wide.
         passed: No p-value below .001 over all of them.
-        verdict: In words.
+        sentence: In words.
     """
 
     seeds: tuple[int, ...]
@@ -42,7 +42,7 @@ class Ranks:
     mean_rank: np.ndarray
     variance_ratio: np.ndarray
     passed: bool
-    verdict: str
+    sentence: str
 
 
 def sbc(
@@ -78,13 +78,13 @@ def ranked(dreams: dict[int, Dreamt]) -> Ranks:
         ranks.append((drawn < truth).sum(axis=0))
         parts.append(uniform(ranks[-1], len(drawn)))
     p, mean, ratio = (np.stack(part) for part in zip(*parts, strict=True))
-    verdict, passed = _verdict(names, p, mean, ratio, len(truth)), not alarming(p).any()
+    sentence, passed = _sentence(names, p, mean, ratio, len(truth)), not alarming(p).any()
     return Ranks(
-        tuple(dreams), tuple(names), len(drawn), np.stack(ranks), p, mean, ratio, passed, verdict
+        tuple(dreams), tuple(names), len(drawn), np.stack(ranks), p, mean, ratio, passed, sentence
     )
 
 
-def _verdict(names: list[str], p: np.ndarray, mean: np.ndarray, ratio: np.ndarray, n: int) -> str:
+def _sentence(names: list[str], p: np.ndarray, mean: np.ndarray, ratio: np.ndarray, n: int) -> str:
     seed, worst = np.unravel_index(p.argmin(), p.shape)
     bad = int(alarming(p).sum())
     if not bad:

@@ -31,7 +31,7 @@ class Sensitivity:
         likelihood: `(seeds, n, K)`; below .05 the image says little of that latent.
         share_prior: `(seeds, K)` share of particles sensitive to the prior.
         share_likelihood: `(seeds, K)` share sensitive to the likelihood.
-        verdict: In words.
+        sentence: In words.
     """
 
     seeds: tuple[int, ...]
@@ -40,7 +40,7 @@ class Sensitivity:
     likelihood: np.ndarray
     share_prior: np.ndarray
     share_likelihood: np.ndarray
-    verdict: str
+    sentence: str
 
 
 def sensitivity(
@@ -90,7 +90,7 @@ def scaled(weights: Importance) -> Sensitivity:
         found["likelihood"],
         share["prior"],
         share["likelihood"],
-        _verdict(share["prior"], share["likelihood"]),
+        _sentence(share["prior"], share["likelihood"]),
     )
 
 
@@ -149,7 +149,7 @@ def _distance(p: np.ndarray, q: np.ndarray, gap: np.ndarray) -> np.ndarray:
     return np.sqrt(np.maximum(one(p, q) + one(q, p), 0.0) / np.maximum(bound, 1e-300))
 
 
-def _verdict(prior: np.ndarray, likelihood: np.ndarray) -> str:
+def _sentence(prior: np.ndarray, likelihood: np.ndarray) -> str:
     p, q = prior.max(axis=0), likelihood.min(axis=0)  # of the worst seed
     said = (
         f"{100 * p.min():.0f} to {100 * p.max():.0f} % of the particles' latents would move with "

@@ -28,7 +28,7 @@ class Balls:
         coverage: `(seeds, P, A)` share of truths within; ``alpha`` if right.
         p: `(seeds, P)` p-values.
         passed: No p-value below .001 over all of them.
-        verdict: In words.
+        sentence: In words.
     """
 
     seeds: tuple[int, ...]
@@ -37,7 +37,7 @@ class Balls:
     coverage: np.ndarray
     p: np.ndarray
     passed: bool
-    verdict: str
+    sentence: str
 
 
 def tarp(
@@ -80,17 +80,17 @@ def covered(dreams: dict[int, Dreamt]) -> Balls:
     off = curves[seed, worst] - ALPHA
     inside = off[3 * len(ALPHA) // 4 :].mean() - off[: len(ALPHA) // 4].mean()
     if passed:
-        verdict = (
+        sentence = (
             f"balls about random points hold as many truths as draws (smallest p {p.min():.2g} of "
             f"{p.size}): joint coverage is right, as far as these points can tell."
         )
     else:
         shape = "too wide" if inside > 0 else "too narrow, or off"
-        verdict = (
+        sentence = (
             f"balls about random points do not hold as many truths as draws (p = {p.min():.1g}, "
             f"coverage off by up to {abs(off).max():.2f}): the guide of {names[worst]} is {shape}."
         )
-    return Balls(tuple(dreams), names, ALPHA, curves, p, passed, verdict)
+    return Balls(tuple(dreams), names, ALPHA, curves, p, passed, sentence)
 
 
 def _ranks(dream: Dreamt, name: str) -> np.ndarray:
