@@ -166,10 +166,10 @@ def scores(config: Config, fit: pc.Fit, scored: pc.Particles, out: Path) -> dict
     law = pc.priors.LaplaceTransition(2, rate=1 / config.scale) if config.prior == "time" else None
     molecule = pc.molecules.AdenylateKinase(width=config.width)
     found = pc.diagnose.structures(fit, molecule, scored, limit=config.limit, law=law)
-    print(found.reading)
+    print(found.sentence)
     told = found.scores()
     if config.volume in ("atoms", "residues", "incompressible"):
         bonds = pc.diagnose.stereochemistry(fit, scored)
-        print(bonds.reading)
+        print(bonds.sentence)
         told |= {"bond_max": bonds.bond_max.tolist(), "torn": bonds.torn.tolist()}
     return told

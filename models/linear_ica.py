@@ -97,7 +97,7 @@ def scores(config: Config, fit: pc.Fit, scored: pc.Particles, out: Path) -> dict
     told: dict[str, list[float]] = {}
     if "truth" in scored.fields:
         found = pc.diagnose.structures(fit, pc.molecules.AdenylateKinase(), scored)
-        print(found.reading)
+        print(found.sentence)
         told |= found.scores()
     if len(scored) < FEWEST:
         print(f"no linear ICA: {len(scored)} particles were held out, it wants {FEWEST}")
@@ -108,7 +108,7 @@ def scores(config: Config, fit: pc.Fit, scored: pc.Particles, out: Path) -> dict
             latents = torch.as_tensor(z).to(trained.noise_steps)
             six = trained.volume.motions(latents).flatten(1).cpu().numpy()
         found = {method: _ica(six, method) for method in ("pca", "fastica")}
-        print(f"seed {seed}: {found['fastica'].reading}")
+        print(f"seed {seed}: {found['fastica'].sentence}")
         told.setdefault("ica_separated", []).append(float(np.mean(found["fastica"].separated)))
         for method, ica in found.items():
             if "truth" in scored.fields:

@@ -145,7 +145,7 @@ def scores(config: Config, fit: pc.Fit, scored: pc.Particles, out: Path) -> dict
         limit=0 if config.knowledge == "temperature" else config.limit,
         law=law.get(config.knowledge),
     )
-    print(found.reading)
+    print(found.sentence)
     told = found.scores()
     for trained in fit.pairs:
         z = pc.diagnose.posterior_means(trained, scored)

@@ -144,5 +144,5 @@ def scores(config: Config, fit: pc.Fit, scored: pc.Particles, out: Path) -> dict
     molecule = pc.molecules.AdenylateKinase()
     found = pc.diagnose.structures(fit, molecule, scored, limit=config.limit, law=law)
     bonds = pc.diagnose.stereochemistry(fit, scored)
-    print(f"{found.reading}\n{bonds.reading}")
+    print(f"{found.sentence}\n{bonds.sentence}")
     return found.scores() | {"bond_max": bonds.bond_max.tolist(), "torn": bonds.torn.tolist()}

@@ -37,7 +37,7 @@ def test_turned_runs():
     assert 2 * found.permutation - 1 == pytest.approx(0.693, abs=0.01)
     assert found.affine == pytest.approx(1)
     assert found.worst_turn_deg == pytest.approx(45, abs=2)
-    assert found.reading == "the seeds agree up to a rotation of the axes"
+    assert found.sentence == "the seeds agree up to a rotation of the axes"
 
 
 def test_cubes():
@@ -48,14 +48,14 @@ def test_cubes():
     assert found.nonlinear > 0.98
     assert found.axiswise > 0.98
     assert found.agree
-    assert "warp" in found.reading
+    assert "warp" in found.sentence
 
 
 def test_independent_runs():
     found = consistency([UNIFORM, RNG.uniform(-1, 1, UNIFORM.shape)])
     assert found.permutation < 0.05
     assert abs(found.affine) < 0.01
-    assert "different things" in found.reading
+    assert "different things" in found.sentence
 
 
 def test_means_alone_have_no_rhat():
@@ -138,7 +138,7 @@ def test_many_seeds_are_compared_in_part(rng, monkeypatch):
     found = consistency([z + 0.01 * rng.standard_normal(z.shape) for _ in range(6)])
     assert (found.compared, found.possible) == (24, 30)
     assert found.agree
-    assert found.reading.endswith("(24 of 30 ordered pairs of seeds compared)")
+    assert found.sentence.endswith("(24 of 30 ordered pairs of seeds compared)")
 
 
 def test_other_programs_runs(tmp_path, rng):

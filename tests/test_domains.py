@@ -151,4 +151,4 @@ def test_linear_ica_says_that_gaussian_hinges_stay_mixed(turns):
         ica = pc.identify.linear_ica(six, components=2, seed=seed)
         assert ica.gaussian == (0, 1)
         assert ica.separated == (False, False)
-        assert "cannot separate them" in ica.reading
+        assert "cannot separate them" in ica.sentence

@@ -78,8 +78,8 @@ def test_a_planted_turn_is_found():
     assert found.alpha_range_deg[0] == pytest.approx(span, rel=0.15)
     expected = np.rad2deg([2 * (0.5 + 0.05), -2 * 0.1])
     np.testing.assert_allclose(found.alpha_by_latent_deg[0], expected, atol=5)
-    assert "most with z1" in found.reading
-    assert "fix it by a reference body" in found.reading
+    assert "most with z1" in found.sentence
+    assert "fix it by a reference body" in found.sentence
 
 
 def test_a_frame_that_stays_is_told():
@@ -87,25 +87,25 @@ def test_a_frame_that_stays_is_told():
     found = frame(fitted(pair, pair), particles)
     assert found.alpha_sd_deg.shape == (2,)
     assert (found.alpha_sd_deg < 3).all()
-    assert "hardly turns" in found.reading
+    assert "hardly turns" in found.sentence
     assert found.symmetry.tolist() == [1, 1]
-    assert "no symmetry" in found.reading
+    assert "no symmetry" in found.sentence
 
 
 def test_known_poses_leave_nothing_free():
     pair, particles, _ = spinning(lambda z: z[..., 0], pose=pc.poses.Known())
     found = frame(fitted(pair), particles)
     assert found.alpha_sd_deg is found.error_deg is None
-    assert "no frame to find" in found.reading
+    assert "no frame to find" in found.sentence
     pair, particles, _ = spinning(lambda z: z[..., 0], pose=pc.poses.Absent())
-    assert "has no poses" in frame(fitted(pair), particles).reading
+    assert "has no poses" in frame(fitted(pair), particles).sentence
 
 
 def test_few_particles_do_not_tell():
     pair, particles, _ = spinning(lambda z: z[..., 0], n=20)
     found = frame(fitted(pair), particles)
     assert found.alpha_sd_deg is None
-    assert "too few particles to find it" in found.reading
+    assert "too few particles to find it" in found.sentence
     with pytest.raises(pc.InputError, match="at least 8, got 3"):
         frame(fitted(pair), particles.take([0, 1, 2]))
     with pytest.raises(pc.InputError, match="fit: expected a Fit, got Pair"):
@@ -143,11 +143,11 @@ def test_pose_errors_with_and_without_the_frame():
     typical = np.median(np.abs(np.rad2deg(0.4 * z[:, 0])))
     assert found.error_deg[0] == pytest.approx(typical, rel=0.2)
     assert found.error_frame_deg[0] < 0.1
-    assert "after one for each conformation" in found.reading
+    assert "after one for each conformation" in found.sentence
     fixed = frame(pc.frames.reference_body(fitted(pair), particles), particles)
     assert fixed.fixed
     assert fixed.error_deg[0] < 0.3 * typical
-    assert "a reference body fixes it" in fixed.reading
+    assert "a reference body fixes it" in fixed.sentence
 
 
 def _ring(n):
@@ -222,7 +222,7 @@ def test_a_symmetric_molecule_is_named():
     assert found.error_deg[0] < 0.1
     assert found.symmetry.tolist() == [3]
     assert found.symmetry_correlation[0, 1] > 0.95
-    assert "the symmetry C3, poses are free by 120°" in found.reading
+    assert "the symmetry C3, poses are free by 120°" in found.sentence
 
 
 def test_rotations_in_space(rng):
@@ -240,5 +240,5 @@ def test_rotations_in_space(rng):
     assert found.alpha_sd_deg is None
     assert found.error_deg[0] < 30  # untrained, but around the poses given
     assert found.error_frame_deg is None  # too few for α(z)
-    assert "no tool here finds it" in found.reading
+    assert "no tool here finds it" in found.sentence
     assert found.symmetry_correlation.shape == (1, 7)

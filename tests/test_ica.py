@@ -58,7 +58,7 @@ def test_hinges_come_out_of_rigid_body_parameters(laws):
         assert ica.separated == (True, True)
         assert ica.gaussian == ()
         assert ica.subspaces == ((0,), (1,))
-        assert "All are told apart" in ica.reading
+        assert "All are told apart" in ica.sentence
         # principal components alone do not
         turned = pc.identify.linear_ica(_rigid_bodies(angles, seed), components=2, method="pca")
         assert not any(turned.separated)
@@ -82,7 +82,7 @@ def test_it_says_that_gaussian_hinges_cannot_be_told_apart():
         ica = pc.identify.linear_ica(_rigid_bodies(angles, seed), components=2, seed=seed)
         assert ica.gaussian == (0, 1)
         assert ica.separated == (False, False)
-        assert "cannot separate them" in ica.reading
+        assert "cannot separate them" in ica.sentence
 
 
 def test_one_gaussian_hinge_is_told_from_one_that_is_not():
@@ -101,7 +101,7 @@ def test_two_gaussians_among_others_are_named():
         ica = pc.identify.linear_ica(z, components=4, seed=seed)
         assert ica.gaussian == (2, 3)
         assert ica.separated == (True, True, False, False)
-        assert "cannot separate components 3, 4" in ica.reading
+        assert "cannot separate components 3, 4" in ica.sentence
         assert pc.metrics.mcc(s[:, [0, 2]], ica.sources[:, :2]).value >= 0.98
 
 
@@ -147,7 +147,7 @@ def test_two_rings_are_two_subspaces():
             ica = pc.identify.linear_ica(z, components=4, subspaces=asked, seed=seed)
             assert sorted(map(len, ica.subspaces)) == [2, 2]
             assert not any(ica.separated)
-            assert "together they are one subspace" in ica.reading
+            assert "together they are one subspace" in ica.sentence
             # a ring is spanned by the components of one group: all of its variance, or none
             for ring in ([0, 2], [1, 3]):
                 r = np.corrcoef(rings[:, ring].T, ica.sources.T)[:2, 2:]
@@ -174,7 +174,7 @@ def test_the_parts_fit_together():
     np.testing.assert_allclose(np.abs(r), np.eye(2), atol=0.02)
     one = pc.identify.linear_ica(z, components=1)
     assert one.explained[0] == pytest.approx(ica.explained[0])
-    assert "nothing to separate" in one.reading
+    assert "nothing to separate" in one.sentence
 
 
 def test_frames_of_a_molecule_count_once():
@@ -278,7 +278,7 @@ def test_components_as_maps(tmp_path):
     rows = np.loadtxt(tmp_path / "3d" / "ic2_last.txt", dtype=int)
     np.testing.assert_array_equal(rows, ica.bins(1)[-1])
     told = json.loads((tmp_path / "3d" / "ica.json").read_text())
-    assert told["reading"] == ica.reading
+    assert told["sentence"] == ica.sentence
     np.testing.assert_allclose(told["negentropy"], ica.negentropy)
     flat = pc.io.write_components(tmp_path / "2d", _pair(2), ica, pixel_size=1.5, count=4)
     names = ["ic1_01_first.mrc", "ic1_04_last.mrc", "ic1.mrcs"]
@@ -294,7 +294,7 @@ def test_of_arrays_from_the_shell(tmp_path, capsys):
     np.save(tmp_path / "z.npy", z)
     (tmp_path / "z.1.pkl").write_bytes(pickle.dumps(z))
     assert main(["ica", str(tmp_path / "z.npy")]) == 0
-    told = pc.identify.linear_ica(z).reading
+    told = pc.identify.linear_ica(z).sentence
     assert told in capsys.readouterr().out
     out = tmp_path / "out"
     line = ["ica", str(tmp_path / "z.1.pkl"), "--components", "2", "--bins", "5"]

@@ -23,7 +23,7 @@ def test_order_and_sign_do_not_matter(rng, z):
     assert result.agree
     assert result.permutation > 0.98
     assert result.worst_turn_deg < 6
-    assert "every axis" in result.reading
+    assert "every axis" in result.sentence
 
 
 def test_rotations_are_told(rng, z):
@@ -31,7 +31,7 @@ def test_rotations_are_told(rng, z):
     result = consistency(runs)
     assert not result.agree
     assert result.affine > 0.95 > result.permutation
-    assert "rotation" in result.reading
+    assert "rotation" in result.sentence
 
 
 def test_one_turned_run_among_many_is_enough(rng, z):
@@ -42,7 +42,7 @@ def test_one_turned_run_among_many_is_enough(rng, z):
 def test_one_failed_run_among_good_ones_is_told(rng, z):
     result = consistency([_noisy(rng, z) for _ in range(4)] + [rng.standard_normal(z.shape)])
     assert not result.agree
-    assert "some seeds found something else" in result.reading
+    assert "some seeds found something else" in result.sentence
 
 
 def test_a_dead_latent_in_one_run_is_told(rng, z):
@@ -67,7 +67,7 @@ def test_curved_maps_are_told(rng):
     twisted = np.stack([c * z[:, 0] - s * z[:, 1], s * z[:, 0] + c * z[:, 1]], axis=-1)
     result = consistency([z, twisted])
     assert result.nonlinear > 0.6 > result.affine
-    assert "curved" in result.reading
+    assert "curved" in result.sentence
 
 
 def test_a_warp_along_each_axis_is_no_disagreement(rng):
@@ -75,13 +75,13 @@ def test_a_warp_along_each_axis_is_no_disagreement(rng):
     result = consistency([_noisy(rng, z), np.sinh(1.3 * _noisy(rng, z))])
     assert result.nonlinear - result.affine > 0.1
     assert result.agree
-    assert result.reading.endswith("and a warp along it")
+    assert result.sentence.endswith("and a warp along it")
 
 
 def test_unrelated_runs_are_told(rng, z):
     result = consistency([z, rng.standard_normal(z.shape)])
     assert not result.agree
-    assert "different things" in result.reading
+    assert "different things" in result.sentence
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_the_sentence_joins_prior_and_seeds(at_temperatures, rng, prior, aligned
     assert ("What would help" in verdict["sentence"]) == bool(helps)
     if helps:
         assert f"help: {helps[0].lower()}{helps[1:]}" in verdict["sentence"]
-    assert len(verdict["decoder"]["readings"]) == 3
+    assert len(verdict["decoder"]["sentences"]) == 3
     assert verdict["frame"] is None  # poses were known
     told = verdict["prior"]["profiles"]
     assert (told is None) == isinstance(prior, pc.priors.IsotropicNormal)

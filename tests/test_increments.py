@@ -46,7 +46,7 @@ def test_known_steps(rng, kind, kurtosis, shape, reading):
         # a sum of l independent steps has 1/l of their excess kurtosis
         rest = result.kurtosis[1:] - kurtosis / np.array([[2], [4]])
         assert (np.abs(rest) < 4 * result.kurtosis_se[1:]).all()
-    assert re.match(reading, result.reading)
+    assert re.match(reading, result.sentence)
     assert result.gaussian == (kind == "gaussian")
     assert not result.dependent
 
@@ -95,7 +95,7 @@ def test_sizes_are_not_judged_through_uneven_noise(rng):
     result = increments(z + noise * rng.normal(size=z.shape), sd=noise, lags=(1,))
     assert result.magnitude[0, 0, 1] > 0.15
     assert not result.dependent
-    assert "too uneven to tell if sizes of steps are dependent" in result.reading
+    assert "too uneven to tell if sizes of steps are dependent" in result.sentence
 
 
 @pytest.mark.parametrize("n", [60, 100])
@@ -104,7 +104,7 @@ def test_few_laplace_steps_through_noise_are_not_gaussian(rng, n):
         z = _walk(rng, "laplace", n=n, frames=2)
         result = increments(z + rng.normal(size=z.shape), sd=1.0, lags=(1,))
         assert not result.gaussian
-        assert "Gaussian within" not in result.reading
+        assert "Gaussian within" not in result.sentence
 
 
 def _wells(rng, n, dim=2):
@@ -117,8 +117,8 @@ def test_steps_of_several_peaks_are_not_sparse(rng):
     result = increments(_wells(rng, 3000))
     assert (result.shape[0] + 3 * result.shape_se[0] < 1.75).all()
     assert (np.abs(result.kurtosis[0]) < 0.5).all()
-    assert "disagree): no sparse transition fits" in result.reading
-    assert "a Laplace" not in result.reading
+    assert "disagree): no sparse transition fits" in result.sentence
+    assert "a Laplace" not in result.sentence
     assert not result.gaussian
 
 
@@ -153,7 +153,7 @@ def test_components_that_jump_together_are_told(rng):
     assert abs(result.correlation[0, 0, 1]) < 4 * result.correlation_se[0, 0, 1]
     # of |a| sqrt(g), |b| sqrt(g), g exponential: (1 - pi / 4) (2 / pi) / (1 - 1 / 2)
     assert result.magnitude[0, 0, 1] == pytest.approx((1 - math.pi / 4) * 4 / math.pi, abs=0.04)
-    assert "(1 and 2 correlate by" in result.reading
+    assert "(1 and 2 correlate by" in result.sentence
     linear = _walk(rng, "laplace")
     linear[..., 1] += 0.5 * linear[..., 0]
     assert increments(linear).dependent
@@ -163,8 +163,8 @@ def test_some_components_may_be_gaussian(rng):
     sparse, plain = _walk(rng, "laplace", dim=1), _walk(rng, "gaussian", dim=2)
     result = increments(np.concatenate([sparse, plain], axis=-1))
     assert not result.gaussian
-    assert "Sparse in 1 of 3" in result.reading
-    assert "turned among themselves at no cost" in result.reading
+    assert "Sparse in 1 of 3" in result.sentence
+    assert "turned among themselves at no cost" in result.sentence
 
 
 def test_a_component_that_stands_still(rng):
@@ -175,9 +175,9 @@ def test_a_component_that_stands_still(rng):
     z[..., 1] = 0
     result = increments(z)
     assert np.isnan(result.shape[0, 1])
-    assert "component 2 does not move beyond its noise" in result.reading
+    assert "component 2 does not move beyond its noise" in result.sentence
     result = increments(0 * z)
-    assert result.reading == "Nothing moves beyond its noise."
+    assert result.sentence == "Nothing moves beyond its noise."
     assert not result.gaussian
 
 
@@ -191,8 +191,8 @@ def test_diffusion_is_sparse_only_at_the_lag_of_its_hops():
             kept.append(z)
     result = increments(np.stack(kept, axis=1), lags=(1, 25, 200))
     assert result.gaussian
-    assert "these increments alone identify no axes" in result.reading
-    assert "sparser at a lag of 25" in result.reading
+    assert "these increments alone identify no axes" in result.sentence
+    assert "sparser at a lag of 25" in result.sentence
     assert result.kurtosis[1].min() > 1 > 0.3 > result.kurtosis[2].max()
 
 
@@ -202,7 +202,7 @@ def test_one_long_trajectory_is_enough(rng):
 
 
 def test_too_few_steps_to_tell(rng):
-    assert "Too few steps" in increments(_walk(rng, "gaussian", n=60, frames=2)).reading
+    assert "Too few steps" in increments(_walk(rng, "gaussian", n=60, frames=2)).sentence
 
 
 def test_unequal_intervals(rng):
@@ -277,10 +277,10 @@ def test_report_objects_to_a_prior_that_the_steps_contradict(rng, pairs_in_time)
         assert ("not sparse as Laplace" in verdict["sentence"]) == contradicts
         assert moves["prior_shape"] == pytest.approx([1, 1], abs=0.15)
         assert np.shape(moves["kurtosis"]) == np.shape(moves["shape_se"]) == (2, 2)
-        assert len(moves["readings"]) == 2
+        assert len(moves["sentences"]) == 2
         json.dumps(verdict, allow_nan=False)
     still = pc.identify.report(fit, _post(rng, np.zeros((100, 2, 2))))["increments"]
-    assert "Nothing moves" in still["readings"][0]
+    assert "Nothing moves" in still["sentences"][0]
     assert not still["contradicts_prior"] | still["less_sparse"]
     few = pc.posterior(fit, pairs_in_time.test.take([0, 1]), draws=4)
     assert pc.identify.report(fit, few)["increments"] is None

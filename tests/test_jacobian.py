@@ -93,8 +93,8 @@ def test_a_linear_decoder_is_known_exactly(columns):
     off = math.sqrt(np.square(squares / c - 1).sum() / 2)
     assert found.isometry[0] == pytest.approx(off, rel=0.02)
     assert found.collisions[0].share == 0
-    assert "can be inverted" in found.reading
-    assert "right angles" in found.reading
+    assert "can be inverted" in found.sentence
+    assert "right angles" in found.sentence
 
 
 def test_an_isometry_has_no_deviation(columns):
@@ -125,7 +125,7 @@ def test_ima_contrast_of_turned_stiffnesses(columns, kappa, expected):
     assert ima_contrast(torch.diag(torch.tensor([1.0, kappa]))) == 0
     found = jacobian(*toy(linear(turned)))
     assert found.ima[0] == pytest.approx(expected, abs=2e-3)
-    assert ("at right angles" in found.reading) == (kappa == 1)
+    assert ("at right angles" in found.sentence) == (kappa == 1)
 
 
 def test_ima_contrast_of_flows_that_keep_the_energy():
@@ -167,7 +167,7 @@ def test_a_dead_latent_is_named(columns):
     assert found.rank[0] == 2
     assert found.redundant[0] == 0
     assert found.ima[0] == pytest.approx(0, abs=1e-3)
-    assert "z2 is dead (one sd changes an image by 0.00" in found.reading
+    assert "z2 is dead (one sd changes an image by 0.00" in found.sentence
 
 
 def test_two_latents_for_one_motion_are_named(columns):
@@ -178,7 +178,7 @@ def test_two_latents_for_one_motion_are_named(columns):
     assert found.redundant[0] == 1
     assert found.condition[0, 0] > 1e3
     assert found.ima[0] > 4
-    assert "z1 and z3 are one motion" in found.reading
+    assert "z1 and z3 are one motion" in found.sentence
 
 
 def test_a_decoder_that_sees_the_length_of_z_is_redundant_everywhere(columns):
@@ -198,7 +198,7 @@ def test_a_fold_has_doubles(columns):
     assert found.share > 0.6
     assert found.differ < 1
     assert found.apart > 0.5
-    assert "double" in jacobian(*toy(folded)).reading
+    assert "double" in jacobian(*toy(folded)).sentence
     z = toy(folded)[1].images.reshape(300, -1)[:, :2]
     i, j = found.pair
     assert z[i, 0] * z[j, 0] < 0
@@ -240,7 +240,7 @@ def test_the_rotation_layer_is_looked_through(columns):
 def test_a_faint_latent_is_named(columns):
     found = jacobian(*toy(linear([[0.4], [5.0]] * columns[:2])))
     assert not found.dead.any()
-    assert "one image hardly tells z1 (0.4 sd of the noise)" in found.reading
+    assert "one image hardly tells z1 (0.4 sd of the noise)" in found.sentence
 
 
 class Spinning:
@@ -266,11 +266,11 @@ def test_a_latent_that_is_a_pose_is_named(pose):
     found = jacobian(pair, particles)
     if not pair.pose.latent:
         assert np.isnan(found.turning).all()
-        assert "turns the molecule" not in found.reading
+        assert "turns the molecule" not in found.sentence
         return
     assert found.turning[0, 0] < 0.3
     assert found.turning[0, 1] > 0.99
-    assert "z2 mostly turns the molecule, as poses do" in found.reading
+    assert "z2 mostly turns the molecule, as poses do" in found.sentence
 
 
 def test_turns_in_space_are_three(rng):
@@ -357,7 +357,7 @@ def test_atoms_moved_apart_or_together(sparse):
     assert parts.what == "atoms"
     assert parts.share == pytest.approx([0.5, 0.5] if sparse else [1, 1])
     assert parts.anchored.all() == sparse
-    assert ("sparse enough" in found.reading) == sparse
+    assert ("sparse enough" in found.sentence) == sparse
 
 
 @pytest.mark.parametrize(
@@ -445,8 +445,8 @@ def test_seeds_are_told_apart(pairs_in_time):
     found = jacobian(fit, pairs_in_time.test)
     assert found.strength.shape == found.dead.shape == (2, 2)
     assert found.condition.shape == (2, 2)
-    assert len(found.readings) == len(found.collisions) == len(found.supports) == 2
-    assert found.reading.startswith("in ")
+    assert len(found.sentences) == len(found.collisions) == len(found.supports) == 2
+    assert found.sentence.startswith("in ")
     told = json.loads(json.dumps(plain(found)))
     assert told["rank"] == found.rank.tolist()
     assert len(told["supports"][1]["apart"]) == 2

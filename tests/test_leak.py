@@ -98,7 +98,7 @@ def test_planted_leaks_are_found_and_measured(kind, share):
         # neighbours are not all that near
         assert near.share[0] == pytest.approx(share, abs=0.08)
         assert found.verdict == "depends"
-        assert "of z1" in found.reading
+        assert "of z1" in found.sentence
 
 
 @pytest.mark.parametrize(("kind", "test"), [("view", 0), ("turn", 1)])
@@ -216,8 +216,8 @@ def test_columns():
     bent = against(z, defocus, what="defocus", permutations=99)
     assert bent.p == 0.01
     assert bent.p_each[0] == 0.01
-    assert "z depends on defocus" in bent.reading
-    assert "of z1" in bent.reading
+    assert "z depends on defocus" in bent.sentence
+    assert "of z1" in bent.sentence
     few = against(z, group % 2, what="optics group", permutations=99)
     assert few.how == "means of 2 groups"
 
@@ -229,7 +229,7 @@ def test_of_many_particles_some_are_compared():
     )
     assert [test.particles for test in found.tests] == [2000, 2000, 2000]
     assert found.particles == 30_000
-    assert "(of 30000 particles 2000 drawn at random were compared)" in found.reading
+    assert "(of 30000 particles 2000 drawn at random were compared)" in found.sentence
     assert found.tests[1].p == pytest.approx(1 / 60)
 
 
@@ -287,9 +287,9 @@ def test_dimensions():
     np.testing.assert_allclose(seen.aggregate, 1, atol=0.02)
     np.testing.assert_allclose(seen.kl, [np.log(2), np.log(2), 0], atol=0.02)
     assert seen.effective == pytest.approx(2, abs=0.01)
-    assert "2 of 3 latents vary (collapsed: z3)" in seen.reading
-    assert "fill as they should" in seen.reading
-    assert "not those of the particles" in dimensions(5 * z, sd).reading
+    assert "2 of 3 latents vary (collapsed: z3)" in seen.sentence
+    assert "fill as they should" in seen.sentence
+    assert "not those of the particles" in dimensions(5 * z, sd).sentence
     bare = dimensions(1e-4 * z)
     assert bare.kl is None
     assert bare.active.tolist() == [True, True, False]

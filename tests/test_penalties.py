@@ -141,7 +141,7 @@ def test_restraints_bound_violations():
         off[name] = found.bond_max[0]
         assert (found.torn[0] > 0) == (name != "held")
         assert found.worst[0] == 3
-        assert f"{off[name]:.2f} Å at most (between atoms 3 and 4)" in found.reading
+        assert f"{off[name]:.2f} Å at most (between atoms 3 and 4)" in found.sentence
     assert off["free"] > 3 > 0.3 > off["held"]
 
 

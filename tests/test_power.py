@@ -124,7 +124,7 @@ def test_priors_that_cannot_see_turns_say_so(prior, sd):
     assert result.invariant
     assert set(result.pairs_needed.values()) == {math.inf}
     assert abs(result.noiseless) < 1e-4
-    assert "no number of molecules" in result.reading
+    assert "no number of molecules" in result.sentence
 
 
 def test_unequal_gaussians_are_told_unless_whitened():
@@ -147,7 +147,7 @@ def test_other_sparse_steps(law):
     dull = power(Steps(law), 0.3, degrees=(), draws=2000)
     assert sharp.nats > 0.05
     assert 0 < dull.information[0] < 0.5 * sharp.nats
-    assert "molecules on" in dull.reading
+    assert "molecules on" in dull.sentence
 
 
 def test_a_seed_gives_the_same_and_leaves_the_rest_alone():
@@ -208,7 +208,7 @@ def test_what_the_draws_cannot_reach_is_not_given():
     )
     result = power(Steps(law), 0.3, degrees=(), draws=1000)
     assert math.isnan(result.information[0])
-    assert "could not be computed" in result.reading
+    assert "could not be computed" in result.sentence
 
 
 def test_information_below_its_error_is_no_number_of_molecules():

@@ -178,7 +178,7 @@ def test_identify_compares_runs_and_arrays(rehearsal, tmp_path, capsys):
     expected = pc.identify.consistency(flat, frames=2)
     assert len(found["latents"]) == 6
     assert found["permutation"] == pytest.approx(expected.permutation, abs=1e-6)
-    assert expected.reading[1:] in capsys.readouterr().out
+    assert expected.sentence[1:] in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

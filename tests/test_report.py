@@ -244,7 +244,7 @@ def test_other_findings_are_shown_as_they_are(tmp_path):
         "sbc": {"verdict": "too narrow", "passed": False, "p": [0.01, None], "ranks": [[1] * 99]},
         "figures": ["../secret.png"],
         "seeds": [4, 7],
-        "dimensions": [{"reading": "both vary"}, {"reading": "one is empty"}],
+        "dimensions": [{"sentence": "both vary"}, {"sentence": "one is empty"}],
         "axes": [{"axis": 2, "sentence": "two wells"}, {"axis": 3, "sentence": "one well"}] * 2,
     }
     text = "".join(further.parts({"diagnose": content, "landscape": None}, tmp_path))

@@ -83,7 +83,7 @@ def test_the_truth_scores_perfectly(particles):
         "angle_spearman_2",
     }  # fmt: skip
     assert all(len(values) == 1 for values in scores.values())
-    assert "nothing superposed" in found.reading
+    assert "nothing superposed" in found.sentence
 
 
 def test_a_volume_that_does_not_move_scores_as_the_baseline(particles):
@@ -133,7 +133,7 @@ def test_unknown_poses_get_one_frame(particles):
     np.testing.assert_allclose(found.resolution, found.nyquist)
     np.testing.assert_allclose(found.explained_density, 1.0, atol=1e-4)
     np.testing.assert_allclose(found.spearman, 1.0, atol=1e-6)
-    assert "one frame fitted on the other half" in found.reading
+    assert "one frame fitted on the other half" in found.sentence
     # one frame for all does not hide that nothing moves
     still = _pair(_placed(turn=turn, share=0.0), pose=pc.poses.SO3())
     found = pc.diagnose.structures(still, ADK, seen)
@@ -143,7 +143,7 @@ def test_unknown_poses_get_one_frame(particles):
     found = pc.diagnose.structures(grid, ADK, seen)
     assert found.resolution is None
     assert found.scores() == {}
-    assert "no frame to compare maps in" in found.reading
+    assert "no frame to compare maps in" in found.sentence
 
 
 def test_maps_alone(particles):
@@ -199,7 +199,7 @@ def test_the_limit_stands_beside_what_was_found():
     scores = found.scores()
     assert scores["angle_limit_1"] == [found.limit[0]]
     assert scores["angle_share_2"] == [found.share[0, 1]]
-    assert "the exact posterior of the true molecule with 0." in found.reading
+    assert "the exact posterior of the true molecule with 0." in found.sentence
     # another law of z has another limit: narrower, and less is left to tell apart
     narrow = torch.distributions.Normal(torch.zeros(2), 0.3)
     law = torch.distributions.Independent(narrow, 1)

@@ -107,7 +107,7 @@ z = np.asarray(post["posterior"]["z"]).mean(
     axis=1
 )  # posterior means: seed, particle, frame, latent
 seeds = [one.reshape(-1, 2) for one in z]
-print(pc.identify.consistency(seeds, frames=2).reading)
+print(pc.identify.consistency(seeds, frames=2).sentence)
 
 # %% [markdown]
 # R-hat says the same in its own way, particle by particle: near 1 where seeds agree without any

@@ -75,10 +75,10 @@ plt.show()
 
 # %%
 prior = pc.priors.LaplaceTransition(dim=2, rate=1 / 0.5)
-print(pc.identify.increments(particles.truth).reading, "\n")
+print(pc.identify.increments(particles.truth).sentence, "\n")
 sd = pc.identify.posterior_sd(molecule, **imaging)
 print(f"an image tells z to ± {sd.numpy().round(2)}")
-print(pc.identify.power(prior, sd).reading)
+print(pc.identify.power(prior, sd).sentence)
 
 # %% [markdown]
 # ## Two models
@@ -149,7 +149,7 @@ for name, post in posts.items():
     z = np.asarray(post["posterior"]["z"])[0].mean(axis=0).reshape(-1, 2)
     correlation = np.corrcoef(truth.T, z.T)[:2, 2:]
     display(pc.plots.latents(truth, z, correlation, name))
-    print(pc.identify.inferred(post).reading)
+    print(pc.identify.inferred(post).sentence)
 
 # %%
 for name, fit in fits.items():
@@ -168,7 +168,7 @@ for lag in lags:
     diffusing = pc.simulate.langevin(
         molecule, 4_000, energies=[pc.priors.DoubleWell(2.0)] * 2, lag=lag, **imaging
     )
-    print(f"lag {lag}: {pc.identify.increments(diffusing.truth).reading}")
+    print(f"lag {lag}: {pc.identify.increments(diffusing.truth).sentence}")
 
 # %% [markdown]
 # - **The images are too noisy.** What identifies the axes is in the shape of steps, and noise of a

@@ -243,7 +243,7 @@ print(f"{'':22s}permutation  affine  nonlinear  R-hat")
 for name, z in latents.items():
     c = pc.identify.consistency(list(z))
     print(f"{name:22s}{c.permutation:11.3f}{c.affine:8.3f}{c.nonlinear:11.3f}{c.rhat:7.2f}")
-    print(f"  {c.reading}")
+    print(f"  {c.sentence}")
 
 
 def arrows(names):
@@ -268,8 +268,8 @@ arrows(list(latents))
 
 # %%
 for name, fit in fits.items():
-    print(f"{name}\n- decoder: {pc.identify.jacobian(fit, held_out[name]).reading}")
-    print(f"- poses: {pc.identify.frame(fit, held_out[name]).reading}")
+    print(f"{name}\n- decoder: {pc.identify.jacobian(fit, held_out[name]).sentence}")
+    print(f"- poses: {pc.identify.frame(fit, held_out[name]).sentence}")
     print(f"- {pc.identify.report(fit, posts[name])['sentence']}\n")
 
 # %% [markdown]

@@ -115,7 +115,7 @@ print(pc.identify.check_prior(pc.priors.IsotropicNormal(2)).sentence)
 
 # %%
 ica = pc.identify.linear_ica(z, components=2)
-print(ica.reading)
+print(ica.sentence)
 print("MCC of components", pc.metrics.mcc(particles.truth, ica.sources).value)
 
 # %% [markdown]
@@ -162,8 +162,8 @@ rigid = pc.fit(
 )
 post = pc.posterior(rigid, some.take(range(min(200, len(some)))), draws=4)
 print(pc.identify.report(rigid, post)["sentence"])
-print(pc.diagnose.structures(rigid, kinase, some).reading)
-print(pc.diagnose.stereochemistry(rigid, some).reading)
+print(pc.diagnose.structures(rigid, kinase, some).sentence)
+print(pc.diagnose.stereochemistry(rigid, some).sentence)
 
 # %% [markdown]
 # ## Movies

@@ -139,7 +139,7 @@ for seed, trained in zip(fit.seeds, fit.pairs, strict=True):
 # %%
 z = pc.diagnose.posterior_means(fit.pairs[0], particles)
 leak = pc.diagnose.leak(z, particles.rotation)
-print(leak.reading)
+print(leak.sentence)
 
 # %% [markdown]
 # ## Where are they?

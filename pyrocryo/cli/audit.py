@@ -27,7 +27,7 @@ class Audit:
 
     Takes run folders of cryoDRGN's, .npy arrays (N, K) and .pkl files (read as data, not run) of
     the same particles. Poses are those of each run folder where it leads to them, or of --poses.
-    Prints the readings; --out writes one page of HTML and all numbers as JSON.
+    Prints the sentences; --out writes one page of HTML and all numbers as JSON.
     """
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
@@ -56,7 +56,7 @@ class Audit:
     """Write audit.html and audit.json to this new folder."""
 
     def run(self) -> None:
-        """Prints the readings."""
+        """Prints the sentences."""
         from pyrocryo import io
         from pyrocryo.io.others import read_latents
 

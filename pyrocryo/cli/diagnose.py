@@ -49,6 +49,6 @@ class Diagnose:
         for name in ("importance", "sbc", "tarp", "calibration", "predictive", "sensitivity"):
             print(f"{name}: {getattr(checked, name).sentence}")
         for seed, one in zip(checked.seeds, checked.dimensions, strict=True):
-            print(f"seed {seed}: {one.reading}")
+            print(f"seed {seed}: {one.sentence}")
         for path in io.write_diagnosis(self.out or self.run_folder, checked):
             print(path)

@@ -79,7 +79,7 @@ class Ica:
                 seed=self.seed,
             )
             of = "" if seed is None else f" seed {seed}"
-            print(f"{self.latents}{of}: {ica.reading}")
+            print(f"{self.latents}{of}: {ica.sentence}")
             print("\n".join(f"  {line}" for line in _table(ica)), end="\n\n")
         if self.out is None:
             return

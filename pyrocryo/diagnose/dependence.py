@@ -48,7 +48,7 @@ class Dependence:
             of 50 simulated sets of 400 to 2000 particles, by view or turn).
         particles: How many were compared.
         permutations: How many; no p is below 1 / (permutations + 1).
-        reading: In words.
+        sentence: In words.
     """
 
     what: str
@@ -64,7 +64,7 @@ class Dependence:
     noticed: float
     particles: int
     permutations: int
-    reading: str
+    sentence: str
 
 
 def dependence(
@@ -132,7 +132,7 @@ def dependence(
     names = np.arange(k) + 1 if names is None else np.asarray(names)
     return Dependence(
         what, how, features, particles=n, permutations=permutations,
-        reading=_reading(what, names, **found), **found,
+        sentence=_reading(what, names, **found), **found,
     )  # fmt: skip
 
 

@@ -31,7 +31,7 @@ class Dimensions:
         kl: Mean KL divergence from a standard normal prior, nats a particle. None without widths.
         aggregate: Variance of draws of all particles, 1 under a standard normal prior. None
             without widths.
-        reading: In words.
+        sentence: In words.
     """
 
     variance: np.ndarray
@@ -41,7 +41,7 @@ class Dimensions:
     known: np.ndarray | None
     kl: np.ndarray | None
     aggregate: np.ndarray | None
-    reading: str
+    sentence: str
 
 
 def dimensions(z: np.ndarray, sd: np.ndarray | None = None) -> Dimensions:

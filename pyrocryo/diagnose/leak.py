@@ -49,7 +49,7 @@ class PoseLeak:
             explained), or 'none seen'.
         latents: Numbers, from 0, of the latents looked at: those that vary.
         particles: How many there are; each test says how many it compared.
-        reading: In words.
+        sentence: In words.
     """
 
     tests: tuple[Dependence, ...]
@@ -58,7 +58,7 @@ class PoseLeak:
     verdict: str
     latents: tuple[int, ...]
     particles: int
-    reading: str
+    sentence: str
 
 
 def leak(
@@ -336,7 +336,7 @@ def _told(tests: tuple[Dependence, ...], columns: list[int], n: int) -> PoseLeak
         more = tests[-1].total > MORE * sum(test.total for test in plain) + LITTLE
         if tests[-1] in found and (more or not plain):
             plain.append(tests[-1])
-        reading = "; ".join(test.reading for test in plain)
+        reading = "; ".join(test.sentence for test in plain)
     if (compared := max(test.particles for test in tests)) < n:
         reading += f" (of {n} particles {compared} drawn at random were compared)"
     return PoseLeak(tests, p, share, verdict, tuple(columns), n, reading)

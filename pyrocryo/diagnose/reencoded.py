@@ -40,7 +40,7 @@ class Reencoded:
         verdict: 'invariant' (nrms below .1), 'reads the pose' (``systematic`` of .05 or more),
             'by heart' (nrms above .2 and ``kept`` below .5), 'noisy' (nrms above .2), 'moves a
             little', or 'empty'.
-        reading: In words.
+        sentence: In words.
     """
 
     particles: int
@@ -50,7 +50,7 @@ class Reencoded:
     by_turn: Dependence | None
     systematic: float
     verdict: str
-    reading: str
+    sentence: str
 
 
 def reencoded(

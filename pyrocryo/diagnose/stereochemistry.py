@@ -37,7 +37,7 @@ class Stereochemistry:
         reference_clashes: Of the reference itself.
         distance: Below which two atoms clash, Å.
         seeds: Their names.
-        reading: The same in words.
+        sentence: The same in words.
     """
 
     bond_max: np.ndarray
@@ -50,7 +50,7 @@ class Stereochemistry:
     reference_clashes: int
     distance: float
     seeds: tuple[int, ...]
-    reading: str
+    sentence: str
 
 
 def stereochemistry(
@@ -63,7 +63,7 @@ def stereochemistry(
 ) -> Stereochemistry:
     """Bond lengths and clashes of a volume of atoms, over the posterior of some particles.
 
-        >>> print(pc.diagnose.stereochemistry(fit, particles.test).reading)  # doctest: +SKIP
+        >>> print(pc.diagnose.stereochemistry(fit, particles.test).sentence)  # doctest: +SKIP
 
     Args:
         fit: A fit, or a trained pair, whose volume has atoms and a reference.
@@ -98,7 +98,7 @@ def stereochemistry(
         reference_clashes=at_rest,
         distance=distance,
         seeds=tuple(pairs),
-        reading=_reading(numbers, at_rest, distance),
+        sentence=_reading(numbers, at_rest, distance),
     )
 
 

@@ -57,7 +57,7 @@ class Structures:
         fitted: Whether the poses were not known, and one rigid motion of all structures was fitted
             on the half that is not scored.
         seeds: Their names.
-        reading: The same in words.
+        sentence: The same in words.
     """
 
     rmsd: np.ndarray | None
@@ -73,7 +73,7 @@ class Structures:
     share: np.ndarray | None
     fitted: bool
     seeds: tuple[int, ...]
-    reading: str
+    sentence: str
 
     def scores(self) -> dict[str, list[float]]:
         """Medians and 90th percentiles, one number a seed, as model files return them.
@@ -121,7 +121,7 @@ def structures(
 ) -> Structures:
     """What a fit decodes, against the molecule that the particles were simulated from.
 
-        >>> print(pc.diagnose.structures(fit, adk, particles.test).reading)  # doctest: +SKIP
+        >>> print(pc.diagnose.structures(fit, adk, particles.test).sentence)  # doctest: +SKIP
 
     With known poses the frames agree, and nothing is superposed for ``rmsd``. With unknown ones
     the decoded molecule lies anywhere: one rotation and translation for all conformations is
@@ -221,7 +221,7 @@ def structures(
         "share": np.array(shares) if shares else None,
         "fitted": hidden and alike,
     }
-    return Structures(**numbers, seeds=tuple(pairs), reading=_reading(**numbers))
+    return Structures(**numbers, seeds=tuple(pairs), sentence=_reading(**numbers))
 
 
 def _centres(molecule: Any, z: np.ndarray) -> np.ndarray:

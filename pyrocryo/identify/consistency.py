@@ -36,7 +36,7 @@ class Consistency:
         worst_turn_deg: Largest angle between matched axes of two seeds that the shortfall of
             ``permutation`` against ``affine`` speaks for (meaningless where seeds share nothing).
         agree: Whether all seeds have the same axes, up to order and sign.
-        reading: The three-way reading, in words.
+        sentence: The three ways, in words.
         rhat: Median R-hat over particles and latents, a chain each seed's posterior draws aligned
             to the first seed's by order, sign, mean and standard deviation (held-out half). None
             without draws.
@@ -53,7 +53,7 @@ class Consistency:
     axiswise: float
     worst_turn_deg: float
     agree: bool
-    reading: str
+    sentence: str
     rhat: float | None = None
     rhat_share: float | None = None
     rhat_affine: float | None = None

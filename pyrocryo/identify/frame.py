@@ -57,7 +57,7 @@ class PoseFrame:
             on one half of the particles; None where poses are known or no truth is.
         error_frame_deg: `(S,)` the same, α(z) fitted on the other half too.
         seeds: Their names.
-        reading: All of it in words.
+        sentence: All of it in words.
     """
 
     poses: str
@@ -71,7 +71,7 @@ class PoseFrame:
     error_deg: np.ndarray | None
     error_frame_deg: np.ndarray | None
     seeds: tuple[int, ...]
-    reading: str
+    sentence: str
 
 
 def frame(fit: Fit, particles: Particles) -> PoseFrame:
@@ -82,7 +82,7 @@ def frame(fit: Fit, particles: Particles) -> PoseFrame:
     (against true poses) and the symmetry of the map are given. With C_n symmetry, angles in the
     plane are compared modulo 360°/n; rotations in space are not reduced by the point group.
 
-        >>> print(pc.identify.frame(fit, particles.test).reading)  # doctest: +SKIP
+        >>> print(pc.identify.frame(fit, particles.test).sentence)  # doctest: +SKIP
 
     Args:
         fit: A fit.
@@ -119,9 +119,9 @@ def frame(fit: Fit, particles: Particles) -> PoseFrame:
         error_deg=None if errors is None else errors[0],
         error_frame_deg=None if errors is None else errors[1],
         seeds=tuple(pairs),
-        reading="",
+        sentence="",
     )
-    return replace(found, reading=_reading(found))
+    return replace(found, sentence=_reading(found))
 
 
 def _kind(pair: Pair) -> str:

@@ -30,7 +30,7 @@ LIMIT = 100  # iterations
 class LinearICA:
     r"""Latents as a linear mixture, :math:`z = m + A s`, components by falling negentropy.
 
-    Those of PCA alone by falling variance. Indices count from 0; ``reading`` counts components
+    Those of PCA alone by falling variance. Indices count from 0; ``sentence`` counts components
     from 1. Numbers are in nats.
     """
 
@@ -69,7 +69,7 @@ class LinearICA:
     """Which components are told apart from all others."""
     method: str
     """How."""
-    reading: str
+    sentence: str
     """What it comes to."""
 
     def transform(self, latents: np.ndarray) -> np.ndarray:

@@ -62,7 +62,7 @@ class Increments:
             where nothing moves, or nobody can tell.
         dependent: Whether any two components' steps depend on each other at the first lag; by
             their correlation alone where noise is too uneven for their sizes.
-        reading: All this in one sentence.
+        sentence: All this in words.
     """
 
     lags: tuple[int, ...]
@@ -79,7 +79,7 @@ class Increments:
     magnitude_se: np.ndarray
     gaussian: bool
     dependent: bool
-    reading: str
+    sentence: str
 
 
 def increments(
@@ -160,7 +160,7 @@ def increments(
     if uneven:
         reading = reading[:-1] + "; noise is too uneven to tell if sizes of steps are dependent."
     return Increments(
-        tuple(kept), **found, gaussian=gaussian, dependent=dependent, reading=reading
+        tuple(kept), **found, gaussian=gaussian, dependent=dependent, sentence=reading
     )
 
 

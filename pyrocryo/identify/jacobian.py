@@ -66,8 +66,8 @@ class Jacobian:
         collisions: For each seed, :class:`~pyrocryo.identify.collisions.Collisions`.
         supports: For each seed, :class:`~pyrocryo.identify.supports.Supports`.
         seeds: Their names.
-        readings: One for each seed.
-        reading: What holds for all of them.
+        sentences: One for each seed.
+        sentence: What holds for all of them.
     """
 
     strength: np.ndarray
@@ -85,8 +85,8 @@ class Jacobian:
     collisions: tuple[Collisions, ...]
     supports: tuple[Supports, ...]
     seeds: tuple[int, ...]
-    readings: tuple[str, ...]
-    reading: str
+    sentences: tuple[str, ...]
+    sentence: str
 
 
 def jacobian(
@@ -104,7 +104,7 @@ def jacobian(
     equally scaled latents and collisions as they are; strengths, IMA and supports belong to the
     axes as reported.
 
-        >>> print(pc.identify.jacobian(fit, particles.test).reading)  # doctest: +SKIP
+        >>> print(pc.identify.jacobian(fit, particles.test).sentence)  # doctest: +SKIP
 
     Args:
         fit: A fit, or a trained pair.
@@ -129,15 +129,15 @@ def jacobian(
     numbers = {name: np.stack([f[0][name] for f in found]) for name in found[0][0]}
     folds, parts = tuple(f[1] for f in found), tuple(f[2] for f in found)
     clauses = [_clauses(*f) for f in found]
-    readings = tuple("; ".join(c.values()) for c in clauses)
-    reading = readings[0] if len(pairs) == 1 else _together(clauses, tuple(pairs))
+    sentences = tuple("; ".join(c.values()) for c in clauses)
+    reading = sentences[0] if len(pairs) == 1 else _together(clauses, tuple(pairs))
     return Jacobian(
         **numbers,
         collisions=folds,
         supports=parts,
         seeds=tuple(pairs),
-        readings=readings,
-        reading=reading,
+        sentences=sentences,
+        sentence=reading,
     )
 
 

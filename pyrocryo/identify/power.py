@@ -44,7 +44,7 @@ class Power:
         noiseless: The gap at 45° without any noise.
         invariant: Whether the prior cannot see turns at all (within its standard error).
         ratio: Log-likelihood ratio that ``pairs_needed`` is for.
-        reading: All this in one sentence.
+        sentence: All this in words.
     """
 
     degrees: tuple[float, ...]
@@ -55,7 +55,7 @@ class Power:
     noiseless: float
     invariant: bool
     ratio: float
-    reading: str
+    sentence: str
 
     @property
     def nats(self) -> float:

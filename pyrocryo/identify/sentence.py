@@ -98,7 +98,7 @@ def sentence(
 
 def _of(n: int, seeds: dict[str, Any]) -> str:
     """The reading of the agreement, with the number of seeds in it."""
-    reading = seeds["reading"]
+    reading = seeds["sentence"]
     told = reading.replace("the seeds", f"{n} seeds", 1)
     return told if told != reading else f"of {n} seeds {reading}"
 

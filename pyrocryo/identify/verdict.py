@@ -92,7 +92,7 @@ def report(fit: Fit, post: Any, particles: Particles | None = None) -> dict[str,
         ``sentence``.
         ``increments`` is None but for particles with frames, and else has, for the
         steps from frame to frame, ``kurtosis``, ``kurtosis_se``, ``shape`` and ``shape_se`` (a row
-        a seed, a number a latent; None where nothing moves), ``readings`` (one a seed),
+        a seed, a number a latent; None where nothing moves), ``sentences`` (one a seed),
         ``prior_kurtosis`` and ``prior_shape`` (by latent), ``less_sparse`` (the prior's steps are
         sparse, and in most seeds the inferred ones less so) and ``contradicts_prior`` (they are
         even Gaussian within error; neither where nobody can tell).
@@ -182,7 +182,7 @@ def _moves(fit: Fit, post: Any) -> dict[str, Any] | None:
     plain = [one.gaussian and blunt for one, blunt in zip(seen, less, strict=True)]
     return {
         **told,
-        "readings": [one.reading for one in seen],
+        "sentences": [one.sentence for one in seen],
         "prior_kurtosis": _listed(own.kurtosis[0]),
         "prior_shape": _listed(own.shape[0]),
         "less_sparse": sparse and sum(less) > len(seen) / 2,

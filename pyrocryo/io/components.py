@@ -43,7 +43,7 @@ def write_components(
     ``ic{k}.cxc``, a script for ChimeraX (:func:`~pyrocryo.io.write_motion`); in the plane the
     first and last, and the path as one stack ``ic{k}.mrcs``. ``ic{k}_first.txt`` and
     ``ic{k}_last.txt`` list the particles in the outer bins, to reconstruct maps from;
-    ``ica.json`` holds the numbers and the reading, ``sources.npy`` the components.
+    ``ica.json`` holds the numbers and the sentence, ``sources.npy`` the components.
 
     Args:
         out: The folder; files of these names are replaced.
@@ -94,6 +94,6 @@ def write_components(
 
 def summary(ica: LinearICA) -> dict:
     """A linear ICA as JSON has it, without the components themselves."""
-    told = {"reading": ica.reading, "method": ica.method, "separated": list(ica.separated)}
+    told = {"sentence": ica.sentence, "method": ica.method, "separated": list(ica.separated)}
     told |= {"gaussian": list(ica.gaussian), "subspaces": [list(group) for group in ica.subspaces]}
     return told | {name: getattr(ica, name).tolist() for name in LISTED}

@@ -83,7 +83,7 @@ def write_halves(out: Path, halves: HalfMaps) -> dict[str, list[float]]:
             "sentence": _sentence(halves),
             "particles": halves.sizes,
             "aligned_by": halves.transfer.kind,
-            "reading": agreement.reading,
+            "agreement": agreement.sentence,
             "matrix": halves.transfer.matrix,
             "voxel_size_in_angstroms": halves.voxel_size,
             "points": halves.points,

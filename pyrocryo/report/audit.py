@@ -101,19 +101,19 @@ class Audit:
         for run in self.runs:
             of = f"{run.name}: " if len(self.runs) > 1 else ""
             if run.leak is not None:
-                told.append(f"{of}pose: {run.leak.reading}.")
+                told.append(f"{of}pose: {run.leak.sentence}.")
             if run.turned is not None:
-                told.append(f"{of}turned: {run.turned.reading}.")
+                told.append(f"{of}turned: {run.turned.sentence}.")
             if run.dims is not None:
-                told.append(f"{of}dimensions: {run.dims.reading}.")
+                told.append(f"{of}dimensions: {run.dims.sentence}.")
             if run.ica is not None:
                 some = _told_some(len(run.ica.sources), len(run.z))
-                told.append(f"{of}axes: {run.ica.reading}{some}")
+                told.append(f"{of}axes: {run.ica.sentence}{some}")
             for other in run.others:
-                told.append(f"{of}{other.what}: {other.reading}{run.chance(other)}.")
+                told.append(f"{of}{other.what}: {other.sentence}{run.chance(other)}.")
             told += [f"{of}not done: {text}." for text in run.skipped]
         if self.agreement is not None:
-            told.append(f"runs: {self.agreement.reading}.")
+            told.append(f"runs: {self.agreement.sentence}.")
         return told + [f"not done: {text}." for text in self.skipped]
 
     def as_dict(self) -> dict[str, Any]:
@@ -130,7 +130,7 @@ class Audit:
             }  # fmt: skip
 
         return {
-            "reading": self.lines(),
+            "sentences": self.lines(),
             "runs": [numbers(run) for run in self.runs],
             "agreement": plain(self.agreement),
             "not_done": self.skipped,
@@ -284,7 +284,7 @@ def _agreement(runs: Sequence[Audited], seed: int) -> Consistency:
         )
     found = consistency(latents, seed=seed)
     some = _told_some(len(rows), len(runs[0].z))
-    return replace(found, reading=found.reading.replace("seed", "run") + some)
+    return replace(found, sentence=found.sentence.replace("seed", "run") + some)
 
 
 def _told_some(compared: int, n: int) -> str:

@@ -62,13 +62,13 @@ def _verdicts(found: Audit) -> list[str]:
     for run in found.runs:
         of = f"{run.name}: " if len(found.runs) > 1 else ""
         if run.leak is not None:
-            told.append(f"{of}{run.leak.reading}.")
+            told.append(f"{of}{run.leak.sentence}.")
         else:
             told.append(f"{of}whether z depends on the pose is not known: no poses were compared.")
-        told += [f"{of}{run.turned.reading}."] if run.turned is not None else []
-        told += [f"{of}{other.reading}." for other in run.others if run.sure(other)]
+        told += [f"{of}{run.turned.sentence}."] if run.turned is not None else []
+        told += [f"{of}{other.sentence}." for other in run.others if run.sure(other)]
     if found.agreement is not None:
-        told.append(f"{found.agreement.reading[:1].upper()}{found.agreement.reading[1:]}.")
+        told.append(f"{found.agreement.sentence[:1].upper()}{found.agreement.sentence[1:]}.")
     return told
 
 
@@ -103,7 +103,7 @@ def _run(run: Audited) -> Iterable[str]:
         )
     if run.dims is not None:
         yield "<h2>How many dimensions, and how wide are posteriors?</h2>"
-        yield f"<p>{_begun(run.dims.reading)}.</p>"
+        yield f"<p>{_begun(run.dims.sentence)}.</p>"
         yield _picture(figures.variances(run.dims), "variances")
     if run.ica is not None:
         yield "<h2>Are there axes to tell apart?</h2>"
@@ -112,7 +112,7 @@ def _run(run: Audited) -> Iterable[str]:
             if (m := len(run.ica.sources)) < n
             else ""
         )
-        yield f"<p>{_told(run.ica.reading)}{some}</p>"
+        yield f"<p>{_told(run.ica.sentence)}{some}</p>"
         yield (
             "<p class=small>Linear ICA of the latents that vary: histograms of its components "
             "beside a Gaussian, with their negentropy. Components that are told apart are axes "
@@ -123,7 +123,7 @@ def _run(run: Audited) -> Iterable[str]:
 
 def _turned(seen: Reencoded) -> Iterable[str]:
     yield "<h2>Does z stay when images are turned?</h2>"
-    yield f"<p>{_begun(seen.reading)}.</p>"
+    yield f"<p>{_begun(seen.sentence)}.</p>"
     if seen.by_turn is not None:
         yield _dependences([seen.by_turn], "of the change of z on")
     yield (
@@ -144,7 +144,7 @@ def _agreement(found: Audit) -> Iterable[str]:
     if seen is None:
         yield "<p>Not known: see below.</p>"
         return
-    yield f"<p>{_begun(seen.reading)}.</p>"
+    yield f"<p>{_begun(seen.sentence)}.</p>"
     yield (
         f"<p class=small>Matched latents correlate {seen.permutation:.3f}; a linear map explains "
         f"{seen.affine:.3f} of the variance and nearest neighbours {seen.nonlinear:.3f} "

@@ -83,7 +83,7 @@ def _table(names: Sequence[str], runs: Sequence[Mapping[str, Any]]) -> str:
 
 def _agreement(seeds: dict[str, Any]) -> str:
     word = "yes" if seeds["agree"] else "no"
-    if seeds["reading"].startswith(DIFFERENT):  # of which no turn makes one the other
+    if seeds["sentence"].startswith(DIFFERENT):  # of which no turn makes one the other
         return f"{word} (correlation {seeds['permutation']:.3f}, found different things)"
     return (
         f"{word} (correlation {seeds['permutation']:.3f}, turned ≤ {seeds['worst_turn_deg']:.0f}°)"

@@ -47,7 +47,7 @@ def _seeds(seeds: Mapping[str, Any] | None, count: int) -> Line:
         few = "one seed" if count == 1 else "too few particles"
         return Line("Seeds", "open", f"{few}: nobody can tell whether training is repeatable")
     numbers = f"matched axes correlate {seeds['permutation']:.2f}"
-    return Line("Seeds", "good" if seeds["agree"] else "bad", f"{seeds['reading']} ({numbers})")
+    return Line("Seeds", "good" if seeds["agree"] else "bad", f"{seeds['sentence']} ({numbers})")
 
 
 def _training(metrics: Mapping[str, Any], seeds: Sequence[Any]) -> list[Line]:
@@ -91,10 +91,10 @@ def _axes(mcc: Mapping[str, Any], angle: Mapping[str, Any]) -> Line:
 
 
 def _decoder(seen: Mapping[str, Any] | None) -> list[Line]:
-    readings = (seen or {}).get("readings")
-    if not readings:
+    sentences = (seen or {}).get("sentences")
+    if not sentences:
         return []
-    for n, reading in zip(seen["seeds"], readings, strict=True):
+    for n, reading in zip(seen["seeds"], sentences, strict=True):
         if OWN_WAY not in reading:
             return [Line("Decoder", "care", f"seed {n}: {reading.partition(';')[0]}")]
     return [Line("Decoder", "good", f"{OWN_WAY}, in every seed looked at")]

@@ -52,7 +52,7 @@ def lines(verdict: Mapping[str, Any]) -> list[str]:
     told += [f"Free energies: {text}" for text in _profiles(prior.get("profiles"))]
     for name, head in (("decoder", "The decoder"), ("frame", "The frame of the poses")):
         if seen := verdict.get(name):
-            told += [f"{head}. {_begun(seen['reading'])}"]
+            told += [f"{head}. {_begun(seen['sentence'])}"]
     return [*told, f"Seeds. {agreement(verdict['seeds'])}"]
 
 
@@ -61,7 +61,7 @@ def agreement(seeds: Mapping[str, Any] | None) -> str:
     if seeds is None:
         return "One, or too few particles: nobody can tell whether they agree."
     turn = f" The axes of any two are turned by at most {seeds['worst_turn_deg']:.0f}°."
-    if seeds["reading"].startswith(DIFFERENT):  # of which no turn makes one the other
+    if seeds["sentence"].startswith(DIFFERENT):  # of which no turn makes one the other
         turn = ""
     rhat = ""
     if seeds.get("rhat") is not None:
@@ -71,7 +71,7 @@ def agreement(seeds: Mapping[str, Any] | None) -> str:
             f"{seeds['rhat_affine']:.2f}."
         )
     return (
-        f"{_begun(seeds['reading'])} "
+        f"{_begun(seeds['sentence'])} "
         f"Matched axes correlate {seeds['permutation']:.3f}; a linear map explains "
         f"{seeds['affine']:.3f} of the variance and nearest neighbours {seeds['nonlinear']:.3f} "
         f"({seeds['axiswise']:.3f} from the matched axis alone), "
@@ -134,17 +134,17 @@ def _ranks(check: Mapping[str, Any]) -> str:
 def _decoder(seen: Mapping[str, Any] | None) -> list[str]:
     if seen is None:
         return []
-    readings = [
-        f"seed {n}: {text}" for n, text in zip(seen["seeds"], seen["readings"], strict=True)
+    sentences = [
+        f"seed {n}: {text}" for n, text in zip(seen["seeds"], seen["sentences"], strict=True)
     ]
     strengths = "; ".join(
         f"seed {n}: {', '.join(f'{v:.2g}' for v in row)}"
         for n, row in zip(seen["seeds"], seen["strength"], strict=True)
     )
     return [
-        f"<p><b>The decoder.</b> {_told(_begun(seen['reading']))}</p>",
-        f"<details><summary>Seed by seed</summary>{_list(readings, '')}</details>"
-        if len(readings) > 1
+        f"<p><b>The decoder.</b> {_told(_begun(seen['sentence']))}</p>",
+        f"<details><summary>Seed by seed</summary>{_list(sentences, '')}</details>"
+        if len(sentences) > 1
         else "",
         "<p class=small>Change of the image for one standard deviation of each latent, in "
         f"standard deviations of the noise: {strengths}.</p>",
@@ -155,7 +155,7 @@ def _frame(seen: Mapping[str, Any] | None) -> list[str]:
     return (
         []
         if seen is None
-        else [f"<p><b>The frame of the poses.</b> {_told(_begun(seen['reading']))}</p>"]
+        else [f"<p><b>The frame of the poses.</b> {_told(_begun(seen['sentence']))}</p>"]
     )
 
 
