@@ -161,7 +161,7 @@ def test_paths_are_not_equilibrium(modes, rng):
     there = np.linspace(0, 1, 200)[:, None] * [6.0, -3.0, 0.0] + 0.3 * rng.standard_normal(
         (200, 3)
     )
-    with pytest.raises(pc.InputError, match=r"drifts along mode 1 \(9\d% of the variance"):
+    with pytest.raises(pc.InputError, match=r"drifts along mode 1 \(9\d % of the variance"):
         anharmonic(modes, _frames(modes, there, rng), temperature=KELVIN)
     bent = np.tanh(np.linspace(-4, 4, 100))[:, None] * [3.0, 1.0, 0.5]
     with pytest.raises(pc.InputError, match="drifts along mode"):
