@@ -98,7 +98,7 @@ def sampled(name, decoder, pose, seed, *, count=20, draws=120, warmup=50, **trai
     for kind, each in (("plain", fit), ("refined", pc.refined(fit))):
         weights = pc.diagnose.importance(each, some.test, draws=400, most=count)
         exact = pc.nuts(each, some.test, index=range(count), draws=draws, warmup=warmup, seed=seed)
-        bad, unmixed = (np.isin(exact.index, rows) for rows in (exact.flagged, exact.unmixed))
+        bad, unmixed = (np.isin(exact.index, part) for part in (exact.flagged, exact.unmixed))
         right, told = ~bad & ~unmixed, weights.doubtful[0]
         rows[kind] = {
             "agree": right.sum(),
@@ -203,11 +203,11 @@ def table(what, name="arms", seeds=3):
         for seed in range(seeds):
             found.append(run(seed))
             for kind, row in found[-1].items():
-                told = ", ".join(f"{k} {v:.3g}" for k, v in row.items())
+                told = ", ".join(f"{k} {v:.4g}" for k, v in row.items())
                 print(f"{label}, {kind}, seed {seed}: {told}", flush=True)
         for kind in found[0]:
             values = {k: np.array([rows[kind][k] for rows in found]) for k in found[0][kind]}
-            told = (f"{k} {v.mean():.3g} ± {v.std(ddof=1):.2g}" for k, v in values.items())
+            told = (f"{k} {v.mean():.4g} ± {v.std(ddof=1):.2g}" for k, v in values.items())
             print(f"{label}, {kind}:", ", ".join(told), flush=True)
 
 
