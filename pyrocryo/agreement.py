@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["NARROW", "OFF", "WIDE", "apart", "columns", "differ"]
+__all__ = ["apart", "columns", "differ"]
 
 OFF, NARROW, WIDE = 0.2, 0.8, 1.25  # what passes for the same posterior
 AXES = "xyz"

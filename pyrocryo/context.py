@@ -58,7 +58,7 @@ def bound(law: Any) -> Any:
     """What a law holds its numbers to; None for all real ones, and where it does not say."""
     try:
         inner = law.support
-    except NotImplementedError:
+    except NotImplementedError:  # as laws that declare no support do
         return None
     while hasattr(inner, "base_constraint"):
         inner = inner.base_constraint

@@ -163,7 +163,7 @@ def _prior_terms(
     factor = marginal(q)
     if poses:
         rows = factor[..., poses:, :]
-        factor = torch.linalg.cholesky(rows @ rows.transpose(-1, -2))
+        factor = _factor(rows)
     with torch.enable_grad():
         flat = q.loc[..., poses:].flatten(-2).detach().requires_grad_()
         loc = flat.unflatten(-1, (frames, k))
@@ -198,7 +198,7 @@ def _prior_terms(
 def _cross_entropy(law: Any, prior: Any) -> Tensor:
     try:
         return kl_divergence(law, prior) + law.entropy()
-    except NotImplementedError:
+    except NotImplementedError:  # no KL in closed form
         noise = _spread(law.event_shape.numel()).to(law.mean)
         moved = applied(
             scale_of(law), noise.view(-1, *[1] * len(law.batch_shape), noise.shape[-1])
@@ -215,14 +215,19 @@ def scale_of(law: Any) -> Tensor:
     """Cholesky factor of `z` `(..., n, n)`, all frames together, of a guide's law."""
     if isinstance(law, JointNormal):
         rows = law._rows().flatten(-3, -2)
-        return torch.linalg.cholesky(rows @ rows.transpose(-1, -2))
+        return _factor(rows)
     one = law.base_dist if isinstance(law, Independent) else law
     if isinstance(one, RotatedNormal):
         rows = one.rotation @ one.scale_tril
-        each = torch.linalg.cholesky(rows @ rows.transpose(-1, -2))
+        each = _factor(rows)
     else:
         each = torch.diag_embed(one.variance.sqrt())
     return block_diagonal(each) if isinstance(law, Independent) else each
+
+
+def _factor(rows: Tensor) -> Tensor:
+    """The lower triangular factor of the covariance `rows rowsᵀ`."""
+    return torch.linalg.cholesky(rows @ rows.transpose(-1, -2))
 
 
 def marginal(q: Normal) -> Tensor:
@@ -231,7 +236,7 @@ def marginal(q: Normal) -> Tensor:
     if frames == 1:
         return q.scale.unsqueeze(-3)
     rows = q.scale.unflatten(-2, (frames, d))
-    return torch.linalg.cholesky(rows @ rows.transpose(-1, -2))
+    return _factor(rows)
 
 
 def block_diagonal(each: Tensor) -> Tensor:

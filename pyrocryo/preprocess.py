@@ -183,7 +183,7 @@ class Preprocessing:
     box: int
 
     def _seen(self, images: Any) -> Self:
-        raise NotImplementedError
+        raise NotImplementedError  # each kind knows how it is copied
 
     def prepared(self, box: int | None = None, *, invert: bool = False) -> Self:
         """As files of real particles often need: :meth:`downsampled` to ``box``, :meth:`inverted`.

@@ -202,17 +202,14 @@ def _compared(
         np.concatenate([np.asarray(told[name]).reshape(len(particles), -1) for name in sites], 1)
         for told in (az.rhat(trees[0], var_names=sites), az.ess(trees[0], var_names=sites))
     )
-    as_named = {"turn": "pose"}
-    (names, sure), (_, said) = (
-        columns(
-            {
-                as_named.get(name, name): part[name].reshape(-1, *part[name].shape[2:])
-                for name in sites
-            },
-            frames=particles.frames is not None,
-        )
-        for part in (exact, guide)
-    )
+
+    def numbers(part: dict[str, np.ndarray]) -> tuple[list[str], np.ndarray]:
+        found = {name: part[name].reshape(-1, *part[name].shape[2:]) for name in sites}
+        if "turn" in found:
+            found = {"z": found.pop("z"), "pose": found.pop("turn"), **found}
+        return columns(found, frames=bool(frame))
+
+    (names, sure), (_, said) = numbers(exact), numbers(guide)
     off, ratio = apart(said, sure)
     known = (r_hat <= MIXED).all(axis=1) & (ess >= ENOUGH).all(axis=1)
     bad = differ(off, ratio) & known

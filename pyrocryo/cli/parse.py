@@ -82,9 +82,8 @@ def _line(said: str) -> str:
         elif text:
             parts[-1].append(text)
     told = [" ".join(part) for part in parts if part] or [title]
-    line = re.sub(VALUE, r"\1: expected \2, got \3", told[0].replace(" (required)", "")).rstrip(
-        "."
-    )
+    line = told[0].replace(" (required)", "")
+    line = re.sub(VALUE, r"\1: expected \2, got \3", line).rstrip(".")
     for part in told[1:]:
         if part.startswith("Perhaps you meant"):
             names = dict.fromkeys(re.findall(OPTION, part))

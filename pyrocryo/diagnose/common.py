@@ -12,6 +12,7 @@ from torch import Tensor
 from pyrocryo.errors import InputError
 from pyrocryo.pair import Pair
 from pyrocryo.particles import PER_IMAGE, Particles
+from pyrocryo.peaks import pair_of
 from pyrocryo.svi import Fit
 from pyrocryo.svi.loss import elbo
 
@@ -29,12 +30,8 @@ def models(fit: Fit | Pair, particles: Particles, fewest: int) -> dict[int, Pair
     Raises:
         InputError: If they do not go together, or there are fewer than ``fewest`` particles.
     """
-    if isinstance(fit, Pair):
-        pairs = {0: copy.deepcopy(fit).eval()}
-    elif isinstance(fit, Fit):
-        pairs = dict(zip(fit.seeds, fit.pairs, strict=True))
-    else:
-        raise InputError(f"fit: expected a Fit or a Pair, got {type(fit).__name__}")
+    seeds = fit.seeds if isinstance(fit, Fit) else (0,)
+    pairs = {seed: pair_of(fit, n) for n, seed in enumerate(seeds)}
     if len(particles) < fewest:
         raise InputError(f"particles: expected at least {fewest}, got {len(particles)}")
     for pair in pairs.values():

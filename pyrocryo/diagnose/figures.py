@@ -70,8 +70,9 @@ def ranks(found: Ranks) -> Figure:
                 axes.set_title(shown[q], fontsize=8)
                 axes.set(xticks=[0, 0.5, 1])
                 axes.tick_params(labelsize=7)
-            axes.stairs(counts[:, q] / (n * share), edges, lw=1.2)
-            axes.set_ylim(0, max(axes.get_ylim()[1], 1.05 * (counts[:, q] / (n * share)).max()))
+            over = counts[:, q] / (n * share)
+            axes.stairs(over, edges, lw=1.2)
+            axes.set_ylim(0, max(axes.get_ylim()[1], 1.05 * over.max()))
     figure.suptitle("ranks of the truth, over uniform (∪: too narrow, ∩: too wide)", fontsize=10)
     return figure
 

@@ -13,6 +13,7 @@ from scipy.special import logsumexp
 from pyrocryo import unit_vectors
 from pyrocryo.agreement import apart, columns, differ
 from pyrocryo.diagnose.common import models
+from pyrocryo.diagnose.joint import angles
 from pyrocryo.diagnose.psis import FEWEST, psis
 from pyrocryo.diagnose.weighted import log_evidence, log_weights, sampled
 from pyrocryo.errors import InputError
@@ -93,7 +94,7 @@ class Importance:
         .8 to 1.25 times (the limits of :func:`pyrocryo.nuts`), or weights do not hold: k-hat
         counts. How often that is right: ``docs/calibrate_and_trust.md``.
         """
-        return differ(self.off, self.ratio) | ((self.khat > BAD) & (self.ess < WORTH))
+        return differ(self.off, self.ratio) | _counts(self.khat, self.ess)
 
     def as_dict(self) -> dict[str, Any]:
         """What a file keeps: numbers of particles, without the draws.
@@ -174,7 +175,7 @@ def importance(
     ess = np.exp(-logsumexp(2 * smooth, axis=-1)) / draws
     elbo = log_weight.mean(axis=1)
     iwae = log_evidence(log_weight, axis=1)
-    gap, share = (iwae - elbo).mean(axis=1), ((khat > BAD) & (ess < WORTH)).mean(axis=1)
+    gap, share = (iwae - elbo).mean(axis=1), _counts(khat, ess).mean(axis=1)
     error = (iwae - elbo).std(axis=1, ddof=1 if len(some) > 1 else 0) / math.sqrt(len(some))
     told = [
         _apart(part, np.exp(own).T, particles.frames is not None)
@@ -194,14 +195,19 @@ def importance(
     )  # fmt: skip
 
 
+def _counts(khat: np.ndarray, ess: np.ndarray) -> np.ndarray:
+    """Where a tail is missing that weighs anything."""
+    return (khat > BAD) & (ess < WORTH)
+
+
 def _apart(
     draws: dict[str, np.ndarray], weight: np.ndarray, frames: bool
 ) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Names, and how far a guide's draws are from the same ones, weighed `(S, n)`."""
     sites = {name: draws[name].astype(float) for name in ("z", "pose", "shift") if name in draws}
     if "pose" in sites:
-        pose = torch.as_tensor(sites["pose"])
-        sites["pose"] = unit_vectors.angles(unit_vectors.mean(pose), pose).numpy()
+        centre = unit_vectors.mean(torch.as_tensor(sites["pose"])).numpy()
+        sites["pose"] = angles(sites["pose"], centre)
     names, numbers = columns(sites, frames=frames)
     return names, *apart(numbers, numbers, weight)
 
